@@ -1,0 +1,131 @@
+"""Builds xentropy._kernels: baseline code plus one object per instruction-set tier.
+
+The only place that knows a -m flag. Metadata is in pyproject.toml.
+XENTROPY_CFLAGS appends flags to every compile and link (-W flags: to the kernels only).
+Never add -ffast-math, not even for linking: it makes the whole process flush subnormals.
+"""
+
+import os
+import platform
+import shlex
+import shutil
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Ascending: the last one that the CPU supports is used.
+TIERS = {
+    "x86_64": {
+        "x86_64_v2": ["-march=x86-64-v2"],
+        "x86_64_v3": ["-march=x86-64-v3"],
+        "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    },
+    "arm64": {
+        "arm64": [],  # NEON is part of the arm64 baseline
+    },
+}
+ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+KERNELS = "xentropy/kernels"
+
+COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden"]
+KERNEL = [
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-Wno-psabi",
+]
+# (compile, link). macOS and Windows are untested.
+OPENMP = {
+    "darwin": (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
+    "win32": (["-fopenmp"], ["libomp.lib"]),
+}.get(sys.platform, (["-fopenmp"], ["-fopenmp"]))
+EXTRA = shlex.split(os.environ.get("XENTROPY_CFLAGS", ""))
+
+
+def target_architecture():
+    """Return the key in TIERS of the machine compiled for, which may not be this one."""
+    machine = sysconfig.get_platform().split("-")[-1]
+    if sys.platform == "win32":
+        machine = os.environ.get("VSCMD_ARG_TGT_ARCH", machine).replace("x64", "amd64")
+    if sys.platform == "darwin":
+        os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+        architectures = shlex.split(os.environ["ARCHFLAGS"])[1::2]
+        if len(architectures) != 1:
+            raise SystemExit(f"xentropy builds one architecture at a time, not {architectures}")
+        machine = architectures[0]
+    if machine.lower() not in ARCHITECTURES:
+        raise SystemExit(f"xentropy has kernels for x86-64 and arm64, not for {machine}")
+    return ARCHITECTURES[machine.lower()]
+
+
+def compile_flags(source, tiers):
+    if Path(source).parent.name != "kernels":  # the code that Cython generates
+        return COMMON + OPENMP[0] + [flag for flag in EXTRA if not flag.startswith("-W")]
+    tier = Path(source).stem.removeprefix("tier_")
+    return COMMON + KERNEL + tiers.get(tier, []) + EXTRA
+
+
+class BuildTiers(build_ext):
+    """Compiles every source with its own flags, as many at a time as there are cores."""
+
+    def build_extension(self, ext):
+        compile_sources = self.compiler.compile
+        if self.compiler.compiler_type == "msvc":
+            self.use_clang_cl()
+        else:
+            self.drop_python_optimisation_flags()
+
+        def compile_each(sources, **options):
+            def compile_one(source):
+                flags = compile_flags(source, tiers)
+                if self.compiler.compiler_type == "msvc":
+                    flags = [f"/clang:{flag}" for flag in flags]
+                return compile_sources([source], **{**options, "extra_postargs": flags})
+
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return [obj for objs in pool.map(compile_one, sources) for obj in objs]
+
+        self.compiler.compile = compile_each
+        super().build_extension(ext)
+
+    def drop_python_optimisation_flags(self):
+        """Drop the -O and -g that Python itself was built with; ours must be the only ones."""
+        for name in ("compiler_so", "compiler_so_cxx"):
+            command = getattr(self.compiler, name)
+            setattr(self.compiler, name, [c for c in command if not c.startswith(("-O", "-g"))])
+
+    def use_clang_cl(self):
+        """Use clang-cl in the place of cl, which has no GNU vector types (untested)."""
+        self.compiler.initialize(self.plat_name)
+        self.compiler.cc = shutil.which("clang-cl") or "clang-cl"
+
+
+tiers = TIERS[target_architecture()]
+kernels = Extension(
+    "xentropy._kernels",
+    sources=[
+        "xentropy/_kernels.pyx",
+        f"{KERNELS}/tiers.cpp",
+        f"{KERNELS}/driver.cpp",
+        *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),
+    ],
+    depends=sorted(glob(f"{KERNELS}/*.h")),
+    include_dirs=["xentropy", KERNELS, np.get_include()],
+    define_macros=[
+        ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+    ],
+    extra_link_args=OPENMP[1] + EXTRA,
+    language="c++",
+)
+
+setup(ext_modules=cythonize([kernels]), cmdclass={"build_ext": BuildTiers})

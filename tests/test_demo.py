@@ -1,0 +1,158 @@
+"""The demonstration, on a small library of generated sources."""
+
+import functools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from xentropy import demo
+from xentropy.__main__ import main
+
+STEPS = 12
+
+
+def write_library(folder, files=40, lines=120):
+    """A folder of Python-like files with repeating names, about 150 kB."""
+    rng = np.random.default_rng(0)
+    names = ["value", "index", "result", "self", "buffer", "length", "_cache", "item"]
+    for number in range(files):
+        pick = rng.choice(names, (lines, 3))
+        text = "".join(f"    {a}.{b} = {c}({a}, {b})\n" for a, b, c in pick)
+        path = folder / f"package{number % 3}" / f"module{number}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"def f{number}():\n{text}", encoding="ascii")
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """The generated library in the place of the standard one, and training of a few steps."""
+    write_library(tmp_path)
+    monkeypatch.setattr(demo, "library", lambda: tmp_path)
+    monkeypatch.setattr(demo, "TABLE_BITS", 12)
+    monkeypatch.setattr(demo, "run", functools.partial(demo.run, steps=STEPS))
+    return tmp_path
+
+
+def figure(output, name):
+    """The number that follows `name` in what was printed."""
+    return float(re.search(rf"{re.escape(name)}\s+([\d.,]*\d(e-\d+)?)", output)[1].replace(",", ""))
+
+
+def test_the_figures(library, capsys):
+    assert main([]) == 0
+    output = capsys.readouterr().out
+    model = figure(output, "this model")
+    assert 0 < model < figure(output, "single bytes (entropy)")
+    for name in ("lzma, preset 9 extreme", "bz2, level 9", "zlib, level 9"):
+        assert 0 < figure(output, name) < 8
+    assert figure(output, "perplexity") == pytest.approx(2**model, abs=0.01)
+    assert figure(output, "rows/s\n  cross_entropy_with_grad") <= 100
+    assert figure(output, "largest difference       gradient") < 1e-5
+    assert "learned from the other files" in output
+    assert f"{STEPS * demo.BATCH / 1e6:.2f} million bytes" in output
+
+
+def test_seed_and_steps_make_the_model(library, capsys):
+    bits = [demo.run(seconds=30, seed=seed) for seed in (1, 1, 2)]
+    assert bits[0] == bits[1]
+    assert bits[0] != bits[2]
+
+
+def test_seconds_end_the_training(library, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "run", demo.run.func)
+    assert main(["--seconds", "0.001"]) == 0
+    assert "this model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["", "no such folder"])
+def test_sources_missing(tmp_path, monkeypatch, capsys, folder):
+    (tmp_path / "os.pyc").write_bytes(bytes(200_000))
+    monkeypatch.setattr(demo, "library", lambda: tmp_path / folder)
+    assert main([]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "sources of the standard library" in captured.err
+    assert str(tmp_path) in captured.err
+
+
+def test_tests_and_installed_packages_are_left_out(library):
+    before = demo.sources(library)
+    for name in ("site-packages", "__pycache__", "test"):
+        (library / name).mkdir()
+        (library / name / "other.py").write_bytes(b"pass\n")
+    assert demo.sources(library) == before
+
+
+def test_files_are_held_out_whole(library):
+    files = demo.sources(library)
+    training, held_out = demo.split(files, seed=0)
+    assert sorted(training + held_out) == sorted(files.values())
+    assert 0 < sum(map(len, held_out)) <= sum(map(len, files.values())) // 5
+    assert demo.split(files, seed=0) == (training, held_out)
+    assert demo.split(files, seed=1) != (training, held_out)
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    output = capsys.readouterr().out
+    assert "--seconds" in output
+    assert "--seed" in output
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_seconds_must_be_a_time(seconds, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([f"--seconds={seconds}"])
+    assert end.value.code == 2
+    assert "--seconds" in capsys.readouterr().err
+
+
+def test_config(capfd):
+    assert main(["config"]) == 0
+    assert capfd.readouterr().out
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "xentropy", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "config" in done.stdout
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 40, 1000])
+def test_rows_of_one_context_are_summed(distinct):
+    rng = np.random.default_rng(distinct)
+    # Squared: some contexts are frequent (long runs), some come once.
+    context = (distinct * rng.random(500) ** 2).astype(np.uint16)
+    grad = rng.integers(-100, 100, (500, demo.CLASSES)).astype(np.float32)  # sums are exact
+    expected = np.zeros((distinct, demo.CLASSES), np.float32)
+    np.add.at(expected, context, grad)
+    where, total = demo.sum_by_context(context, grad)
+    assert sorted(where) == sorted(set(context))
+    np.testing.assert_array_equal(total, expected[where])
+
+
+def test_contexts_know_nothing_of_what_comes():
+    rng = np.random.default_rng(0)
+    text = b"".join(rng.choice([b"name", b"other_1", b" = ", b"\n    ", b"(", b")"], 300))
+    known = demo.contexts(text)
+    for at in (0, 1, 7, 200, len(text) - 1):
+        changed = text[:at] + bytes(rng.integers(0, 256, len(text) - at, np.uint8))
+        np.testing.assert_array_equal(demo.contexts(changed)[: at + 1], known[: at + 1])
+
+
+def test_a_file_of_one_byte_has_contexts():
+    assert demo.contexts(b"x").shape == (1, demo.TABLES)
+
+
+def test_recall_is_the_byte_after_the_last_repeat():
+    text = np.frombuffer(b"abcabdab?", np.uint8).astype(np.uint64)
+    two_before = demo.mix(
+        demo.mix(np.zeros_like(text), demo.shifted(text, 1)), demo.shifted(text, 2)
+    )
+    assert demo.recall(text, two_before)[[2, 5, 8]].tolist() == [256, ord("c"), ord("d")]

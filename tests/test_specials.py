@@ -1,0 +1,229 @@
+"""inf, nan, huge, tiny: the row they are in answers for itself, and for no other row."""
+
+import numpy as np
+import pytest
+from layouts import PAGE, forbid, pages
+from support import (
+    TARGETS,
+    assert_options,
+    assert_plain,
+    assert_ulps,
+    assert_within,
+    bits16,
+    make_logits,
+    make_target,
+)
+
+import xentropy as xe
+
+pytestmark = pytest.mark.usefixtures("tier")
+
+INF = np.inf
+
+# What a row becomes; `at` is the position of its label, `other` of another class.
+SPECIALS = {
+    "-inf beside the target": lambda row, at, other: row.__setitem__(other, -INF),
+    "-inf at the target": lambda row, at, other: row.__setitem__(at, -INF),
+    "-inf everywhere but the target": lambda row, at, other: row.__setitem__(mask(row, at), -INF),
+    "-inf everywhere but one other": lambda row, at, other: row.__setitem__(mask(row, other), -INF),
+    "all -inf": lambda row, at, other: row.fill(-INF),
+    "+inf at the target": lambda row, at, other: row.__setitem__(at, INF),
+    "+inf beside the target": lambda row, at, other: row.__setitem__(other, INF),
+    "+inf everywhere": lambda row, at, other: row.fill(INF),
+    "+inf and -inf": lambda row, at, other: row.__setitem__([at, other], [INF, -INF]),
+    "nan at the target": lambda row, at, other: row.__setitem__(at, np.nan),
+    "nan beside the target": lambda row, at, other: row.__setitem__(other, np.nan),
+    "nan and +inf": lambda row, at, other: row.__setitem__([at, other], [np.nan, INF]),
+    "nan and -inf": lambda row, at, other: row.__setitem__([at, other], [np.nan, -INF]),
+}
+SHAPES = [(37, 2), (37, 10), (20, 64), (18, 100), (7, 300), (7, 1000), (5, 5000)]
+
+
+def mask(row, keep):
+    return np.arange(len(row)) != keep
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("special", SPECIALS)
+def test_special_rows(dtype, special, shape):
+    rows, classes = shape
+    for where in ([0], [rows // 2], [rows - 1], [0, 1, 2, 3], range(rows)):
+        x, target = make_logits(shape, dtype), make_target("labels", shape)
+        for row in where:
+            other = (target[row] + 1 + row) % classes
+            other = other if other != target[row] else (other + 1) % classes
+            SPECIALS[special](x[row], target[row], other)
+        what = f"rows {list(where)[:4]}"
+        loss, grad = assert_plain(x, target, what=what)
+        assert_plain(np.asfortranarray(x), target, what=f"{what}, columns")
+        calm = np.delete(np.arange(rows), where)
+        assert np.isfinite(loss[calm]).all()
+        assert np.isfinite(grad[calm].astype(float)).all()
+
+
+@pytest.mark.parametrize("special", SPECIALS)
+@pytest.mark.parametrize("shape", [(9, 10), (5, 300), (4, 5000)])
+def test_special_rows_with_probabilities(dtype, shape, special):
+    for row in (0, shape[0] - 1):
+        x = make_logits(shape, dtype)
+        target = make_target("probabilities", shape, dtype=dtype)
+        SPECIALS[special](x[row], 1, 0)  # class 0 has probability 0: 0 * inf = 0
+        assert_plain(x, target, what=f"row {row}")
+        assert_plain(np.asfortranarray(x), target, what=f"row {row}, columns")
+
+
+def test_minus_inf_at_the_target_costs_inf_and_has_a_finite_gradient(dtype):
+    x = np.array([[0.0, -INF, 0.0]]).astype(dtype)
+    loss, grad = xe.cross_entropy_with_grad(x, [1])
+    assert loss == INF
+    assert grad.tolist() == [[0.5, -1.0, 0.5]]
+
+
+@pytest.mark.parametrize("shape", [(33, 300), (5, 2000), (40, 100), (2, 301, 40)])
+@pytest.mark.parametrize("count", [1, 16, 63, 64, 65, 99, 256, 299])
+def test_the_first_classes_may_be_minus_inf(dtype, shape, count):
+    if count >= shape[1]:
+        pytest.skip("the row is shorter")
+    x = make_logits(shape, dtype)
+    x[:, :count] = -INF
+    target = count + make_target("labels", shape) % (shape[1] - count)
+    assert_plain(x, target, what="first")
+    assert_plain(np.flip(x, 1).copy(), shape[1] - 1 - target, what="last")
+
+
+@pytest.mark.parametrize("shape", [(40, 10), (50, 300), (6, 3000)])
+@pytest.mark.parametrize("count", [1, 2, 16, 39])
+def test_the_first_rows_may_be_masked_out(dtype, shape, count):
+    x, target = make_logits(shape, dtype), make_target("labels", shape)
+    x[: min(count, shape[0] - 1)] = -INF
+    assert_plain(x, target)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 100, 300, 5000])
+def test_huge_and_tiny_logits(dtype, classes):
+    most = 3e38 if dtype.kind == "V" else float(np.finfo(dtype).max)  # V: bfloat16
+    values = [most, -most, most / 2, 1e-40, -1e-40, 5e-324 if dtype == np.float64 else 1e-45, 0.0]
+    values += [1e4, -1e4] if dtype == np.float16 else [1e6, -1e6, 1e7, -1e7, 1e30, -1e30]
+    lone = np.zeros((len(values), classes), dtype)  # one huge logit among zeros
+    lone[:, 0] = values
+    level = np.repeat(np.array(values)[:, None], classes, axis=1).astype(dtype)  # all alike
+    both = lone.copy()
+    both[:, -1] = -both[:, 0]  # opposite signs: the difference may overflow
+    for x in (lone, level, both):
+        for label in {0, classes // 2, classes - 1}:
+            target = np.full(len(x), label)
+            with np.errstate(over="ignore"):
+                assert_plain(x, target, what=f"label {label}")
+                assert_plain(np.asfortranarray(x), target, what=f"label {label}, columns")
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e7, -1e6, 1e30])
+@pytest.mark.parametrize("shape", [(33, 10), (9, 300), (4, 5000), (2, 21, 130)])
+def test_a_large_common_offset(dtype, shape, offset):
+    if bits16(dtype) and abs(offset) > 1e3:
+        pytest.skip("16 bits leave no digit beside such an offset")
+    x = (np.round(make_logits(shape, "float64")) + offset).astype(dtype)
+    assert_plain(x, make_target("labels", shape))
+
+
+@pytest.mark.parametrize("upstream", [1e30, 1.0, 1e-30, 1e-38, 1e-40, 1e-44, INF, np.nan, 0.0])
+@pytest.mark.parametrize("shape", [(33, 10), (9, 300), (4, 5000), (2, 21, 130)])
+def test_any_size_of_grad_output(shape, upstream):
+    x, target = make_logits(shape), make_target("labels", shape)
+    for options in ({"reduction": "sum"}, {"reduction": "none"}):
+        exact = {**options, "grad_output": np.float32(upstream)}
+        assert_plain(x, target, what="logits", **exact)
+        assert_plain(np.moveaxis(x, 1, 0).copy(), target, axis=0, what="columns", **exact)
+
+
+@pytest.mark.parametrize("shape", [(5, 10), (5, 300), (3, 5000)])
+def test_a_large_upstream_lifts_small_probabilities(shape):
+    x, target = make_logits(shape), make_target("labels", shape)
+    x[:, 0] = -75.0  # p is about 1e-33
+    assert_plain(x, np.maximum(target, 1), grad_output=np.float32(1e30))
+
+
+@pytest.mark.parametrize("hidden", ["ignore_index", "sample_weight"])
+@pytest.mark.parametrize("value", [np.nan, INF, -INF])
+@pytest.mark.parametrize("shape", [(40, 10), (40, 100), (9, 300), (5, 3000), (3, 21, 130)])
+def test_rows_that_do_not_count_get_exactly_zero(dtype, shape, value, hidden):
+    x, target = make_logits(shape, dtype), make_target("labels", shape)
+    gone = np.random.default_rng(5).random(target.shape) < 0.4
+    gone.flat[0], gone.flat[-1] = True, False
+    clean = x.copy()
+    np.moveaxis(x, 1, -1)[gone] = value
+    target = np.where(gone, 7 if hidden == "ignore_index" else 0, np.where(target == 7, 8, target))
+    options = {"ignore_index": 7} if hidden == "ignore_index" else {"sample_weight": 1.0 - gone}
+    for layout in (np.ascontiguousarray, np.asfortranarray):
+        out = layout(np.full(shape, np.nan).astype(dtype))
+        loss, grad = xe.cross_entropy_with_grad(layout(x), target, out=out, **options)
+        assert (np.moveaxis(grad, 1, -1)[gone] == 0).all()
+        same, slope = xe.cross_entropy_with_grad(layout(clean), target, **options)
+        assert loss == same
+        np.testing.assert_array_equal(grad, slope)
+        rows = xe.cross_entropy(layout(x), target, reduction="none", **options)
+        assert (rows[gone] == 0).all()
+        assert (rows[~gone] > 0).all()
+
+
+@pytest.mark.parametrize("classes", [PAGE // 4, PAGE // 64, 3 * PAGE // 4])
+@pytest.mark.parametrize("hidden", ["ignore_index", "sample_weight"])
+def test_rows_that_do_not_count_are_not_read(hidden, classes):
+    """The ignored rows lie in memory that may not be read."""
+    per_page = max(1, PAGE // 4 // classes)
+    rows = 6 * per_page
+    x = pages(rows * classes * 4).view(np.float32).reshape(rows, classes)
+    x[:] = make_logits(x.shape)
+    target = make_target("labels", x.shape)
+    gone = np.arange(rows) // per_page % 3 == 1
+    expected = target.copy(), 1.0 - gone
+    options = {"sample_weight": expected[1]}
+    if hidden == "ignore_index":
+        target[gone], options = -100, {}
+    copy = x.copy()
+    for first in np.flatnonzero(gone)[::per_page]:
+        forbid(x[first:].ctypes.data, max(PAGE, classes * 4))
+    for reduction in ("none", "mean"):
+        actual = xe.cross_entropy_with_grad(x, target, reduction=reduction, **options)
+        same = xe.cross_entropy_with_grad(copy, target, reduction=reduction, **options)
+        np.testing.assert_array_equal(actual[0], same[0])
+        np.testing.assert_array_equal(actual[1], same[1])
+        alone = xe.cross_entropy(x, target, reduction=reduction, **options)
+        np.testing.assert_array_equal(alone, same[0])
+
+
+@pytest.mark.parametrize("shape", [(40, 10), (5, 3000), (3, 21, 130)])
+def test_a_batch_of_ignored_rows(dtype, shape):
+    x = np.full(shape, np.nan).astype(dtype)
+    target = np.full((shape[0], *shape[2:]), -100)
+    for reduction, expected in (("mean", np.nan), ("sum", 0.0)):
+        loss, grad = xe.cross_entropy_with_grad(x, target, reduction=reduction)
+        assert_within(loss, expected, 0)
+        assert (grad == 0).all()
+    rows, grad = xe.cross_entropy_with_grad(x, target, reduction="none", grad_output=np.nan)
+    assert (rows == 0).all()
+    assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_zero_mass_costs_nothing_at_minus_inf(dtype, kind):
+    """0 * inf = 0 for masked classes of weight 0, whatever the option."""
+    shape = (9, 12)
+    x, weight = make_logits(shape, dtype), np.ones(12)
+    x[:, 3], weight[3] = -INF, 0
+    target = make_target(kind, shape, dtype=dtype)
+    if kind == "labels":
+        target[target == 3] = 4
+    loss, _ = assert_options(x, target, weight=weight, label_smoothing=0.1)
+    assert np.isfinite(loss)
+
+
+def test_an_infinite_upstream_of_one_row_stays_in_that_row():
+    x = make_logits((6, 10))
+    upstream = np.float32([1, INF, 1, np.nan, 1, 0])
+    grad = xe.cross_entropy_with_grad(x, np.arange(6), reduction="none", grad_output=upstream)[1]
+    plain = xe.cross_entropy_with_grad(x, np.arange(6), reduction="none")[1]
+    assert_ulps(grad[[0, 2, 4]], plain[[0, 2, 4]], 0)
+    assert np.isinf(grad[1]).all()
+    assert np.isnan(grad[3]).all()
+    assert (grad[5] == 0).all()

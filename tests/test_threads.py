@@ -1,0 +1,105 @@
+"""Thread counts, forks and callers from many threads."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from support import assert_bits, make_logits, make_target
+
+import xentropy as xe
+
+pytestmark = pytest.mark.usefixtures("tier")
+
+
+@pytest.fixture
+def thread_count():
+    """Put the number of threads back."""
+    before = xe.get_num_threads()
+    yield before
+    xe.set_num_threads(before)
+
+
+def test_the_number_of_threads_is_what_was_set(thread_count):
+    assert thread_count >= 1
+    for threads in (1, 2, 7, np.int64(3)):
+        xe.set_num_threads(threads)
+        assert xe.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("bad", [0, -1, -(2**40), 2**40])
+def test_thread_counts_out_of_range(thread_count, bad):
+    with pytest.raises(ValueError, match=str(bad)):
+        xe.set_num_threads(bad)
+    assert xe.get_num_threads() == thread_count
+
+
+@pytest.mark.parametrize("bad", [1.5, "2", [1]])
+def test_thread_counts_of_another_type(thread_count, bad):
+    with pytest.raises(TypeError):
+        xe.set_num_threads(bad)
+    assert xe.get_num_threads() == thread_count
+
+
+def test_none_is_the_default_number(thread_count):
+    xe.set_num_threads(5)
+    xe.set_num_threads(None)
+    assert xe.get_num_threads() == thread_count
+
+
+def test_n_threads_holds_for_one_call(thread_count):
+    x = make_logits((70_000, 5))
+    xe.cross_entropy(x, np.zeros(70_000, int), n_threads=3)
+    assert xe.get_num_threads() == thread_count
+
+
+def test_python_threads_do_not_disturb_each_other():
+    cases = [(5, 10), (3000, 100), (40, 3000), (2, 21, 5000), (1, 300_000), (20_000, 7)]
+    work = [(make_logits(s, seed=k), make_target("labels", s, seed=k)) for k, s in enumerate(cases)]
+    expected = [xe.cross_entropy_with_grad(*w, n_threads=1) for w in work]
+
+    def run(k):
+        out = np.empty_like(work[k % len(work)][0])
+        for _ in range(10):
+            loss, _ = xe.cross_entropy_with_grad(*work[k % len(work)], out=out)
+        return loss, out
+
+    with ThreadPoolExecutor(8) as pool:
+        for k, (loss, grad) in enumerate(pool.map(run, range(24))):
+            assert_bits(loss, expected[k % len(work)][0])
+            assert_bits(grad, expected[k % len(work)][1])
+
+
+FORK = """
+import os, sys, time
+import numpy as np, xentropy as xe
+
+x = np.random.default_rng(0).normal(size=(3000, 200)).astype(np.float32)
+target = np.arange(3000) % 200
+loss, grad = xe.cross_entropy_with_grad(x, target, n_threads=2)
+child = os.fork()
+if child == 0:
+    again, slope = xe.cross_entropy_with_grad(x, target, n_threads=2)
+    same = again == loss and (slope == grad).all() and xe.cross_entropy(x, target) == loss
+    os._exit(0 if same else 3)
+for _ in range(200):
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        break
+    time.sleep(0.1)
+else:
+    os.kill(child, 9)
+    sys.exit("the child hangs")
+assert os.waitstatus_to_exitcode(status) == 0, f"the child exits with {status}"
+again, slope = xe.cross_entropy_with_grad(x, target, n_threads=2)
+assert again == loss and (slope == grad).all(), "the parent changed"
+"""
+
+
+def test_a_forked_child_gets_the_right_answer(tier):
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    environment = {**os.environ, "XENTROPY_TIER": tier}
+    subprocess.run([sys.executable, "-c", FORK], env=environment, check=True, timeout=60)

@@ -1,0 +1,39 @@
+"""xentropy: fast and exact softmax cross-entropy on the CPU, NumPy in, NumPy out."""
+
+try:
+    from . import _kernels  # noqa: F401
+except ImportError as error:
+    if "_kernels" not in str(error):
+        raise
+    raise ImportError(
+        "xentropy is not built: its compiled module is missing. In the source folder run "
+        "'pip install -e .'; elsewhere 'pip install xentropy-cpu', and start Python outside "
+        "the source folder."
+    ) from error
+
+from ._api import (
+    cross_entropy,
+    cross_entropy_with_grad,
+    entropy,
+    get_num_threads,
+    kl_divergence,
+    log_softmax,
+    logsumexp,
+    set_num_threads,
+    softmax,
+)
+from ._config import __version__, show_config
+
+__all__ = [
+    "__version__",
+    "cross_entropy",
+    "cross_entropy_with_grad",
+    "entropy",
+    "get_num_threads",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+]

@@ -1,0 +1,446 @@
+"""The public functions: check, shape, allocate, reduce. No arithmetic on logits is here."""
+
+import math
+
+import numpy as np
+
+from . import _check, _kernels
+
+# Results this large are stored past the caches. A fresh array above the second size comes
+# as untouched pages, which the system zeroes on first touch: they are in cache then.
+STREAM_BYTES = 4 << 20
+FRESH_PAGES_BYTES = 32 << 20
+
+# logit_scale outside would leave float32's normal range.
+LEAST_SCALE, LARGEST_SCALE = 1e-30, 1e30
+
+
+def cross_entropy(
+    logits,
+    target,
+    weight=None,
+    *,
+    sample_weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    normalizer=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_scale=1.0,
+    axis=1,
+    base=None,
+    n_threads=None,
+):
+    r"""Softmax cross-entropy between logits and targets.
+
+    For one row with scaled logits :math:`x = s \cdot \text{logits}` and target masses
+    :math:`q_c = w_c ((1 - \epsilon) t_c + \epsilon / C)`:
+
+    .. math:: \ell = v \, \Big(\sum_c q_c (\mathrm{lse}(x) - x_c) / \ln b
+              + z \, \mathrm{lse}(x)^2 \Big)
+
+    with t one-hot for class indices. Computed in float32 (float64 for float64 logits) and
+    added up in float64. A confident row keeps its tail: float32 logits ``[20, 0]`` with
+    target 0 cost 2.06e-9.
+
+    Parameters
+    ----------
+    logits : array_like of float16, bfloat16, float32 or float64
+        Shape (N, C), (N, C, d1, ...) or any other with the classes along `axis`; (C,) is a
+        single row. Any strides, byte order and alignment.
+    target : array_like
+        Class indices: integers of any dtype, shape of the logits without the class axis,
+        each in [0, C) or equal to `ignore_index`. Class probabilities: floating, shape of
+        the logits; they need not add up to 1.
+    weight : array_like (C,), optional
+        Weight :math:`w_c` of each class; finite, may be negative.
+    sample_weight : array_like, optional
+        Weight v of each row, shape of the loss. Weight k counts as k equal rows; a row of
+        weight 0 is not read.
+    ignore_index : int, default -100
+        Rows with this label cost 0 and are not read, whatever they hold.
+    reduction : {"mean", "sum", "none"}
+        "sum" is the joint negative log-likelihood of independent rows. "mean" divides it by
+        the summed weights of the rows that count: weight[target] * sample_weight for class
+        indices, sample_weight for probabilities (N without).
+    normalizer : float, optional
+        Divisor of the mean in place of its own, as accumulation over micro-batches needs.
+    label_smoothing : float in [0, 1]
+        :math:`\epsilon`: that share of the target mass goes evenly to all classes.
+    z_loss : float >= 0
+        z: adds ``z_loss * lse**2`` to every row (in nats squared, whatever `base` is).
+    logit_scale : float in [1e-30, 1e30]
+        s: multiplies the logits first (1 / temperature).
+    axis : int, default 1
+        The class axis. For logits of one dimension the default means 0.
+    base : float > 1, optional
+        b: unit of the loss. None is e (nats); 2 gives bits.
+    n_threads : int, optional
+        Threads of this call. The result has the same bits for any number.
+
+    Returns
+    -------
+    float or ndarray
+        A float for "mean" and "sum"; for "none" one loss a row, float32 (float64 for
+        float64 logits). The mean over no row is nan.
+
+    Raises
+    ------
+    TypeError
+        An argument has a type or dtype that has no meaning here, as integer logits.
+    ValueError
+        A shape, an option or a weight is out of range, or there are no classes.
+    IndexError
+        A label is neither a class nor `ignore_index`.
+
+    Notes
+    -----
+    -inf among the logits is probability 0: at the target the loss is inf. A row with nan,
+    +inf or nothing but -inf has loss nan; other rows are not affected. A target mass of 0
+    contributes 0 even where the log-probability is -inf.
+
+    References
+    ----------
+    The loss is that of `torch.nn.functional.cross_entropy`; label smoothing follows
+    Szegedy et al., arXiv:1512.00567, and the z-loss PaLM, arXiv:2204.02311.
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> logits = np.array([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]])
+    >>> round(xe.cross_entropy(logits, [0, 1]), 6)
+    0.315007
+    """
+    call = _Call(
+        logits, target, weight, sample_weight, ignore_index, reduction, normalizer,
+        label_smoothing, z_loss, logit_scale, axis, base, n_threads,
+    )  # fmt: skip
+    return call.loss(None, None, 1.0, streamed=False)
+
+
+def cross_entropy_with_grad(
+    logits,
+    target,
+    weight=None,
+    *,
+    sample_weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    normalizer=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_scale=1.0,
+    axis=1,
+    base=None,
+    grad_output=None,
+    out=None,
+    n_threads=None,
+):
+    r"""Softmax cross-entropy and its gradient in the logits, in one pass over memory.
+
+    All parameters but the two below, the semantics and the errors are those of
+    `cross_entropy`. With :math:`p = \mathrm{softmax}(x)` and :math:`Q = \sum_c q_c` a row's
+    gradient is
+
+    .. math:: \frac{\partial \ell}{\partial \text{logits}_c} = v \, s \, \Big(
+              (Q p_c - q_c) / \ln b + 2 z \, \mathrm{lse}(x) \, p_c \Big)
+
+    times the upstream gradient and, for "mean", over the divisor. Where p is almost 1 it is
+    computed from 1 - p: float32 logits ``[20, 0]`` with target 0 get -2.06e-9 and 2.06e-9.
+
+    Parameters
+    ----------
+    grad_output : float or array_like, optional
+        Upstream gradient: a scalar, or for reduction="none" also one value a row.
+    out : ndarray, optional
+        Where the gradient goes: shape and dtype of the logits, any strides. ``out=logits``
+        works in place. Any other overlap with an input is refused.
+
+    Returns
+    -------
+    loss : float or ndarray
+        As `cross_entropy` returns it, bit for bit.
+    grad : ndarray
+        Shape and dtype of the logits, in native byte order; `out` if given.
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> loss, grad = xe.cross_entropy_with_grad(np.array([[20.0, 0.0]], np.float32), [0])
+    >>> f"{loss:.7e}", [f"{g:.2e}" for g in grad[0]]
+    ('2.0611536e-09', ['-2.06e-09', '2.06e-09'])
+    """
+    call = _Call(
+        logits, target, weight, sample_weight, ignore_index, reduction, normalizer,
+        label_smoothing, z_loss, logit_scale, axis, base, n_threads,
+    )  # fmt: skip
+    upstream, scale = _check.grad_output(grad_output, call.reduction, call.row_shape)
+    if out is not None:
+        _check.out(out, call.logits, "logits", call.inputs | {"grad_output": upstream})
+    call.inspect()
+    grad = _fresh(call.logits) if out is None else out
+    return call.loss(grad, upstream, scale, _is_streamed(grad, call.logits, out)), grad
+
+
+class _Call:
+    """The checked arguments of one call of cross entropy."""
+
+    def __init__(
+        self, logits, target, weight, sample_weight, ignore_index, reduction, normalizer,
+        label_smoothing, z_loss, logit_scale, axis, base, n_threads, *, float64=False,
+    ):  # fmt: skip
+        self.logits = _check.logits(logits)
+        axis = _check.class_axis(axis, self.logits)
+        shape = self.logits.shape
+        self.row_shape = shape[:axis] + shape[axis + 1 :]
+        self.reduction = _check.reduction(reduction)
+        self.float64 = float64 or self.logits.dtype.itemsize == 8
+        self.labels, self.probabilities = _check.target(target, shape, axis)
+        self.weight = _check.weight(weight, shape[axis], _value_dtype(self.float64))
+        self.sample_weight = _check.sample_weight(sample_weight, self.row_shape)
+        self.normalizer = _check.normalizer(normalizer, reduction)
+        self.n_threads = _check.n_threads(n_threads)
+        self.kernel = _kernels.CrossEntropy(
+            self.logits,
+            axis,
+            self.labels,
+            self.probabilities,
+            self.weight,
+            self.sample_weight,
+            float64=self.float64,
+            ignore_bits=_check.ignore_bits(ignore_index, self.labels),
+            label_smoothing=_check.real_between(label_smoothing, "label_smoothing", 0, 1),
+            z_loss=_check.z_loss(z_loss),
+            logit_scale=_check.real_between(
+                logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE
+            ),
+            unit=_check.unit(base),
+        )
+        self.total_weight = None
+
+    @property
+    def inputs(self):
+        """What a result must not overlap, by the name of the argument."""
+        return {
+            "target": self.probabilities if self.labels is None else self.labels,
+            "weight": self.weight,
+            "sample_weight": self.sample_weight,
+        }
+
+    def inspect(self):
+        """Check the labels, and sum the weights of the rows that count."""
+        if self.total_weight is not None:
+            return
+        bad_row, self.total_weight = self.kernel.inspect(self.n_threads)
+        if bad_row >= 0:
+            classes = self.logits.size // math.prod(self.row_shape)
+            raise _check.label_error(self.labels, bad_row, classes)
+
+    def loss(self, grad, upstream, scale, streamed, row_dtype=None):
+        """Run the kernels; the reduced loss, or one a row."""
+        self.inspect()
+        divisor = 1.0
+        if self.reduction == "mean":
+            divisor = self.total_weight if self.normalizer is None else self.normalizer
+        rows = None
+        if self.reduction == "none":
+            rows = np.empty(self.row_shape, row_dtype or _value_dtype(self.float64))
+        total = self.kernel.run(
+            grad, rows, upstream, _divide(scale, divisor), streamed, self.n_threads
+        )
+        return _divide(total, divisor) if rows is None else rows[()]
+
+
+def _divide(a, b):
+    """a / b as IEEE 754 has it: 0 / 0 is nan, 1 / 0 is inf."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return float(np.float64(a) / b)
+
+
+def _value_dtype(float64):
+    """The dtype of values that there is one of a row."""
+    return np.float64 if float64 else np.float32
+
+
+def _fresh(like):
+    """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
+    return np.empty_like(like, dtype=like.dtype.newbyteorder("="), subok=False)
+
+
+def _is_streamed(result, source, out):
+    """Are stores past the caches faster? Not in place, nor for what stays in cache."""
+    if result.nbytes < STREAM_BYTES or _check.same_memory(result, source):
+        return False
+    return out is not None or result.nbytes < FRESH_PAGES_BYTES
+
+
+def softmax(x, axis=None, *, out=None, n_threads=None):
+    r"""Softmax, :math:`p_c = e^{x_c} / \sum_j e^{x_j}`, as `scipy.special.softmax`.
+
+    Parameters
+    ----------
+    x : array_like
+        float16, bfloat16, float32 or float64; integers and bools become float64.
+    axis : int or tuple of ints, optional
+        Axes that are normalised together; None (the default) is all of them.
+    out : ndarray, optional
+        Where the result goes; may be `x` itself.
+    n_threads : int, optional
+        Threads of this call.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x` (a NumPy scalar for a scalar). A row that holds nan, +inf or
+        nothing but -inf becomes nan.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `cross_entropy`; `out` of another shape or dtype, or overlapping `x`.
+    """
+    return _elementwise("softmax", x, axis, out, n_threads)
+
+
+def log_softmax(x, axis=None, *, out=None, n_threads=None):
+    r"""Logarithm of softmax, :math:`x_c - \mathrm{lse}(x)`, as `scipy.special.log_softmax`.
+
+    Exact where the probability is almost 1: ``log_softmax([20, 0])[0]`` is -2.06e-9 in
+    float32. Parameters, result and errors are those of `softmax`.
+    """
+    return _elementwise("log_softmax", x, axis, out, n_threads)
+
+
+def logsumexp(x, axis=None, *, keepdims=False, n_threads=None):
+    r"""Log-sum-exp, :math:`\ln \sum_c e^{x_c}`, as `scipy.special.logsumexp`.
+
+    Parameters
+    ----------
+    x, axis, n_threads
+        As for `softmax`.
+    keepdims : bool, default False
+        Keep the reduced axes, with length 1.
+
+    Returns
+    -------
+    ndarray or scalar
+        float32, or float64 for float64 and integer `x`, in nats. -inf for nothing but -inf
+        and for no elements at all; inf if there is a +inf; nan if there is a nan.
+    """
+    x, axes = _softmax_input(x, axis, "x")
+    return _reduced("logsumexp", x, axes, keepdims, 1.0, n_threads, empty=-math.inf)
+
+
+def entropy(logits, *, axis=-1, base=None, n_threads=None):
+    r"""Entropy of softmax(logits), :math:`H(p) = -\sum_c p_c \log_b p_c`, of every row.
+
+    Parameters
+    ----------
+    logits : array_like
+        As `x` of `softmax`.
+    axis : int or tuple of ints, default -1
+        The class axis.
+    base : float > 1, optional
+        None gives nats, 2 bits.
+    n_threads : int, optional
+        Threads of this call.
+
+    Returns
+    -------
+    ndarray or scalar
+        One value a row, float32 (float64 for float64 and integer logits).
+    """
+    logits, axes = _softmax_input(logits, axis, "logits")
+    unit = _check.unit(base)
+    return _reduced("entropy", logits, axes, False, unit, n_threads, empty=math.nan)
+
+
+def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_threads=None):
+    r"""Kullback-Leibler divergence, :math:`\sum_c t_c (\log_b t_c - \log_b p_c)`.
+
+    Of class probabilities t from p = softmax(logits), computed in float64 as cross entropy
+    minus entropy. Its gradient in the logits is that of the cross entropy.
+
+    Parameters
+    ----------
+    target : array_like of float16, bfloat16, float32 or float64
+        Class probabilities, shape of the logits.
+    logits, reduction, axis, base, n_threads
+        As for `cross_entropy`; "mean" divides by the number of rows.
+
+    Returns
+    -------
+    float or ndarray
+        A float, or for reduction="none" one value a row, float32 (float64 for float64
+        logits).
+    """
+    target = _check.float_array(target, "target")
+    call = _Call(
+        logits, target, None, None, -100, "none", None, 0.0, 0.0, 1.0, axis, base, n_threads,
+        float64=True,
+    )  # fmt: skip
+    reduction = _check.reduction(reduction)
+    cross = call.loss(None, None, 1.0, streamed=False)
+    axes = (_check.class_axis(axis, call.logits),)
+    unit = _check.unit(base)
+    own = _reduced("target_entropy", target, axes, False, unit, n_threads, float64=True)
+    rows = cross - own
+    if reduction == "none":
+        return rows.astype(_value_dtype(call.logits.dtype.itemsize == 8))[()]
+    total = float(np.sum(rows))
+    return _divide(total, rows.size) if reduction == "mean" else total
+
+
+def _softmax_input(x, axis, name):
+    """The array, integers as float64, and its class axes as sorted numbers >= 0."""
+    x = _check.number_array(x, name)
+    if axis is None:
+        return x, tuple(range(x.ndim))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    found = set()
+    for each in axes:
+        number = _check.integer(each, "axis")
+        if not -x.ndim <= number < x.ndim:
+            raise ValueError(f"axis = {number} is out of range for {name} of shape {x.shape}")
+        if number % x.ndim in found:
+            raise ValueError(f"axis = {axis} names dimension {number % x.ndim} twice")
+        found.add(number % x.ndim)
+    return x, tuple(sorted(found))
+
+
+def _elementwise(what, x, axis, out, n_threads):
+    """softmax or log_softmax: a result as large as x."""
+    x, axes = _softmax_input(x, axis, "x")
+    n_threads = _check.n_threads(n_threads)
+    if out is not None:
+        _check.out(out, x, "x", {})
+    result = _fresh(x) if out is None else out
+    if x.size:
+        float64 = x.dtype.itemsize == 8
+        _kernels.normalize(
+            what, x, axes, result, None, float64=float64, unit=1.0, n_threads=n_threads
+        )
+    return result[()] if out is None else out
+
+
+def _reduced(what, x, axes, keepdims, unit, n_threads, *, empty=math.nan, float64=False):
+    """One value a row, in the arithmetic type; `empty` for rows without elements."""
+    n_threads = _check.n_threads(n_threads)
+    shape = tuple(n for d, n in enumerate(x.shape) if d not in axes)
+    values = np.full(shape, empty, _value_dtype(float64 or x.dtype.itemsize == 8))
+    if x.size:
+        float64 = values.dtype.itemsize == 8
+        _kernels.normalize(
+            what, x, axes, None, values, float64=float64, unit=unit, n_threads=n_threads
+        )
+    return np.expand_dims(values, axes) if keepdims else values[()]
+
+
+def set_num_threads(n):
+    """Set the number of threads of calls without `n_threads`; None is OpenMP's default."""
+    _kernels.set_num_threads(_check.n_threads(n, "n"))
+
+
+def get_num_threads():
+    """Return the number of threads of calls without `n_threads`."""
+    return _kernels.get_num_threads()

@@ -1,0 +1,293 @@
+"""Checks of arguments: every error names the argument, the value and where it stands.
+
+All of them run before anything is read from the logits or written to a result.
+"""
+
+import math
+import numbers
+import operator
+
+import numpy as np
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+REDUCTIONS = ("none", "sum", "mean")
+MOST_THREADS = 1024
+
+
+def as_array(value, name):
+    """`value` as an array without its subclass; nothing is copied if it is one."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill it or use ignore_index/sample_weight")
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name} is no array: {error}") from error
+
+
+def is_float(dtype):
+    """One of the four dtypes that the kernels know, in either byte order?"""
+    return dtype.name in FLOATS and dtype.itemsize <= 8
+
+
+def float_array(value, name, hint=""):
+    """An array of one of the four floating dtypes; others are refused."""
+    array = as_array(value, name)
+    if not is_float(array.dtype):
+        raise TypeError(f"{name} must be {', '.join(FLOATS)}, not {array.dtype}{hint}")
+    return array
+
+
+def number_array(value, name):
+    """As `float_array`, but integers and bools become float64."""
+    array = as_array(value, name)
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    return float_array(array, name)
+
+
+def logits(value):
+    """Logits: floating, at least one dimension."""
+    array = as_array(value, "logits")
+    hint = ""
+    if array.dtype.kind in "iub":
+        hint = " (integers are class indices: are logits and target swapped?)"
+    array = float_array(array, "logits", hint)
+    if array.ndim == 0:
+        raise ValueError("logits must have a class axis, but is a scalar")
+    return array
+
+
+def class_axis(axis, array, name="logits"):
+    """The class axis as a number >= 0. In one dimension the default 1 means 0."""
+    axis = integer(axis, "axis")
+    if array.ndim == 1 and axis == 1:
+        axis = 0
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(f"axis = {axis} is out of range for {name} of shape {array.shape}")
+    axis %= array.ndim
+    if array.shape[axis] == 0:
+        raise ValueError(f"{name} of shape {array.shape} has no classes along axis {axis}")
+    return axis
+
+
+def target(value, logits_shape, axis):
+    """(labels, None) or (None, probabilities), of the shape that goes with the logits."""
+    array = as_array(value, "target")
+    row_shape = logits_shape[:axis] + logits_shape[axis + 1 :]
+    if array.size == 0 and array.shape == row_shape:
+        array = array.astype(np.int64)  # an empty list has no dtype of its own
+    if array.dtype.kind in "iu":
+        hint = "; class probabilities must be floating" if array.shape == logits_shape else ""
+        same_shape(array, row_shape, "target", f"class indices for logits {logits_shape}", hint)
+        return array, None
+    if not is_float(array.dtype):
+        raise TypeError(
+            f"target must hold integers (class indices) or {', '.join(FLOATS)} "
+            f"(class probabilities), not {array.dtype}"
+        )
+    hint = "; class indices must be integers" if array.shape == row_shape else ""
+    same_shape(array, logits_shape, "target", "class probabilities, as the logits", hint)
+    return None, array
+
+
+def same_shape(array, shape, name, what, hint=""):
+    """Raise if the array has another shape."""
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, not {shape} ({what}){hint}")
+
+
+def label_error(labels, row, classes):
+    """The error for the label of row number `row`."""
+    place = np.unravel_index(row, labels.shape)
+    at = f"[{', '.join(str(i) for i in place)}]" if place else ""
+    return IndexError(f"target{at} = {labels[place]} is out of range for {classes} classes")
+
+
+def ignore_bits(ignore_index, labels):
+    """The bits that `ignore_index` has among these labels as int64; None if it has none."""
+    ignore_index = integer(ignore_index, "ignore_index")
+    if labels is None:
+        return None
+    limits = np.iinfo(labels.dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        return None
+    return ignore_index - 2**64 if ignore_index >= 2**63 else ignore_index
+
+
+def weight(value, classes, dtype):
+    """Class weights (C,), finite, contiguous in the arithmetic type; None stays None."""
+    if value is None:
+        return None
+    array = number_array(value, "weight")
+    same_shape(array, (classes,), "weight", "one per class")
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    all_finite(converted, "weight", array)
+    return converted
+
+
+def sample_weight(value, row_shape):
+    """Row weights of the loss's shape, finite; None stays None."""
+    if value is None:
+        return None
+    array = number_array(value, "sample_weight")
+    same_shape(array, row_shape, "sample_weight", "one per row")
+    all_finite(array, "sample_weight", array)
+    return array
+
+
+def all_finite(array, name, shown):
+    """Raise at the first nan or infinity; needs no memory of the array's size."""
+    start = 0
+    flags = ["external_loop", "buffered", "zerosize_ok"]
+    for block in np.nditer(array, flags=flags, order="C", buffersize=1 << 16):
+        finite = np.isfinite(block)
+        if not finite.all():
+            place = np.unravel_index(start + int(np.argmin(finite)), array.shape)
+            at = f"[{', '.join(str(i) for i in place)}]" if place else ""
+            raise ValueError(f"{name}{at} = {shown[place]} is not finite")
+        start += block.size
+
+
+def grad_output(value, reduction, row_shape):
+    """(array of one per row or None, scalar) whose product is the upstream gradient."""
+    if value is None:
+        return None, 1.0
+    array = number_array(value, "grad_output")
+    if array.ndim == 0:
+        return None, float(array)
+    if reduction != "none":
+        raise ValueError(
+            f"grad_output has shape {array.shape}, but the loss is a scalar "
+            f"with reduction={reduction!r}"
+        )
+    same_shape(array, row_shape, "grad_output", "as the loss, or a scalar")
+    return array, 1.0
+
+
+def real(value, name):
+    """A real number as Python float."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def real_between(value, name, low, high):
+    """A real number in [low, high]; nan is in no interval."""
+    number = real(value, name)
+    if not low <= number <= high:
+        raise ValueError(f"{name} = {number} is not in [{low:g}, {high:g}]")
+    return number
+
+
+def z_loss(value):
+    """A finite factor >= 0."""
+    number = real(value, "z_loss")
+    if not 0 <= number < math.inf:
+        raise ValueError(f"z_loss = {number} must be finite and not negative")
+    return number
+
+
+def normalizer(value, reduction):
+    """The divisor in place of the mean's own; None stays None."""
+    if value is None:
+        return None
+    number = real(value, "normalizer")
+    if reduction != "mean":
+        raise ValueError(f"normalizer goes with reduction='mean', not {reduction!r}")
+    if number == 0 or not math.isfinite(number):
+        raise ValueError(f"normalizer = {number} must be finite and not 0")
+    return number
+
+
+def unit(base):
+    """1 / log(base): the size of a nat in the unit of the answer."""
+    if base is None:
+        return 1.0
+    number = real(base, "base")
+    if not 1 < number < math.inf:
+        raise ValueError(f"base = {number} must be finite and greater than 1")
+    return 1.0 / math.log(number)
+
+
+def reduction(value):
+    """One of the three names."""
+    if not isinstance(value, str) or value not in REDUCTIONS:
+        raise ValueError(f"reduction = {value!r} is not one of {', '.join(REDUCTIONS)}")
+    return value
+
+
+def integer(value, name):
+    """An integer that is no bool."""
+    if isinstance(value, bool | np.bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+
+
+def n_threads(value, name="n_threads"):
+    """A number of threads; 0 for None."""
+    if value is None:
+        return 0
+    number = integer(value, name)
+    if not 1 <= number <= MOST_THREADS:
+        raise ValueError(f"{name} = {number} is not in [1, {MOST_THREADS}]")
+    return number
+
+
+def out(value, like, name, inputs):
+    """Where a result goes: like `like` in shape and dtype, and apart from all `inputs`.
+
+    `like` itself may be the place (in place): same memory, same strides.
+    """
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array, not {type(value).__name__}")
+    if value.dtype.name != like.dtype.name:
+        raise TypeError(f"out has dtype {value.dtype}, not {like.dtype} as {name}")
+    same_shape(value, like.shape, "out", f"as {name}")
+    if not value.flags.writeable:
+        raise ValueError("out is read-only")
+    if overlaps_itself(value):
+        raise ValueError(f"out overlaps itself: strides {value.strides}, shape {value.shape}")
+    for other_name, other in inputs.items():
+        if other is not None and shares_memory(value, other):
+            raise ValueError(f"out overlaps {other_name}")
+    if shares_memory(value, like) and not same_memory(value, like):
+        raise ValueError(f"out overlaps {name} without being the same memory")
+
+
+def same_memory(a, b):
+    """Do both arrays hold the same elements at the same places?"""
+    return (
+        a.ctypes.data == b.ctypes.data
+        and a.strides == b.strides
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+    )
+
+
+def shares_memory(a, b):
+    """As np.shares_memory; where that is too hard to say, True."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10**5)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def overlaps_itself(array):
+    """Could two indices name the same element? (True also for some odd strides that don't.)"""
+    dims = sorted(
+        (abs(stride), n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1
+    )
+    reach = array.itemsize
+    for stride, n in dims:
+        if stride < reach:
+            return array.size > 0
+        reach += stride * (n - 1)
+    return False

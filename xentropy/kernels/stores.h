@@ -1,0 +1,147 @@
+// Two ways for a scratch row to become gradient in memory, in pieces, in order.
+//
+// StreamedStores writes whole cache lines past the caches (a normal store first reads the
+// line it overwrites: 3 bytes moved for 2). Lines that straddle two adjacent rows are
+// joined in a small buffer, because a partial line streamed costs a whole one.
+// RegularStores is for results that stay in cache, for rows in place, and for fresh pages.
+#pragma once
+#include "settle.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Of the row that is read next: 8 KB ahead into L2, and into L1 what comes next.
+template <class T>
+XENTROPY_INLINE void prefetch_next(const T* x) {
+  prefetch_far(x + (8 << 10) / sizeof(T));
+  prefetch_near(x);
+}
+
+// Finish<T> in vectors, applied.
+template <class T, bool kBias>
+struct Finisher {
+  Vec<T> factor = {}, rest = {}, bias = {};
+
+  Finisher() {}
+  explicit Finisher(Finish<T> f)
+      : factor(splat(f.factor)), rest(splat(f.rest)), bias(splat(f.bias)) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(const T* e) const {
+    const Vec<T> v = load(e);
+    return v * factor + (kBias ? v * rest - bias : v * rest);
+  }
+};
+
+template <class T, bool kBias>
+class RegularStores {
+ public:
+  void begin_row(T* out, size_t, Finish<T> f) {
+    out_ = out;
+    done_ = 0;
+    finish_ = Finisher<T, kBias>(f);
+  }
+
+  // Writes e[..end) of the row at least; `next` is the row that will be read meanwhile.
+  XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const T* next) {
+    constexpr size_t L = kLanes<T>;
+    size_t i = done_;
+    for (; i + kLine<T> <= end; i += kLine<T>) {
+      prefetch_next(next + i);
+      for (size_t q = 0; q < kLine<T>; q += L) {
+        store(out_ + i + q, finish_(e + i + q));
+      }
+    }
+    for (; i + L <= end; i += L) store(out_ + i, finish_(e + i));
+    if (i < end) store_first(out_ + i, finish_(e + i), end - i);
+    done_ = end;
+  }
+
+  void flush() {}
+
+ private:
+  T* out_ = nullptr;
+  size_t done_ = 0;
+  Finisher<T, kBias> finish_;
+};
+
+template <class T, bool kBias>
+class StreamedStores {
+ public:
+  void begin_row(T* out, size_t classes, Finish<T> f) {
+    if (out != line_ + filled_) {
+      flush();
+      filled_ = first_ = (reinterpret_cast<uintptr_t>(out) % kLineBytes) / sizeof(T);
+      line_ = out - filled_;
+    }
+    out_ = out;
+    classes_ = classes;
+    done_ = 0;
+    finish_ = Finisher<T, kBias>(f);
+  }
+
+  // As RegularStores; goes on to the end of a cache line, beyond `end` if need be.
+  XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const T* next) {
+    constexpr size_t L = kLanes<T>;
+    if (done_ == classes_) return;
+    if (done_ == 0 && filled_ != 0) join(e);
+    size_t i = done_;
+    const size_t lines = end > i ? (end - i + kLine<T> - 1) / kLine<T> : 0;
+    const bool to_the_end = end == classes_ || i + lines * kLine<T> > classes_;
+    const size_t stop = to_the_end ? classes_ : i + lines * kLine<T>;
+    for (; i + kLine<T> <= stop; i += kLine<T>) {
+      prefetch_next(next + i);
+      for (size_t q = 0; q < kLine<T>; q += L) {
+        stream(out_ + i + q, finish_(e + i + q));
+      }
+    }
+    if (to_the_end && i < classes_) {
+      line_ = out_ + i;
+      put(e + i, classes_ - i);
+      i = classes_;
+    } else if (filled_ == 0) {
+      line_ = out_ + i;
+    }
+    done_ = i;
+  }
+
+  // Writes what waits for the rest of its line.
+  void flush() {
+    for (size_t i = first_; i < filled_; ++i) line_[i] = joined_[i];
+    first_ = filled_ = 0;
+  }
+
+ private:
+  // Appends n elements (at most the rest of the line) of the row to the waiting line.
+  XENTROPY_INLINE_MEMBER void put(const T* e, size_t n) {
+    for (size_t q = 0; q < kLine<T>; q += kLanes<T>) {
+      store(joined_ + filled_ + q, finish_(e + q));
+    }
+    filled_ += n;
+  }
+
+  // Completes the waiting line with the head of this row.
+  void join(const T* e) {
+    const size_t room = kLine<T> - filled_;
+    const size_t n = classes_ < room ? classes_ : room;
+    put(e, n);
+    done_ = n;
+    if (n < room) return;
+    if (first_ != 0) {
+      flush();
+    } else {
+      for (size_t q = 0; q < kLine<T>; q += kLanes<T>) stream(line_ + q, load(joined_ + q));
+    }
+    line_ += kLine<T>;
+    first_ = filled_ = 0;
+  }
+
+  T* out_ = nullptr;
+  T* line_ = nullptr;              // the cache line that waits to be filled
+  size_t first_ = 0, filled_ = 0;  // its valid elements
+  size_t classes_ = 0, done_ = 0;
+  Finisher<T, kBias> finish_;
+  alignas(kLineBytes) T joined_[2 * kLine<T>];
+};
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

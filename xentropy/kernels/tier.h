@@ -1,0 +1,95 @@
+// The contract: what one tier (an instruction-set level) offers, and what it is given.
+//
+// Precision policy: float16, bfloat16 and float32 logits are computed in float32,
+// float64 logits in float64; whatever is added over classes is added in float64 at
+// least every 16 cache lines; losses leave the kernels in float64.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layout.h"
+
+namespace xentropy {
+
+// The label of a row that does not count; its logits are not read.
+constexpr int64_t kIgnored = -1;
+
+// The options of a call that are the same for every row.
+struct Terms {
+  size_t classes;
+  double label_smoothing;
+  double z_loss;
+  double logit_scale;
+  double unit;  // 1 / log(base)
+};
+
+// Rows whose places are known: what one kernel call works on. Strides in elements.
+template <class T>
+struct Block {
+  size_t rows;
+  const T* logits;
+  ptrdiff_t logits_stride;
+  T* gradient;  // null: the losses alone; logits: in place
+  ptrdiff_t gradient_stride;
+  const int64_t* labels;   // kIgnored where a row does not count
+  const T* probabilities;  // null: the labels are the targets
+  ptrdiff_t probabilities_stride;
+  const T* weight;         // per class, or null
+  const double* repeat;    // sample weight per row, or null
+  const double* upstream;  // d result / d loss per row, or null: upstream_all
+  double upstream_all;
+  double* loss;
+};
+
+// Every cross-entropy kernel is called like this. `scratch` holds scratch_elements();
+// `streamed` asks for non-temporal stores of the gradient.
+template <class T>
+using CrossEntropyKernel = void (*)(const Terms&, const Block<T>&, T* scratch, bool streamed);
+
+// What the softmax family writes of every row.
+enum class Normal { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
+
+// x, out: one row each; the reductions write their value to *value instead. For
+// kTargetEntropy x holds probabilities, for the others logits.
+template <class T>
+using SoftmaxKernel = void (*)(Normal, const T* x, size_t classes, T* out, T* scratch,
+                               double* value);
+
+// n contiguous elements of a 16-bit type, at any address, to and from float32.
+using Widen = void (*)(const char* from, size_t n, float* to);
+using Narrow = void (*)(const float* from, size_t n, char* to);
+
+template <class T>
+struct Kernels {
+  CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
+  CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
+  // Places of kernels to come; where null, driver.cpp sends the shape through `rows`.
+  CrossEntropyKernel<T> groups;   // short rows, many at a time
+  CrossEntropyKernel<T> columns;  // class axis strided, rows adjacent
+  SoftmaxKernel<T> softmax;
+};
+
+struct Tier {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+  // 16-bit types: widened into scratch rows for f32's kernels, narrowed on the way out.
+  Widen widen_f16, widen_bf16;
+  Narrow narrow_f16, narrow_bf16;
+};
+
+template <class T>
+const Kernels<T>& kernels_of(const Tier& tier);
+template <>
+inline const Kernels<float>& kernels_of(const Tier& tier) {
+  return tier.f32;
+}
+template <>
+inline const Kernels<double>& kernels_of(const Tier& tier) {
+  return tier.f64;
+}
+
+// Two rows of scratch, each with room for the last cache line to be filled up.
+inline size_t scratch_elements(size_t classes) { return 2 * (classes + 128); }
+
+}  // namespace xentropy

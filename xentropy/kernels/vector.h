@@ -1,0 +1,257 @@
+// The vocabulary of the kernels: vectors of the tier's native width.
+//
+// GNU vector types give + - * / and comparisons; the few words that compilers cannot
+// spell (fused multiply-add, partial and streamed memory access, scaling by 2^n) are
+// functions below. This is the only kernel file with an intrinsic or an #if on the CPU.
+//
+// Vectors wider than the hardware's are scalarised by GCC, so there are none.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__SSE2__)
+// GCC 12 takes the deliberately undefined operands in its own header for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define XENTROPY_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define XENTROPY_VECTOR_BYTES 32
+#else
+#define XENTROPY_VECTOR_BYTES 16
+#endif
+
+#define XENTROPY_INLINE_MEMBER inline __attribute__((always_inline))
+#define XENTROPY_INLINE static XENTROPY_INLINE_MEMBER
+#define XENTROPY_INLINE_LAMBDA __attribute__((always_inline))
+#define XENTROPY_QUOTE(name) #name
+#define XENTROPY_STRING(name) XENTROPY_QUOTE(name)
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+constexpr size_t kVectorBytes = XENTROPY_VECTOR_BYTES;
+constexpr size_t kLineBytes = 64;
+
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+constexpr bool kHasFma = true;
+#else
+constexpr bool kHasFma = false;
+#endif
+
+template <class T>
+struct Simd;
+template <>
+struct Simd<float> {
+  typedef float V __attribute__((vector_size(kVectorBytes)));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef int32_t I __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Simd<double> {
+  typedef double V __attribute__((vector_size(kVectorBytes)));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef int64_t I __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using Vec = typename Simd<T>::V;
+template <class T>
+using IntVec = typename Simd<T>::I;
+using VF = Vec<float>;
+using VD = Vec<double>;
+
+template <class T>
+constexpr size_t kLanes = kVectorBytes / sizeof(T);
+template <class T>
+constexpr size_t kLine = kLineBytes / sizeof(T);  // elements of a cache line
+
+template <class T>
+XENTROPY_INLINE Vec<T> splat(T value) {
+  return Vec<T>{} + value;
+}
+template <class T>
+XENTROPY_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+template <class T>
+XENTROPY_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+XENTROPY_INLINE void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }
+XENTROPY_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+// --- partial access: the first n lanes, 0 < n <= lanes; nothing beyond is touched ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE VF load_first(const float* p, size_t n, VF fill) {
+  return (VF)_mm512_mask_loadu_ps((__m512)fill, (__mmask16)((1u << n) - 1), p);
+}
+XENTROPY_INLINE VD load_first(const double* p, size_t n, VD fill) {
+  return (VD)_mm512_mask_loadu_pd((__m512d)fill, (__mmask8)((1u << n) - 1), p);
+}
+XENTROPY_INLINE void store_first(float* p, VF v, size_t n) {
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+XENTROPY_INLINE void store_first(double* p, VD v, size_t n) {
+  _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+}
+#elif defined(__AVX2__)
+XENTROPY_INLINE __m256i first_mask(size_t n, float) {
+  return (__m256i)(IntVec<float>{0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n);
+}
+XENTROPY_INLINE __m256i first_mask(size_t n, double) {
+  return (__m256i)(IntVec<double>{0, 1, 2, 3} < (int64_t)n);
+}
+XENTROPY_INLINE VF load_first(const float* p, size_t n, VF fill) {
+  const __m256i mask = first_mask(n, 0.0f);
+  return (VF)_mm256_blendv_ps((__m256)fill, _mm256_maskload_ps(p, mask), (__m256)mask);
+}
+XENTROPY_INLINE VD load_first(const double* p, size_t n, VD fill) {
+  const __m256i mask = first_mask(n, 0.0);
+  return (VD)_mm256_blendv_pd((__m256d)fill, _mm256_maskload_pd(p, mask), (__m256d)mask);
+}
+XENTROPY_INLINE void store_first(float* p, VF v, size_t n) {
+  _mm256_maskstore_ps(p, first_mask(n, 0.0f), (__m256)v);
+}
+XENTROPY_INLINE void store_first(double* p, VD v, size_t n) {
+  _mm256_maskstore_pd(p, first_mask(n, 0.0), (__m256d)v);
+}
+#else
+template <class T>
+XENTROPY_INLINE Vec<T> load_first(const T* p, size_t n, Vec<T> fill) {
+  for (size_t i = 0; i < kLanes<T>; ++i) {
+    if (i < n) fill[i] = p[i];
+  }
+  return fill;
+}
+template <class T>
+XENTROPY_INLINE void store_first(T* p, Vec<T> v, size_t n) {
+  for (size_t i = 0; i < kLanes<T>; ++i) {
+    if (i < n) p[i] = v[i];
+  }
+}
+#endif
+
+// --- stream: a store past the caches, to an address aligned to the vector ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE void stream(float* p, VF v) { _mm512_stream_ps(p, (__m512)v); }
+XENTROPY_INLINE void stream(double* p, VD v) { _mm512_stream_pd(p, (__m512d)v); }
+#elif defined(__AVX2__)
+XENTROPY_INLINE void stream(float* p, VF v) { _mm256_stream_ps(p, (__m256)v); }
+XENTROPY_INLINE void stream(double* p, VD v) { _mm256_stream_pd(p, (__m256d)v); }
+#elif defined(__SSE2__)
+XENTROPY_INLINE void stream(float* p, VF v) { _mm_stream_ps(p, (__m128)v); }
+XENTROPY_INLINE void stream(double* p, VD v) { _mm_stream_pd(p, (__m128d)v); }
+#else
+template <class T>
+XENTROPY_INLINE void stream(T* p, Vec<T> v) {
+  *reinterpret_cast<Vec<T>*>(p) = v;
+}
+#endif
+
+// Streamed stores are weakly ordered: fence before another thread may read them.
+XENTROPY_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// --- max(bound, x): x if x is nan, so that nan passes through a clamp ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE VF max(VF bound, VF x) { return (VF)_mm512_max_ps((__m512)bound, (__m512)x); }
+XENTROPY_INLINE VD max(VD bound, VD x) { return (VD)_mm512_max_pd((__m512d)bound, (__m512d)x); }
+#elif defined(__AVX2__)
+XENTROPY_INLINE VF max(VF bound, VF x) { return (VF)_mm256_max_ps((__m256)bound, (__m256)x); }
+XENTROPY_INLINE VD max(VD bound, VD x) { return (VD)_mm256_max_pd((__m256d)bound, (__m256d)x); }
+#else
+template <class V>
+XENTROPY_INLINE V max(V bound, V x) {
+  return bound > x ? bound : x;
+}
+#endif
+
+// --- fma(a, b, c) = a * b + c, rounded once; only where kHasFma ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE VF fma(VF a, VF b, VF c) {
+  return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+XENTROPY_INLINE VD fma(VD a, VD b, VD c) {
+  return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
+#elif defined(__AVX2__)
+XENTROPY_INLINE VF fma(VF a, VF b, VF c) {
+  return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+XENTROPY_INLINE VD fma(VD a, VD b, VD c) {
+  return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#elif defined(__ARM_NEON)
+XENTROPY_INLINE VF fma(VF a, VF b, VF c) {
+  return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+XENTROPY_INLINE VD fma(VD a, VD b, VD c) {
+  return (VD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#else
+template <class V>
+XENTROPY_INLINE V fma(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+
+// --- ldexp(p, t) = p * 2^n, where t = n + kShift<T> was rounded to an integer n ---
+//
+// kShift is 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer and leaves
+// that integer in the low bits. scalef reads n itself and rounds subnormal results;
+// without it n + bias goes straight to the exponent field, so n must be in [-bias, bias]
+// and 2^-bias is flushed to 0.
+
+#if defined(__AVX512F__)
+constexpr bool kHasScalef = true;
+#else
+constexpr bool kHasScalef = false;
+#endif
+
+template <class T>
+struct Exponent;
+template <>
+struct Exponent<float> {
+  static constexpr float kBias = 127, kMagic = 0x1.8p23f;
+  static constexpr int kMantissaBits = 23;
+};
+template <>
+struct Exponent<double> {
+  static constexpr double kBias = 1023, kMagic = 0x1.8p52;
+  static constexpr int kMantissaBits = 52;
+};
+template <class T>
+constexpr T kShift = Exponent<T>::kMagic + (kHasScalef ? 0 : Exponent<T>::kBias);
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE VF ldexp(VF p, VF t) {
+  return (VF)_mm512_scalef_ps((__m512)p, (__m512)(t - kShift<float>));
+}
+XENTROPY_INLINE VD ldexp(VD p, VD t) {
+  return (VD)_mm512_scalef_pd((__m512d)p, (__m512d)(t - kShift<double>));
+}
+#else
+XENTROPY_INLINE VF ldexp(VF p, VF t) { return p * (VF)((IntVec<float>)t << 23); }
+XENTROPY_INLINE VD ldexp(VD p, VD t) { return p * (VD)((IntVec<double>)t << 52); }
+#endif
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

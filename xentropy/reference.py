@@ -1,0 +1,238 @@
+"""The specification: every function of xentropy in readable float64 NumPy.
+
+Nothing here is fast; everything here is meant to be read and checked by hand.
+The compiled kernels are tested against these functions, option by option.
+
+All functions work on *rows*: one row is the C logits of one observation. With
+probabilities ``p = softmax(logits)`` and a target distribution ``t`` over the classes
+
+    entropy          H(t)      = -sum_c t_c log t_c
+    cross entropy    H(t, p)   = -sum_c t_c log p_c
+    KL divergence    KL(t||p)  = H(t, p) - H(t)
+
+If ``t`` is one-hot (the target is a class index y) one term of the cross entropy is
+left, ``-log p_y``: the negative log-likelihood.
+
+Tails stay exact because ``-log p`` and ``1 - p`` of the most probable class m are
+never computed as a difference of near-equal numbers. With
+
+    others = sum_{c != m} exp(x_c - x_m)
+
+they are ``-log p_m = log1p(others)`` and ``1 - p_m = others / (1 + others)``.
+"""
+
+import numpy as np
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_with_grad",
+    "entropy",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]
+
+
+def _rows(array, axis):
+    """The array as float64 rows (R, C), and the shape of one value per row."""
+    array = np.asarray(array)
+    if array.ndim == 1:
+        axis = 0
+    moved = np.moveaxis(array, axis, -1).astype(np.float64)
+    return moved.reshape(-1, moved.shape[-1]), moved.shape[:-1]
+
+
+def _unrows(rows, shape, axis):
+    """Undo `_rows`: values (R, C) back to an array whose classes lie along `axis`."""
+    whole = rows.reshape((*shape, rows.shape[-1]))
+    return np.moveaxis(whole, -1, axis if shape else 0)
+
+
+class _Rows:
+    """What softmax makes of every row: p, 1 - p, -log p and log-sum-exp."""
+
+    def __init__(self, x):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            at = np.arange(len(x)), np.argmax(x, axis=1)
+            peak = x[at]
+            shifted = x - peak[:, None]
+            e = np.exp(shifted)
+            e[at] = 0.0
+            others = e.sum(axis=1)
+            e[at] = np.where(np.isnan(shifted[at]), np.nan, 1.0)
+            total = others + e[at]
+            self.p = e / total[:, None]
+            self.not_p = 1.0 - self.p
+            self.not_p[at] = others / total
+            self.lse = peak + np.log1p(others)
+            self.neg_log_p = np.log1p(others)[:, None] - shifted
+            bad = ~np.isfinite(peak)
+            for value in (self.p, self.not_p, self.neg_log_p):
+                value[bad] = np.nan
+            self.lse[bad] = peak[bad]  # -inf, +inf or nan
+
+
+def _times(mass, value):
+    """mass * value, with 0 * (anything but nan) = 0, as in 0 log 0 = 0."""
+    with np.errstate(invalid="ignore"):
+        product = mass * value
+    return np.where((mass == 0) & ~np.isnan(value), 0.0, product)
+
+
+def _unit(base):
+    """The size of one nat in the unit of the answer: 1 / log(base)."""
+    return 1.0 if base is None else 1.0 / np.log(base)
+
+
+def _target_mass(x, shape, target, weight, ignore_index, label_smoothing, axis):
+    """(mass, row weight, counted): what each class of each row weighs in the loss.
+
+    mass_c = weight_c * ((1 - label_smoothing) * t_c + label_smoothing / C)
+    """
+    rows, classes = x.shape
+    weight = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    target = np.asarray(target)
+    if target.dtype.kind in "iu":
+        labels = target.reshape(-1)
+        counted = np.array([int(label) != ignore_index for label in labels], bool)
+        safe = np.where(counted, labels, 0).astype(np.int64)
+        t = np.zeros((rows, classes))
+        t[np.arange(rows), safe] = 1.0
+        row_weight = weight[safe]
+    else:
+        t = _rows(target, axis)[0]
+        counted = np.ones(rows, bool)
+        row_weight = np.ones(rows)
+    mass = weight * ((1.0 - label_smoothing) * t + label_smoothing / classes)
+    return mass, row_weight, counted
+
+
+def cross_entropy_with_grad(
+    logits,
+    target,
+    weight=None,
+    *,
+    sample_weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    normalizer=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_scale=1.0,
+    axis=1,
+    base=None,
+    grad_output=None,
+):
+    """Loss and its gradient in the logits, as `xentropy.cross_entropy_with_grad`.
+
+    With x = logit_scale * logits, p = softmax(x), unit = 1 / log(base) and the target
+    masses q_c = weight_c * ((1 - label_smoothing) * t_c + label_smoothing / C):
+
+        loss = sample_weight * (unit * sum_c q_c (lse - x_c) + z_loss * lse**2)
+
+    and, because d lse / d x_c = p_c, with Q = sum_c q_c:
+
+        d loss / d logits_c = sample_weight * logit_scale
+                              * (unit * (Q p_c - q_c) + 2 * z_loss * lse * p_c)
+
+    A row of sample weight k counts as k equal rows would: weight 0 removes it.
+    """
+    x, shape = _rows(logits, axis)
+    mass, row_weight, counted = _target_mass(
+        x, shape, target, weight, ignore_index, label_smoothing, axis
+    )
+    repeat = np.ones(len(x))
+    if sample_weight is not None:
+        repeat = np.broadcast_to(np.asarray(sample_weight, np.float64), shape).reshape(-1)
+    counted = counted & (repeat != 0)
+    unit = _unit(base)
+
+    x = np.where(counted[:, None], x, 0.0) * logit_scale
+    rows = _Rows(x)
+    loss = unit * _times(mass, rows.neg_log_p).sum(axis=1)
+    if z_loss:
+        loss = loss + z_loss * rows.lse**2
+    loss = np.where(counted, repeat * loss, 0.0)
+
+    # Q p_c - q_c = (Q - q_c) p_c - q_c (1 - p_c): no cancellation where p_c is almost 1.
+    rest = mass.sum(axis=1, keepdims=True) - mass
+    grad = unit * (rest * rows.p - mass * rows.not_p)
+    if z_loss:
+        grad = grad + 2.0 * z_loss * rows.lse[:, None] * rows.p
+    grad = np.where(counted[:, None], (repeat * logit_scale)[:, None] * grad, 0.0)
+
+    divisor = 1.0
+    if reduction == "mean":
+        divisor = normalizer
+        if divisor is None:
+            divisor = np.sum(np.where(counted, repeat * row_weight, 0.0))
+    upstream = np.ones(shape) if grad_output is None else np.asarray(grad_output, np.float64)
+    upstream = np.broadcast_to(upstream, shape).reshape(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        grad = np.where(counted[:, None], grad * (upstream / divisor)[:, None], 0.0)
+        grad = _unrows(grad, shape, axis)
+        if reduction == "none":
+            return loss.reshape(shape)[()], grad
+        return float(np.float64(loss.sum()) / divisor), grad
+
+
+def cross_entropy(logits, target, weight=None, **options):
+    """The loss of `cross_entropy_with_grad` alone."""
+    return cross_entropy_with_grad(logits, target, weight, **options)[0]
+
+
+def _flattened(x, axis):
+    """Rows (R, C) over one axis, several, or all of them (None), and how to go back."""
+    x = np.asarray(x, np.float64)
+    axes = range(x.ndim) if axis is None else np.atleast_1d(axis)
+    axes = sorted(a % x.ndim for a in axes)
+    moved = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+    row_shape = moved.shape[: x.ndim - len(axes)]
+    rows = moved.reshape(int(np.prod(row_shape)), -1)
+
+    def back(values):
+        return np.moveaxis(
+            values.reshape(moved.shape), range(x.ndim - len(axes), x.ndim), axes
+        )
+
+    return rows, row_shape, axes, back
+
+
+def softmax(x, axis=None):
+    """exp(x_c) / sum_j exp(x_j) over `axis` (all axes if None)."""
+    rows, _, _, back = _flattened(x, axis)
+    return back(_Rows(rows).p)
+
+
+def log_softmax(x, axis=None):
+    """log(softmax(x)), exact where a probability is almost 1."""
+    rows, _, _, back = _flattened(x, axis)
+    return back(-_Rows(rows).neg_log_p)
+
+
+def logsumexp(x, axis=None, *, keepdims=False):
+    """log(sum_c exp(x_c)) over `axis` (all axes if None)."""
+    rows, shape, axes, _ = _flattened(x, axis)
+    lse = _Rows(rows).lse.reshape(shape)
+    return np.expand_dims(lse, tuple(axes)) if keepdims else lse[()]
+
+
+def entropy(logits, *, axis=-1, base=None):
+    """H(softmax(logits)) = -sum_c p_c log p_c of every row."""
+    rows, shape, _, _ = _flattened(logits, axis)
+    s = _Rows(rows)
+    return (_unit(base) * _times(s.p, s.neg_log_p).sum(axis=1)).reshape(shape)[()]
+
+
+def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None):
+    """KL(target || softmax(logits)) = sum_c t_c (log t_c - log p_c) of every row."""
+    x, shape = _rows(logits, axis)
+    t, _ = _rows(target, axis)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = _times(t, np.log(t)) + _times(t, _Rows(x).neg_log_p)
+    rows = _unit(base) * each.sum(axis=1)
+    if reduction == "none":
+        return rows.reshape(shape)[()]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(rows.sum() if reduction == "sum" else np.float64(rows.sum()) / len(rows))
