@@ -38,7 +38,7 @@ COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden"]
 KERNEL = [
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-ffp-contract=fast",
+    "-ffp-contract=off",
     "-fno-exceptions",
     "-fno-rtti",
     "-Wno-psabi",

@@ -82,6 +82,26 @@ LAYOUTS = {
 WRITABLE = [name for name in LAYOUTS if name != "read-only"]
 
 
+def surroundings(view):
+    """A function that reads the bytes of the view's buffer that are not the view's own."""
+    buffer = view
+    while isinstance(buffer.base, np.ndarray):
+        buffer = buffer.base
+    raw = np.frombuffer(buffer.data if buffer.dtype == np.uint8 else b"", np.uint8)
+    if not raw.size:  # the view is a whole array
+        return lambda: raw
+    first = view.__array_interface__["data"][0] - raw.ctypes.data
+    if view.flags.c_contiguous:
+        return lambda: np.concatenate([raw[:first], raw[first + view.nbytes :]])
+    offsets = np.full(view.shape, first)
+    for axis, stride in enumerate(view.strides):
+        steps = np.arange(view.shape[axis]) * stride
+        offsets += np.expand_dims(steps, [a for a in range(view.ndim) if a != axis])
+    outside = np.ones(raw.size, bool)
+    outside[offsets.reshape(-1, 1) + np.arange(view.itemsize)] = False
+    return lambda: raw[outside]
+
+
 # ---- memory that ends at a page nobody may touch
 
 

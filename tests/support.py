@@ -204,9 +204,10 @@ def error_scale(logits, target, weight=None, *, axis=1, **options):
     upstream = np.broadcast_to(1.0 if (g := take("grad_output")) is None else g, shape)
     repeat = np.where(counted, np.abs(repeat), 0.0)
     loss = (repeat * loss).reshape(shape)
-    if take("reduction", "mean") != "none":
-        loss = loss.sum() / abs(divisor)
-    grad = grad * (scale * repeat * np.abs(upstream.reshape(-1) / divisor))[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights may add up to 0
+        if take("reduction", "mean") != "none":
+            loss = loss.sum() / abs(divisor)
+        grad = grad * (scale * repeat * np.abs(upstream.reshape(-1) / divisor))[:, None]
     return loss, reference._unrows(grad, shape, axis)
 
 

@@ -59,6 +59,27 @@ def test_many_short_rows(shape, kind):
         assert_plain(x, make_target(kind, shape), reduction=reduction)
 
 
+def test_more_elements_than_an_int_can_count():
+    one = make_logits((1, 1025))
+    rows = 2**21 + 5
+    target = np.zeros(rows, int)
+    target[-1] = 1024
+    loss = xe.cross_entropy(np.broadcast_to(one, (rows, 1025)), target, reduction="none")
+    first, last = xe.cross_entropy(one, [0]), xe.cross_entropy(one, [1024])
+    assert (loss[:-1] == np.float32(first)).all()
+    assert loss[-1] == np.float32(last)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_single_class_costs_nothing(dtype, kind, smoothing):
+    x = make_logits((40, 1), dtype, spread=100)
+    options = {"label_smoothing": smoothing, "reduction": "none"}
+    loss, grad = xe.cross_entropy_with_grad(x, make_target(kind, x.shape), **options)
+    assert (loss == 0).all()
+    assert (grad == 0).all()
+
+
 @pytest.mark.parametrize("spread", [1e-3, 0.1, 30.0, 1000.0])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_flat_and_steep_rows(dtype, kind, spread):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from layouts import FILLER, LAYOUTS, WRITABLE
-from support import TARGETS, assert_plain, make_logits, make_target
+from layouts import FILLER, LAYOUTS, WRITABLE, surroundings
+from support import TARGETS, assert_options, assert_plain, make_logits, make_target
 
 import xentropy as xe
 
@@ -52,7 +52,7 @@ def test_target(dtype, kind, layout):
 def test_out(dtype, layout):
     for shape, axis in CASES:
         out = LAYOUTS[layout](np.zeros(shape, dtype))
-        around = untouched(out)
+        around = surroundings(out)
         x, target = make_logits(shape, dtype), make_target("labels", shape, axis)
         what = f"{shape} axis {axis}"
         _, grad = assert_plain(x, target, axis=axis, out=out, what=what)
@@ -67,7 +67,7 @@ def test_in_place(dtype, kind, layout):
         values = make_logits(shape, dtype)
         target = make_target(kind, shape, axis, dtype=dtype)
         x = LAYOUTS[layout](values)
-        around = untouched(x)
+        around = surroundings(x)
         loss, grad = xe.cross_entropy_with_grad(x, target, axis=axis, out=x)
         apart = xe.cross_entropy_with_grad(LAYOUTS[layout](values), target, axis=axis)
         what = f"{shape} axis {axis}"
@@ -75,25 +75,6 @@ def test_in_place(dtype, kind, layout):
         assert grad is x
         np.testing.assert_array_equal(grad, apart[1], err_msg=what)
         assert (around() == FILLER).all(), f"{what}: wrote between the elements"
-
-
-def untouched(view):
-    """A function that gives the bytes of the view's buffer that are not the view's."""
-    buffer = view
-    while isinstance(buffer.base, np.ndarray):
-        buffer = buffer.base
-    raw = buffer.reshape(-1, order="A").view(np.uint8)
-    mask = np.ones(raw.size, bool)
-    if raw.size != view.nbytes:
-        first = view.__array_interface__["data"][0] - raw.ctypes.data
-        offsets = np.full(view.shape, first)
-        for axis, stride in enumerate(view.strides):
-            steps = np.arange(view.shape[axis]) * stride
-            offsets += np.expand_dims(steps, [a for a in range(view.ndim) if a != axis])
-        mask[(offsets.reshape(-1, 1) + np.arange(view.itemsize)).ravel()] = False
-    else:
-        mask[:] = False
-    return lambda: raw[mask]
 
 
 @pytest.mark.parametrize("stretched", [0, 1])
@@ -105,6 +86,28 @@ def test_broadcast_inputs(dtype, shape, stretched):
     assert_plain(x, make_target("labels", shape), what="labels")
     t = np.broadcast_to(make_target("probabilities", small, 1, dtype=dtype), shape)
     assert_plain(make_logits(shape, dtype), t, what="probabilities")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "uint64"])
+def test_weights_and_upstream_gradients(layout, kind):
+    rng = np.random.default_rng(0)
+    for shape in ((9, 6), (4, 300), (7, 5, 4), (3, 6, 2, 70)):
+        rows = np.delete(shape, 1)
+        weight = rng.integers(1, 5, (shape[1], 1)).astype(kind)
+        options = {"weight": LAYOUTS[layout](weight)[:, 0], "reduction": "none"}
+        if len(rows) > 1 or "axis 1" not in layout:
+            for name in ("sample_weight", "grad_output"):
+                options[name] = LAYOUTS[layout](rng.integers(0, 5, rows).astype(kind))
+        x = make_logits(shape)
+        assert_options(x, make_target("labels", shape), what=str(shape), **options)
+
+
+@pytest.mark.parametrize("other", ["float16", "float32", "float64", ">f2", ">f4", ">f8"])
+def test_probabilities_of_another_type_than_the_logits(dtype, other):
+    for shape in ((9, 6), (4, 300), (2, 5, 33)):
+        target = make_target("probabilities", shape).astype(other)
+        assert_options(make_logits(shape, dtype), target, what=str(shape))
 
 
 def test_row_axes_that_cannot_be_merged():

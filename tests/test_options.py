@@ -35,6 +35,7 @@ def settings_for(classes, rows):
         "weight of both signs": {"weight": signed},
         "integer weight": {"weight": np.arange(1, classes + 1)},
         "sample_weight": {"sample_weight": repeat},
+        "sample_weight of both signs": {"sample_weight": 2 * repeat - 1},
         "ignore_index": {"ignore_index": 1},
         "none": {"reduction": "none"},
         "sum": {"reduction": "sum"},

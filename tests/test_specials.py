@@ -123,7 +123,11 @@ def test_a_large_common_offset(dtype, shape, offset):
     if bits16(dtype) and abs(offset) > 1e3:
         pytest.skip("16 bits leave no digit beside such an offset")
     x = (np.round(make_logits(shape, "float64")) + offset).astype(dtype)
-    assert_plain(x, make_target("labels", shape))
+    target = make_target("labels", shape)
+    assert_plain(x, target)
+    assert_plain(x, make_target("probabilities", shape, dtype=dtype))
+    for weight in (None, np.linspace(0.5, 2, shape[1])):
+        assert_options(x, target, weight=weight, label_smoothing=0.1, reduction="none")
 
 
 @pytest.mark.parametrize("upstream", [1e30, 1.0, 1e-30, 1e-38, 1e-40, 1e-44, INF, np.nan, 0.0])

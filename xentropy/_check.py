@@ -121,7 +121,7 @@ def weight(value, classes, dtype):
     array = number_array(value, "weight")
     same_shape(array, (classes,), "weight", "one per class")
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, dtype)
+        converted = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
     all_finite(converted, "weight", array)
     return converted
 

@@ -50,9 +50,9 @@ MassSums sum_masses(const T* x, const T* q, size_t classes, T peak) {
 }
 
 template <class T>
-Settled settle_dense(const Terms& t, double q_m, const MassSums& q, double repeat,
-                     double upstream, const RowSums& s) {
-  const double total = s.total(), mass = q.others + q_m;
+Settled settle_dense(const Terms& t, double q_m, const MassSums& q, double repeat, double upstream,
+                     const RowSums& s) {
+  const double mass = q.others + q_m;
   double loss = t.unit * (mass * negative_log_p<T>(s) + q.distance * t.logit_scale);
   double shift = 0;
   if (t.z_loss != 0) {
@@ -60,20 +60,19 @@ Settled settle_dense(const Terms& t, double q_m, const MassSums& q, double repea
     loss += t.z_loss * lse * lse;
     shift = 2 * t.z_loss * lse;
   }
-  const double g = upstream * repeat * t.logit_scale;
-  return {repeat * loss, g * (t.unit * mass + shift), g * t.unit,
-          g * ((t.unit * q.others + shift) * (s.e_target / total) -
-               t.unit * q_m * (s.others / total))};
+  const double rest = t.unit * q.others + shift;
+  return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
+          rest * s.e_target - t.unit * q_m * s.others, 0};
 }
 
 // gradient_c = e_c * factor - q_c * bias
 template <class T>
 void store_dense(const T* e, const T* q, size_t classes, Finish<T> f, T* out) {
   constexpr size_t L = kLanes<T>;
-  const Vec<T> bias = splat(f.bias);
+  const Vec<T> minus_bias = splat(-f.bias);
   const Finisher<T, false> finish(f);
   for (size_t i = 0; i < classes; i += L) {
-    const Vec<T> v = finish(e + i) - load(q + i) * bias;
+    const Vec<T> v = fma(load(q + i), minus_bias, finish(e + i));
     if (i + L <= classes) {
       store(out + i, v);
     } else {
@@ -94,14 +93,11 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, T* e, T* q) {
   const T q_m = q[m];
   q[m] = 0;
   const RowSums s = exp_any_row<T, false>(x, C, m, t.logit_scale, 1, e);
-  Settled settled =
-      settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat, upstream, s);
+  const Settled settled = settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat, upstream, s);
   b.loss[r] = settled.loss;
   if (b.gradient == nullptr) return;
-  const double bias = settled.bias;
-  settled.bias = 0;  // q[m] is 0
   Finish<T> finish = finish_row(settled, s.total(), C, m, e);
-  finish.bias = T(bias);
+  finish.bias = T(settled.g * t.unit);  // times q, which is 0 at m
   store_dense(e, q, C, finish, b.gradient + ptrdiff_t(r) * b.gradient_stride);
 }
 

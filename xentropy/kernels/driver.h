@@ -1,5 +1,6 @@
 // One call, in chunks of rows: what the doorway (_kernels.pyx) hands to the threads.
 #pragma once
+#include "layout.h"
 #include "tier.h"
 
 namespace xentropy {
@@ -8,18 +9,18 @@ struct CrossEntropyCall {
   Terms terms;
   size_t rows;
   Layout logits;
-  Layout gradient;       // absent: the losses alone
-  Layout labels;         // absent: probabilities are given
+  Layout gradient;  // absent: the losses alone
+  Layout labels;    // absent: probabilities are given
   Layout probabilities;
-  const void* weight;    // per class, in the arithmetic type; or null
-  Layout repeat;         // sample weight of every row; or absent
-  Layout upstream;       // d result / d loss of every row; or absent: 1
-  double upstream_all;   // multiplies it (1 / divisor of the mean, scalar grad_output)
-  int64_t ignore_bits;   // the 64 bits of a label that does not count
-  bool ignores;          // there is such a label
+  const void* weight;   // per class, in the arithmetic type; or null
+  Layout repeat;        // sample weight of every row; or absent
+  Layout upstream;      // d result / d loss of every row; or absent: 1
+  double upstream_all;  // multiplies it (1 / divisor of the mean, scalar grad_output)
+  int64_t ignore_bits;  // the 64 bits of a label that does not count
+  bool ignores;         // there is such a label
   bool streamed;
-  bool float64;          // the arithmetic type
-  void* row_loss;        // where each loss goes; or null
+  bool float64;    // the arithmetic type
+  void* row_loss;  // where each loss goes; or null
   bool row_loss_float64;
 };
 
@@ -28,16 +29,16 @@ struct SoftmaxCall {
   size_t rows;
   size_t classes;
   Layout x;
-  Layout out;     // absent for the reductions
-  void* values;   // of the reductions, in the arithmetic type
-  double unit;    // multiplies them
+  Layout out;    // absent for the reductions
+  void* values;  // of the reductions, in the arithmetic type
+  double unit;   // multiplies them
   bool float64;
 };
 
 // What a look at the targets before the call says of a chunk.
 struct TargetReport {
-  ptrdiff_t bad_row;   // the first whose label is out of range; -1 if all are good
-  double weight;       // summed weight of the rows that count
+  ptrdiff_t bad_row;  // the first whose label is out of range; -1 if all are good
+  double weight;      // summed weight of the rows that count
 };
 
 // Rows per chunk: a function of the shape alone, so that sums over chunks have the same
@@ -52,7 +53,6 @@ TargetReport inspect_targets(const CrossEntropyCall& call, size_t begin, size_t 
 // Returns the sum of the losses of rows [begin, end).
 double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
                  char* scratch);
-void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
-               char* scratch);
+void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end, char* scratch);
 
 }  // namespace xentropy

@@ -31,7 +31,7 @@ struct Exp<float> {
   // The largest |k| for which r keeps full precision. Without fma the 15 bits of the head
   // leave 9 for n; with it the limit is that x itself (and kShift + k) must be exact.
   static constexpr double kMaxShift = kHasFma ? 1 << 20 : 360;
-  static constexpr int kTop = 50;        // the first exps of a row are about 2^50
+  static constexpr int kTop = 50;  // the first exps of a row are about 2^50
   static constexpr double kMinTotal = 0x1p49, kMaxTotal = 0x1p100;
   static constexpr double kSafe = 0x1p-100;  // above it an exp has all its bits
 };
@@ -57,9 +57,10 @@ template <class T>
 XENTROPY_INLINE Vec<T> exp_reduced(Vec<T> r) {
   Vec<T> p = splat(Exp<T>::kPolynomial[0]);
   for (size_t i = 1; i < sizeof(Exp<T>::kPolynomial) / sizeof(T); ++i) {
-    p = p * r + Exp<T>::kPolynomial[i];
+    p = fma(p, r, splat(Exp<T>::kPolynomial[i]));
   }
-  return kHasFma ? (p * r + T(1)) * r + T(1) : T(1) + (r * r * p + r);
+  const Vec<T> one = splat(T(1));
+  return kHasFma ? fma(fma(p, r, one), r, one) : one + (r * r * p + r);
 }
 
 // What exp needs to know of k: the number to add that rounds x / ln 2 to an integer and
@@ -77,28 +78,17 @@ struct Shift {
   }
 };
 
-// exp(x + rest) * 2^-k, where rest is a correction below the precision of x.
-template <class T>
+// exp(x + rest) * 2^-k, where rest (if kRest) is a correction below the precision of x.
+template <class T, bool kRest>
 XENTROPY_INLINE Vec<T> shifted_exp(Vec<T> x, Vec<T> rest, const Shift<T>& k) {
-  rest = x > k.lowest ? rest : Vec<T>{};
+  if (kRest) rest = x > k.lowest ? rest : Vec<T>{};
   x = max(k.lowest, x);
   if (!kHasScalef) x = x > k.highest ? k.highest : x;
-  const Vec<T> t = x * Exp<T>::kLog2E + k.anchor;
+  const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), k.anchor);
   const Vec<T> n = t - k.anchor;
-  Vec<T> r = x - n * Exp<T>::kLn2Head;
-  r = r - n * Exp<T>::kLn2Rest;
-  return ldexp(exp_reduced<T>(r + rest), t);
-}
-
-template <class T>
-XENTROPY_INLINE Vec<T> shifted_exp(Vec<T> x, const Shift<T>& k) {
-  x = max(k.lowest, x);
-  if (!kHasScalef) x = x > k.highest ? k.highest : x;
-  const Vec<T> t = x * Exp<T>::kLog2E + k.anchor;
-  const Vec<T> n = t - k.anchor;
-  Vec<T> r = x - n * Exp<T>::kLn2Head;
-  r = r - n * Exp<T>::kLn2Rest;
-  return ldexp(exp_reduced<T>(r), t);
+  const Vec<T> head = fma(n, splat(-Exp<T>::kLn2Head), x);
+  const Vec<T> r = fma(n, splat(-Exp<T>::kLn2Rest), head);
+  return ldexp(exp_reduced<T>(kRest ? r + rest : r), t);
 }
 
 // The rounding error of product = a * b: with fma directly, else by Dekker's splitting.
@@ -127,9 +117,9 @@ struct DirectExp {
   LogitScale<T> scale;
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
-    if (!kScaled) return shifted_exp<T>(x, k);
+    if (!kScaled) return shifted_exp<T, false>(x, Vec<T>{}, k);
     const Vec<T> head = x * scale.head;
-    return shifted_exp<T>(head, product_error<T>(x, scale.head, head) + x * scale.rest, k);
+    return shifted_exp<T, true>(head, fma(x, scale.rest, product_error<T>(x, scale.head, head)), k);
   }
 };
 
@@ -146,8 +136,8 @@ struct PeakExp {
     const Vec<T> moved = d - x;
     const Vec<T> lost = (x - (d - moved)) + (-peak - moved);
     const Vec<T> head = d * scale.head;
-    const Vec<T> rest = product_error<T>(d, scale.head, head) + d * scale.rest;
-    return shifted_exp<T>(head, rest + lost * scale.head, k);
+    const Vec<T> rest = fma(d, scale.rest, product_error<T>(d, scale.head, head));
+    return shifted_exp<T, true>(head, fma(lost, scale.head, rest), k);
   }
 };
 

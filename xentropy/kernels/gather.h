@@ -83,7 +83,8 @@ static inline void for_pieces(const Layout& a, size_t row, size_t n, Visit visit
 template <class Visit>
 static inline void for_both(size_t m, ptrdiff_t stride_m, size_t n, ptrdiff_t stride_n,
                             Visit visit) {
-  const bool m_inner = (stride_m < 0 ? -stride_m : stride_m) < (stride_n < 0 ? -stride_n : stride_n);
+  const bool m_inner =
+      (stride_m < 0 ? -stride_m : stride_m) < (stride_n < 0 ? -stride_n : stride_n);
   if (m_inner) {
     for (size_t j = 0; j < n; ++j) {
       for (size_t i = 0; i < m; ++i) visit(i, j);

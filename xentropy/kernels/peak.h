@@ -56,12 +56,10 @@ RowSums undefined_row(size_t classes, size_t advance, T* e) {
 
 // The sums and exps of any row, whatever it holds.
 template <class T, bool kSmooth>
-RowSums exp_any_row(const T* x, size_t classes, size_t target, double scale, size_t advance,
-                    T* e) {
+RowSums exp_any_row(const T* x, size_t classes, size_t target, double scale, size_t advance, T* e) {
   const T peak = max_of(x, classes);
   if (peak - peak != 0) return undefined_row(classes, advance, e);
-  const RowSums s =
-      exp_from_peak<T, kSmooth>(x, classes, target, peak, scale, advance, e);
+  const RowSums s = exp_from_peak<T, kSmooth>(x, classes, target, peak, scale, advance, e);
   if (s.total() != s.total()) return undefined_row(classes, advance, e);  // a nan in x
   return s;
 }

@@ -6,7 +6,7 @@
 //     d loss / d logits_c = g * ((unit Q + 2 z lse) p_c - unit q_c),  g = upstream repeat scale
 //
 // At the target, p_y may be 1 to the last bit. There (Q p - q) is written as
-// (Q - q) p - q (1 - p), with 1 - p = others / total.
+// (Q - q) p - q (1 - p), with 1 - p = others / total: nothing cancels.
 #pragma once
 #include "sums.h"
 #include "tier.h"
@@ -29,35 +29,32 @@ XENTROPY_INLINE double negative_log_p(const RowSums& s) {
 
 XENTROPY_INLINE double log_sum_exp(const RowSums& s) { return s.offset + log(s.total()); }
 
-// What a row contributes: gradient_c = on_p * p_c - bias, but for the target class.
+// What a row contributes: its loss, and
+//
+//     gradient_c = g * mass * e_c / total - bias, but at the target g * numerator / total
 struct Settled {
-  double loss;
-  double on_p;
-  double bias;
-  double target_gradient;
+  double loss, g, mass, numerator, bias;
 };
 
 // A row with a class index: mass (1 - smoothing) weight_y at y and smoothing / C everywhere.
 template <class T>
-XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat,
-                               double upstream, const RowSums& s) {
-  const double total = s.total();
+XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
+                               const RowSums& s) {
   const double hard = (1 - t.label_smoothing) * class_weight;
   double loss = t.unit * mass_times(hard, negative_log_p<T>(s));
-  const double g = upstream * repeat * t.logit_scale;
-  double on_p = t.unit * hard, uniform = 0, shift = 0;
+  double uniform = 0, shift = 0;
   if (t.label_smoothing != 0 || t.z_loss != 0) {
     const double lse = log_sum_exp(s), classes = double(t.classes);
     uniform = t.label_smoothing / classes;
     if (uniform != 0) loss += t.unit * uniform * (classes * (lse - s.origin) - s.differences);
     loss += t.z_loss * lse * lse;
     shift = 2 * t.z_loss * lse;
-    on_p = t.unit * (hard + t.label_smoothing) + shift;
   }
-  const double rest = t.unit * uniform * (double(t.classes) - 1) + shift;
+  const double g = upstream * repeat * t.logit_scale;
   const double at_target = t.unit * (hard + uniform);
-  return {repeat * loss, g * on_p, g * t.unit * uniform,
-          g * (rest * (s.e_target / total) - at_target * (s.others / total))};
+  const double rest = t.unit * uniform * (double(t.classes) - 1) + shift;
+  return {repeat * loss, g, at_target + rest, rest * s.e_target - at_target * s.others,
+          g * t.unit * uniform};
 }
 
 // How a row of scratch becomes gradient: e * (factor + rest) - bias. The rest is what
@@ -70,18 +67,18 @@ struct Finish {
 // Puts the target's gradient into the scratch row, in the units of the others. Where the
 // factor leaves the normal range (or is 0, inf, nan) it is multiplied in here instead.
 template <class T>
-XENTROPY_INLINE Finish<T> finish_row(const Settled& r, double total, size_t classes,
-                                     size_t target, T* e) {
+XENTROPY_INLINE Finish<T> finish_row(const Settled& r, double total, size_t classes, size_t target,
+                                     T* e) {
   constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-  const double factor = double(T(r.on_p / total));
-  const double at_target = (r.target_gradient + r.bias) / factor;
+  const double on_p = r.g * r.mass, factor = double(T(on_p / total));
+  const double at_target = r.numerator / r.mass + r.bias / factor;
   if (__builtin_fabs(factor) >= kLeast && __builtin_fabs(factor) <= 1 / kLeast &&
       __builtin_fabs(at_target) <= 1 / kLeast) {
     e[target] = T(at_target);
-    return {T(factor), T(__builtin_fma(-factor, total, r.on_p) / total), T(r.bias)};
+    return {T(factor), T(__builtin_fma(-factor, total, on_p) / total), T(r.bias)};
   }
-  for (size_t c = 0; c < classes; ++c) e[c] = T(double(e[c]) / total * r.on_p);
-  e[target] = T(r.target_gradient + r.bias);
+  for (size_t c = 0; c < classes; ++c) e[c] = T(double(e[c]) / total * on_p);
+  e[target] = T(r.numerator / total * r.g + r.bias);
   return {T(1), T(0), T(r.bias)};
 }
 

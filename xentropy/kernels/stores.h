@@ -28,7 +28,7 @@ struct Finisher {
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(const T* e) const {
     const Vec<T> v = load(e);
-    return v * factor + (kBias ? v * rest - bias : v * rest);
+    return fma(v, factor, kBias ? fma(v, rest, -bias) : v * rest);
   }
 };
 

@@ -91,8 +91,8 @@ template <bool kPrefetch, class T, class Exp>
 XENTROPY_INLINE void exp_chunk(const T* x, size_t n, const Exp& exp, T* e, Total<T>& total) {
   add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
     if (kPrefetch && i % kLine<T> == 0) prefetch_read(x + i);
-    const Vec<T> v = exp(
-        lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, splat(T(-INFINITY))));
+    const Vec<T> v =
+        exp(lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, splat(T(-INFINITY))));
     store(e + i, v);
     return v;
   });
@@ -132,7 +132,8 @@ XENTROPY_INLINE T max_of(const T* x, size_t n) {
   alignas(kVectorBytes) T lane[L];
   store(lane, max(max(m[0], m[1]), max(m[2], m[3])));
   for (size_t width = L / 2; width > 0; width /= 2) {
-    for (size_t j = 0; j < width; ++j) lane[j] = lane[j] < lane[j + width] ? lane[j + width] : lane[j];
+    for (size_t j = 0; j < width; ++j)
+      lane[j] = lane[j] < lane[j + width] ? lane[j + width] : lane[j];
   }
   return lane[0];
 }

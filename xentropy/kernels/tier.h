@@ -7,8 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "layout.h"
-
 namespace xentropy {
 
 // The label of a row that does not count; its logits are not read.
@@ -79,17 +77,15 @@ struct Tier {
 };
 
 template <class T>
-const Kernels<T>& kernels_of(const Tier& tier);
-template <>
-inline const Kernels<float>& kernels_of(const Tier& tier) {
-  return tier.f32;
-}
-template <>
-inline const Kernels<double>& kernels_of(const Tier& tier) {
-  return tier.f64;
+static inline const Kernels<T>& kernels_of(const Tier& tier) {
+  if constexpr (sizeof(T) == 4) {
+    return tier.f32;
+  } else {
+    return tier.f64;
+  }
 }
 
 // Two rows of scratch, each with room for the last cache line to be filled up.
-inline size_t scratch_elements(size_t classes) { return 2 * (classes + 128); }
+static inline size_t scratch_elements(size_t classes) { return 2 * (classes + 128); }
 
 }  // namespace xentropy

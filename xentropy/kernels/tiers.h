@@ -4,8 +4,8 @@
 
 namespace xentropy {
 
-int tier_count();                 // compiled in, ascending
+int tier_count();  // compiled in, ascending
 const Tier& tier_at(int index);
-bool tier_supported(int index);   // by the CPU and the operating system
+bool tier_supported(int index);  // by the CPU and the operating system
 
 }  // namespace xentropy

@@ -183,7 +183,7 @@ XENTROPY_INLINE V max(V bound, V x) {
 }
 #endif
 
-// --- fma(a, b, c) = a * b + c, rounded once; only where kHasFma ---
+// --- fma(a, b, c) = a * b + c, rounded once where kHasFma ---
 
 #if defined(__AVX512F__)
 XENTROPY_INLINE VF fma(VF a, VF b, VF c) {
