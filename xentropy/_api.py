@@ -209,7 +209,7 @@ class _Call:
             self.sample_weight,
             float64=self.float64,
             ignore_bits=_check.ignore_bits(ignore_index, self.labels),
-            label_smoothing=_check.real_between(label_smoothing, "label_smoothing", 0, 1),
+            label_smoothing=_check.label_smoothing(label_smoothing, shape[axis]),
             z_loss=_check.z_loss(z_loss),
             logit_scale=_check.real_between(
                 logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE
@@ -246,7 +246,7 @@ class _Call:
         if self.reduction == "none":
             rows = np.empty(self.row_shape, row_dtype or _value_dtype(self.float64))
         total = self.kernel.run(
-            grad, rows, upstream, _divide(scale, divisor), streamed, self.n_threads
+            grad, rows, upstream, scale, divisor, streamed, self.n_threads
         )
         return _divide(total, divisor) if rows is None else rows[()]
 

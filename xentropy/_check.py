@@ -182,6 +182,12 @@ def real_between(value, name, low, high):
     return number
 
 
+def label_smoothing(value, classes):
+    """A share in [0, 1]; 0 if there is one class, where smoothing changes nothing."""
+    number = real_between(value, "label_smoothing", 0, 1)
+    return number if classes > 1 else 0.0
+
+
 def z_loss(value):
     """A finite factor >= 0."""
     number = real(value, "z_loss")

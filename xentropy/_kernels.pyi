@@ -33,6 +33,7 @@ class CrossEntropy:
         row_loss: NDArray[Any] | None,
         upstream: NDArray[Any] | None,
         upstream_all: float,
+        divisor: float,
         streamed: bool,
         n_threads: int,
     ) -> float: ...

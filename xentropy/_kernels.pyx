@@ -66,6 +66,7 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
         double z_loss
         double logit_scale
         double unit
+        double divisor
 
     cdef struct CrossEntropyCall:
         Terms terms
@@ -317,9 +318,12 @@ cdef class CrossEntropy:
         bad = bad_rows[bad_rows >= 0]
         return (int(bad[0]) if bad.size else -1), sequential_sum(weight, chunks)
 
-    def run(self, gradient, row_loss, upstream, double upstream_all, bint streamed,
-            int n_threads):
-        """Sum of the losses; fills `gradient` and `row_loss` where they are not None."""
+    def run(self, gradient, row_loss, upstream, double upstream_all, double divisor,
+            bint streamed, int n_threads):
+        """Sum of the losses; fills `gradient` and `row_loss` where they are not None.
+
+        Upstream gradient is `upstream` (one a row, or None) times `upstream_all` / `divisor`.
+        """
         cdef CrossEntropyCall* c = &self.call
         cdef Py_ssize_t chunk, per_chunk = chunk_rows(c.rows, c.terms.classes)
         cdef Py_ssize_t rows = c.rows, chunks = (rows + per_chunk - 1) // per_chunk
@@ -332,6 +336,7 @@ cdef class CrossEntropy:
             c.row_loss = cnp.PyArray_DATA(<cnp.ndarray>row_loss)
             c.row_loss_float64 = row_loss.dtype.itemsize == 8
         c.upstream_all = upstream_all
+        c.terms.divisor = divisor
         c.streamed = streamed
         cdef size_t each = scratch_bytes(c[0])
         cdef cnp.ndarray scratch = aligned_scratch(each * team), sums = np.empty(chunks)

@@ -46,17 +46,18 @@ MassSums sum_masses(const T* x, const T* q, size_t classes, T peak) {
     const Vec<T> mass = load(q + i), zero = {};
     return mass == zero ? zero : mass * (small_top - v * small);  // 0 * inf = 0
   });
-  return {others.value(), distance.value() / kSmall};
+  return {others.value().value, distance.value().value / kSmall};
 }
 
 template <class T>
 Settled settle_dense(const Terms& t, double q_m, const MassSums& q, double repeat, double upstream,
                      const RowSums& s) {
   const double mass = q.others + q_m;
-  double loss = t.unit * (mass * negative_log_p<T>(s) + q.distance * t.logit_scale);
+  const RowLogs logs = row_logs<T>(s);
+  double loss = t.unit * (mass * logs.negative_log_p + q.distance * t.logit_scale);
   double shift = 0;
   if (t.z_loss != 0) {
-    const double lse = log_sum_exp(s);
+    const double lse = s.origin + logs.above_origin;
     loss += t.z_loss * lse * lse;
     shift = 2 * t.z_loss * lse;
   }
@@ -96,8 +97,8 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, T* e, T* q) {
   const Settled settled = settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat, upstream, s);
   b.loss[r] = settled.loss;
   if (b.gradient == nullptr) return;
-  Finish<T> finish = finish_row(settled, s.total(), C, m, e);
-  finish.bias = T(settled.g * t.unit);  // times q, which is 0 at m
+  Finish<T> finish = finish_row(t, settled, s, m, e);
+  finish.bias = T(settled.g * t.unit / t.divisor);  // times q, which is 0 at m
   store_dense(e, q, C, finish, b.gradient + ptrdiff_t(r) * b.gradient_stride);
 }
 

@@ -15,7 +15,7 @@ struct CrossEntropyCall {
   const void* weight;   // per class, in the arithmetic type; or null
   Layout repeat;        // sample weight of every row; or absent
   Layout upstream;      // d result / d loss of every row; or absent: 1
-  double upstream_all;  // multiplies it (1 / divisor of the mean, scalar grad_output)
+  double upstream_all;  // multiplies it
   int64_t ignore_bits;  // the 64 bits of a label that does not count
   bool ignores;         // there is such a label
   bool streamed;

@@ -32,6 +32,7 @@ struct Exp<float> {
   // leave 9 for n; with it the limit is that x itself (and kShift + k) must be exact.
   static constexpr double kMaxShift = kHasFma ? 1 << 20 : 360;
   static constexpr int kTop = 50;  // the first exps of a row are about 2^50
+  static constexpr double kFromTop = 0x1p-50;
   static constexpr double kMinTotal = 0x1p49, kMaxTotal = 0x1p100;
   static constexpr double kSafe = 0x1p-100;  // above it an exp has all its bits
 };
@@ -46,6 +47,7 @@ struct Exp<double> {
   static constexpr double kFlush = 1100;
   static constexpr double kMaxShift = kHasFma ? 1 << 30 : 1 << 19;
   static constexpr int kTop = 400;
+  static constexpr double kFromTop = 0x1p-400;
   static constexpr double kMinTotal = 0x1p399, kMaxTotal = 0x1p900;
   static constexpr double kSafe = 0x1p-960;
 };

@@ -36,13 +36,14 @@ RowSums exp_from_peak(const T* x, size_t classes, size_t target, T peak, double 
     row.template chunk<kSmooth, false>(x, b, n, target, exp, peak, e + advance * b);
   }
   RowSums s;
-  const double top = Exp<T>::kTop * kLn2;
-  s.others = row.others.value();
+  const Sum others = row.others.value();
+  s.others = others.value;
+  s.others_lost = others.lost;
   s.e_target = row.e_target;
-  s.offset = double(peak) * scale - top;
-  s.target_distance = (double(x[target]) - double(peak)) * scale + top;
+  s.target_distance = (double(x[target]) - double(peak)) * scale;
   s.origin = double(peak) * scale;
-  s.differences = kSmooth ? row.differences.value() / kSmall * scale : 0;
+  s.origin_distance = 0;
+  s.differences = kSmooth ? row.differences.value().value / kSmall * scale : 0;
   return s;
 }
 
@@ -51,7 +52,7 @@ template <class T>
 RowSums undefined_row(size_t classes, size_t advance, T* e) {
   const size_t n = advance ? classes : (classes < kChunk<T> ? classes : kChunk<T>);
   for (size_t i = 0; i < n; ++i) e[i] = T(NAN);
-  return {NAN, NAN, NAN, NAN, NAN, NAN};
+  return {NAN, NAN, NAN, NAN, NAN, NAN, NAN};
 }
 
 // The sums and exps of any row, whatever it holds.

@@ -54,18 +54,29 @@ struct RowInFlight {
     sums.template chunk<kSmooth, kPrefetch>(x, begin, n, target, exp, origin, e);
   }
 
+  // scale * value - (k + kTop) ln 2, in two parts: nothing is lost at 1e6.
+  double distance(double value) const {
+    const double n = shift + Exp<T>::kTop, product = value * scale;
+    if (product - product != 0) return product;  // -inf
+    const double lost = __builtin_fma(value, scale, -product);
+    return __builtin_fma(-n, Exp<double>::kLn2Head, product) +
+           __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
+  }
+
   RowSums finish(size_t advance, T* e) const {
     RowSums s;
-    s.others = sums.others.value();
+    const Sum others = sums.others.value();
+    s.others = others.value;
+    s.others_lost = others.lost;
     s.e_target = sums.e_target;
     const double total = s.total();
     if (!(total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal)) {
       return exp_any_row<T, kSmooth>(x, classes, target, scale, advance, e);
     }
-    s.offset = shift * kLn2;
-    s.target_distance = double(x[target]) * scale - s.offset;
+    s.target_distance = distance(double(x[target]));
     s.origin = double(origin) * scale;
-    s.differences = kSmooth ? sums.differences.value() / kSmall * scale : 0;
+    s.origin_distance = distance(double(origin));
+    s.differences = kSmooth ? sums.differences.value().value / kSmall * scale : 0;
     return s;
   }
 };
@@ -96,7 +107,7 @@ void rows_with_gradient(const Terms& t, const Block<T>& b, T* e) {
       const RowSums sums = row.finish(1, e);
       const Settled settled = settle_row(t, b, r, sums);
       b.loss[r] = settled.loss;
-      finish = finish_row(settled, sums.total(), C, row.target, e);
+      finish = finish_row(t, settled, sums, row.target, e);
     } else {
       if (writes) stores.advance(e, C, x);
       if (r < b.rows) {

@@ -19,19 +19,30 @@ XENTROPY_INLINE double mass_times(double mass, double value) {
   return mass == 0 && value == value ? 0 : mass * value;
 }
 
-// -log p of the target. An exp below kSafe may have lost bits; the loss is then so large
-// that the difference of logarithms is exact enough.
-template <class T>
-XENTROPY_INLINE double negative_log_p(const RowSums& s) {
-  if (s.e_target >= Exp<T>::kSafe) return log1p(s.others / s.e_target);
-  return log(s.total()) - s.target_distance;
-}
+// Logarithms of a row.
+struct RowLogs {
+  double negative_log_p;  // of the target
+  double above_origin;    // lse - origin
+};
 
-XENTROPY_INLINE double log_sum_exp(const RowSums& s) { return s.offset + log(s.total()); }
+// Both go through log1p of the odds against the target, exact where it is almost certain,
+// unless the target's exp may have lost bits (or the odds overflow). The loss is then so
+// large that the difference of logarithms is exact enough.
+template <class T>
+XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
+  if (s.e_target >= Exp<T>::kSafe && s.others <= s.e_target * 0x1p1000) {
+    const double nll = log1p(s.others / s.e_target);
+    return {nll, nll + (s.target_distance - s.origin_distance)};
+  }
+  const double log_total = log(s.total() * Exp<T>::kFromTop);
+  return {log_total - s.target_distance, log_total - s.origin_distance};
+}
 
 // What a row contributes: its loss, and
 //
-//     gradient_c = g * mass * e_c / total - bias, but at the target g * numerator / total
+//     gradient_c = (g * mass * e_c / total - bias) / divisor
+//
+// but at the target g * numerator / (total * divisor).
 struct Settled {
   double loss, g, mass, numerator, bias;
 };
@@ -41,20 +52,20 @@ template <class T>
 XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
                                const RowSums& s) {
   const double hard = (1 - t.label_smoothing) * class_weight;
-  double loss = t.unit * mass_times(hard, negative_log_p<T>(s));
-  double uniform = 0, shift = 0;
-  if (t.label_smoothing != 0 || t.z_loss != 0) {
-    const double lse = log_sum_exp(s), classes = double(t.classes);
-    uniform = t.label_smoothing / classes;
-    if (uniform != 0) loss += t.unit * uniform * (classes * (lse - s.origin) - s.differences);
+  const double classes = double(t.classes), uniform = t.label_smoothing / classes;
+  const RowLogs logs = row_logs<T>(s);
+  double loss = t.unit * mass_times(hard, logs.negative_log_p), shift = 0;
+  if (uniform != 0) loss += t.unit * uniform * (classes * logs.above_origin - s.differences);
+  if (t.z_loss != 0) {
+    const double lse = s.origin + logs.above_origin;
     loss += t.z_loss * lse * lse;
     shift = 2 * t.z_loss * lse;
   }
   const double g = upstream * repeat * t.logit_scale;
   const double at_target = t.unit * (hard + uniform);
-  const double rest = t.unit * uniform * (double(t.classes) - 1) + shift;
+  const double rest = t.unit * uniform * (classes - 1) + shift;
   return {repeat * loss, g, at_target + rest, rest * s.e_target - at_target * s.others,
-          g * t.unit * uniform};
+          uniform != 0 ? g * t.unit * uniform : 0};
 }
 
 // How a row of scratch becomes gradient: e * (factor + rest) - bias. The rest is what
@@ -64,22 +75,33 @@ struct Finish {
   T factor, rest, bias;
 };
 
-// Puts the target's gradient into the scratch row, in the units of the others. Where the
-// factor leaves the normal range (or is 0, inf, nan) it is multiplied in here instead.
+// The gradient itself into the scratch row: for factors that are no normal numbers (0, inf
+// and nan too), in whatever units the exps are.
 template <class T>
-XENTROPY_INLINE Finish<T> finish_row(const Settled& r, double total, size_t classes, size_t target,
-                                     T* e) {
+Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t target, T* e) {
+  const double g = r.g / t.divisor, on_p = r.g * r.mass / t.divisor, bias = r.bias / t.divisor;
+  for (size_t c = 0; c < t.classes; ++c) e[c] = T(double(e[c]) / total * on_p);
+  e[target] = T(r.numerator / total * g + bias);
+  // A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
+  return {T(1), T(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022), T(bias)};
+}
+
+// Puts the target's gradient into the scratch row, in the units of the others.
+template <class T>
+XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
+                                     size_t target, T* e) {
   constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-  const double on_p = r.g * r.mass, factor = double(T(on_p / total));
-  const double at_target = r.numerator / r.mass + r.bias / factor;
-  if (__builtin_fabs(factor) >= kLeast && __builtin_fabs(factor) <= 1 / kLeast &&
-      __builtin_fabs(at_target) <= 1 / kLeast) {
-    e[target] = T(at_target);
-    return {T(factor), T(__builtin_fma(-factor, total, on_p) / total), T(r.bias)};
-  }
-  for (size_t c = 0; c < classes; ++c) e[c] = T(double(e[c]) / total * on_p);
-  e[target] = T(r.numerator / total * r.g + r.bias);
-  return {T(1), T(0), T(r.bias)};
+  const Sum total = s.exact_total();
+  const double below = total.value * t.divisor;
+  const double below_lost = __builtin_fma(total.value, t.divisor, -below) + total.lost * t.divisor;
+  const double on_p = r.g * r.mass, factor = double(T(on_p / below));
+  const double bias = r.bias / t.divisor, at_target = r.numerator / r.mass + bias / factor;
+  const bool normal = __builtin_fabs(factor) >= kLeast && __builtin_fabs(factor) <= 1 / kLeast &&
+                      __builtin_fabs(at_target) <= 1 / kLeast;
+  if (!normal) return finish_by_hand(t, r, total.value, target, e);
+  e[target] = T(at_target);
+  const double rest = (__builtin_fma(-factor, below, on_p) - factor * below_lost) / below;
+  return {T(factor), T(rest), T(bias)};
 }
 
 }  // namespace XENTROPY_TIER

@@ -22,6 +22,17 @@ XENTROPY_INLINE T sum_lanes(Vec<T> v) {
   return lane[0];
 }
 
+// value + lost, exactly, where value alone is the rounded sum.
+struct Sum {
+  double value, lost;
+};
+
+// The sum a + b without a rounding error (two-sum).
+XENTROPY_INLINE Sum exact_sum(double a, double b) {
+  const double sum = a + b, moved = sum - a;
+  return {sum, (a - (sum - moved)) + (b - moved)};
+}
+
 // The sum of a row so far: in float64 lanes, compensated if T is float64 itself.
 template <class T>
 struct Total;
@@ -33,14 +44,15 @@ struct Total<double> {
     lost += (lanes - (sum - moved)) + (v - moved);
     lanes = sum;
   }
-  XENTROPY_INLINE_MEMBER double value() const {
-    double sum = 0, rest = sum_lanes<double>(lost);
+  XENTROPY_INLINE_MEMBER Sum value() const {
+    Sum sum = {0, 0};
+    double rest = sum_lanes<double>(lost);
     for (size_t i = 0; i < kLanes<double>; ++i) {
-      const double next = sum + lanes[i], moved = next - sum;
-      rest += (sum - (next - moved)) + (lanes[i] - moved);
-      sum = next;
+      sum = exact_sum(sum.value, lanes[i]);
+      rest += sum.lost;
     }
-    return sum + rest;
+    if (rest != rest) return {sum.value, 0};  // an infinite sum has lost nan
+    return exact_sum(sum.value, rest);
   }
 };
 template <>
@@ -55,7 +67,7 @@ struct Total<float> {
     lanes[0] += __builtin_convertvector(u.half[0], VD);
     lanes[1] += __builtin_convertvector(u.half[1], VD);
   }
-  XENTROPY_INLINE_MEMBER double value() const { return sum_lanes<double>(lanes[0] + lanes[1]); }
+  XENTROPY_INLINE_MEMBER Sum value() const { return {sum_lanes<double>(lanes[0] + lanes[1]), 0}; }
 };
 
 // Adds f(i, lanes) for the vectors at i = 0, L, 2L, ... below n to `total`; the last may
@@ -138,16 +150,25 @@ XENTROPY_INLINE T max_of(const T* x, size_t n) {
   return lane[0];
 }
 
-// What the loss needs to know of a row's exps. The exp of class c is
-// e_c = exp(x_c - offset), with x already scaled.
+// What the loss needs to know of a row. x is scaled, and
+//
+//     e_c = exp(x_c - offset) * 2^kTop
+//
+// Logits are kept as distances from the offset, so that no digit is lost where all of
+// them are large.
 struct RowSums {
   double others;           // sum of e over all classes but the target
+  double others_lost;      // what rounding took from it
   double e_target;         // e of the target
-  double offset;           // log-sum-exp = offset + log(others + e_target)
   double target_distance;  // x_target - offset
-  double origin;           // a logit near the row's largest, scaled
+  double origin;           // a logit near the row's largest
+  double origin_distance;  // origin - offset
   double differences;      // sum over c of x_c - origin; only with label smoothing
   double total() const { return others + e_target; }
+  Sum exact_total() const {
+    const Sum sum = exact_sum(others, e_target);
+    return {sum.value, sum.lost + others_lost};
+  }
 };
 
 // Exponentiates a row chunk by chunk, keeping the target's exp apart from the others'.

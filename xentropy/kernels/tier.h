@@ -18,7 +18,8 @@ struct Terms {
   double label_smoothing;
   double z_loss;
   double logit_scale;
-  double unit;  // 1 / log(base)
+  double unit;     // 1 / log(base)
+  double divisor;  // of the gradients; the mean's
 };
 
 // Rows whose places are known: what one kernel call works on. Strides in elements.
