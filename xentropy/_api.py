@@ -1,10 +1,11 @@
-"""The public functions: check, shape, allocate, reduce. No arithmetic on logits is here."""
+"""Cross entropy: check, shape, allocate, reduce. No arithmetic on logits is here."""
 
 import math
 
 import numpy as np
 
 from . import _check, _kernels
+from ._softmax import fresh, reduced, value_dtype
 
 # Results this large are stored past the caches. A fresh array above the second size comes
 # as untouched pages, which the system zeroes on first touch: they are in cache then.
@@ -178,7 +179,7 @@ def cross_entropy_with_grad(
     if out is not None:
         _check.out(out, call.logits, "logits", call.inputs | {"grad_output": upstream})
     call.inspect()
-    grad = _fresh(call.logits) if out is None else out
+    grad = fresh(call.logits) if out is None else out
     return call.loss(grad, upstream, scale, _is_streamed(grad, call.logits, out)), grad
 
 
@@ -196,7 +197,7 @@ class _Call:
         self.reduction = _check.reduction(reduction)
         self.float64 = float64 or self.logits.dtype.itemsize == 8
         self.labels, self.probabilities = _check.target(target, shape, axis)
-        self.weight = _check.weight(weight, shape[axis], _value_dtype(self.float64))
+        self.weight = _check.weight(weight, shape[axis], value_dtype(self.float64))
         self.sample_weight = _check.sample_weight(sample_weight, self.row_shape)
         self.normalizer = _check.normalizer(normalizer, reduction)
         self.n_threads = _check.n_threads(n_threads)
@@ -211,9 +212,7 @@ class _Call:
             ignore_bits=_check.ignore_bits(ignore_index, self.labels),
             label_smoothing=_check.label_smoothing(label_smoothing, shape[axis]),
             z_loss=_check.z_loss(z_loss),
-            logit_scale=_check.real_between(
-                logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE
-            ),
+            logit_scale=_check.real_between(logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE),
             unit=_check.unit(base),
         )
         self.total_weight = None
@@ -244,10 +243,8 @@ class _Call:
             divisor = self.total_weight if self.normalizer is None else self.normalizer
         rows = None
         if self.reduction == "none":
-            rows = np.empty(self.row_shape, row_dtype or _value_dtype(self.float64))
-        total = self.kernel.run(
-            grad, rows, upstream, scale, divisor, streamed, self.n_threads
-        )
+            rows = np.empty(self.row_shape, row_dtype or value_dtype(self.float64))
+        total = self.kernel.run(grad, rows, upstream, scale, divisor, streamed, self.n_threads)
         return _divide(total, divisor) if rows is None else rows[()]
 
 
@@ -257,102 +254,11 @@ def _divide(a, b):
         return float(np.float64(a) / b)
 
 
-def _value_dtype(float64):
-    """The dtype of values that there is one of a row."""
-    return np.float64 if float64 else np.float32
-
-
-def _fresh(like):
-    """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
-    return np.empty_like(like, dtype=like.dtype.newbyteorder("="), subok=False)
-
-
 def _is_streamed(result, source, out):
     """Are stores past the caches faster? Not in place, nor for what stays in cache."""
     if result.nbytes < STREAM_BYTES or _check.same_memory(result, source):
         return False
     return out is not None or result.nbytes < FRESH_PAGES_BYTES
-
-
-def softmax(x, axis=None, *, out=None, n_threads=None):
-    r"""Softmax, :math:`p_c = e^{x_c} / \sum_j e^{x_j}`, as `scipy.special.softmax`.
-
-    Parameters
-    ----------
-    x : array_like
-        float16, bfloat16, float32 or float64; integers and bools become float64.
-    axis : int or tuple of ints, optional
-        Axes that are normalised together; None (the default) is all of them.
-    out : ndarray, optional
-        Where the result goes; may be `x` itself.
-    n_threads : int, optional
-        Threads of this call.
-
-    Returns
-    -------
-    ndarray
-        Shape and dtype of `x` (a NumPy scalar for a scalar). A row that holds nan, +inf or
-        nothing but -inf becomes nan.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `cross_entropy`; `out` of another shape or dtype, or overlapping `x`.
-    """
-    return _elementwise("softmax", x, axis, out, n_threads)
-
-
-def log_softmax(x, axis=None, *, out=None, n_threads=None):
-    r"""Logarithm of softmax, :math:`x_c - \mathrm{lse}(x)`, as `scipy.special.log_softmax`.
-
-    Exact where the probability is almost 1: ``log_softmax([20, 0])[0]`` is -2.06e-9 in
-    float32. Parameters, result and errors are those of `softmax`.
-    """
-    return _elementwise("log_softmax", x, axis, out, n_threads)
-
-
-def logsumexp(x, axis=None, *, keepdims=False, n_threads=None):
-    r"""Log-sum-exp, :math:`\ln \sum_c e^{x_c}`, as `scipy.special.logsumexp`.
-
-    Parameters
-    ----------
-    x, axis, n_threads
-        As for `softmax`.
-    keepdims : bool, default False
-        Keep the reduced axes, with length 1.
-
-    Returns
-    -------
-    ndarray or scalar
-        float32, or float64 for float64 and integer `x`, in nats. -inf for nothing but -inf
-        and for no elements at all; inf if there is a +inf; nan if there is a nan.
-    """
-    x, axes = _softmax_input(x, axis, "x")
-    return _reduced("logsumexp", x, axes, keepdims, 1.0, n_threads, empty=-math.inf)
-
-
-def entropy(logits, *, axis=-1, base=None, n_threads=None):
-    r"""Entropy of softmax(logits), :math:`H(p) = -\sum_c p_c \log_b p_c`, of every row.
-
-    Parameters
-    ----------
-    logits : array_like
-        As `x` of `softmax`.
-    axis : int or tuple of ints, default -1
-        The class axis.
-    base : float > 1, optional
-        None gives nats, 2 bits.
-    n_threads : int, optional
-        Threads of this call.
-
-    Returns
-    -------
-    ndarray or scalar
-        One value a row, float32 (float64 for float64 and integer logits).
-    """
-    logits, axes = _softmax_input(logits, axis, "logits")
-    unit = _check.unit(base)
-    return _reduced("entropy", logits, axes, False, unit, n_threads, empty=math.nan)
 
 
 def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_threads=None):
@@ -383,64 +289,9 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     cross = call.loss(None, None, 1.0, streamed=False)
     axes = (_check.class_axis(axis, call.logits),)
     unit = _check.unit(base)
-    own = _reduced("target_entropy", target, axes, False, unit, n_threads, float64=True)
+    own = reduced("target_entropy", target, axes, False, unit, n_threads, float64=True)
     rows = cross - own
     if reduction == "none":
-        return rows.astype(_value_dtype(call.logits.dtype.itemsize == 8))[()]
+        return rows.astype(value_dtype(call.logits.dtype.itemsize == 8))[()]
     total = float(np.sum(rows))
     return _divide(total, rows.size) if reduction == "mean" else total
-
-
-def _softmax_input(x, axis, name):
-    """The array, integers as float64, and its class axes as sorted numbers >= 0."""
-    x = _check.number_array(x, name)
-    if axis is None:
-        return x, tuple(range(x.ndim))
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    found = set()
-    for each in axes:
-        number = _check.integer(each, "axis")
-        if not -x.ndim <= number < x.ndim:
-            raise ValueError(f"axis = {number} is out of range for {name} of shape {x.shape}")
-        if number % x.ndim in found:
-            raise ValueError(f"axis = {axis} names dimension {number % x.ndim} twice")
-        found.add(number % x.ndim)
-    return x, tuple(sorted(found))
-
-
-def _elementwise(what, x, axis, out, n_threads):
-    """softmax or log_softmax: a result as large as x."""
-    x, axes = _softmax_input(x, axis, "x")
-    n_threads = _check.n_threads(n_threads)
-    if out is not None:
-        _check.out(out, x, "x", {})
-    result = _fresh(x) if out is None else out
-    if x.size:
-        float64 = x.dtype.itemsize == 8
-        _kernels.normalize(
-            what, x, axes, result, None, float64=float64, unit=1.0, n_threads=n_threads
-        )
-    return result[()] if out is None else out
-
-
-def _reduced(what, x, axes, keepdims, unit, n_threads, *, empty=math.nan, float64=False):
-    """One value a row, in the arithmetic type; `empty` for rows without elements."""
-    n_threads = _check.n_threads(n_threads)
-    shape = tuple(n for d, n in enumerate(x.shape) if d not in axes)
-    values = np.full(shape, empty, _value_dtype(float64 or x.dtype.itemsize == 8))
-    if x.size:
-        float64 = values.dtype.itemsize == 8
-        _kernels.normalize(
-            what, x, axes, None, values, float64=float64, unit=unit, n_threads=n_threads
-        )
-    return np.expand_dims(values, axes) if keepdims else values[()]
-
-
-def set_num_threads(n):
-    """Set the number of threads of calls without `n_threads`; None is OpenMP's default."""
-    _kernels.set_num_threads(_check.n_threads(n, "n"))
-
-
-def get_num_threads():
-    """Return the number of threads of calls without `n_threads`."""
-    return _kernels.get_num_threads()

@@ -1,8 +1,8 @@
-"""What was built and what runs here."""
+"""What was built and what runs here; the number of threads."""
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import _kernels
+from . import _check, _kernels
 
 try:
     __version__ = version("xentropy-cpu")
@@ -16,3 +16,13 @@ def show_config():
     config["tiers"] = ", ".join(config["tiers"])
     for name, value in config.items():
         print(f"{name:<9} {value}")
+
+
+def set_num_threads(n):
+    """Set the number of threads of calls without `n_threads`; None is OpenMP's default."""
+    _kernels.set_num_threads(_check.n_threads(n, "n"))
+
+
+def get_num_threads():
+    """Return the number of threads of calls without `n_threads`."""
+    return _kernels.get_num_threads()

@@ -142,39 +142,43 @@ def cross_entropy_with_grad(
     mass, row_weight, counted = _target_mass(
         x, shape, target, weight, ignore_index, label_smoothing, axis
     )
-    repeat = np.ones(len(x))
-    if sample_weight is not None:
-        repeat = np.broadcast_to(np.asarray(sample_weight, np.float64), shape).reshape(-1)
+    repeat = _per_row(sample_weight, shape)
     counted = counted & (repeat != 0)
-    unit = _unit(base)
-
     x = np.where(counted[:, None], x, 0.0) * logit_scale
-    rows = _Rows(x)
-    loss = unit * _times(mass, rows.neg_log_p).sum(axis=1)
-    if z_loss:
-        loss = loss + z_loss * rows.lse**2
+    loss, grad = _loss_and_grad(x, mass, _unit(base), z_loss)
     loss = np.where(counted, repeat * loss, 0.0)
-
-    # Q p_c - q_c = (Q - q_c) p_c - q_c (1 - p_c): no cancellation where p_c is almost 1.
-    rest = mass.sum(axis=1, keepdims=True) - mass
-    grad = unit * (rest * rows.p - mass * rows.not_p)
-    if z_loss:
-        grad = grad + 2.0 * z_loss * rows.lse[:, None] * rows.p
-    grad = np.where(counted[:, None], (repeat * logit_scale)[:, None] * grad, 0.0)
 
     divisor = 1.0
     if reduction == "mean":
         divisor = normalizer
         if divisor is None:
             divisor = np.sum(np.where(counted, repeat * row_weight, 0.0))
-    upstream = np.ones(shape) if grad_output is None else np.asarray(grad_output, np.float64)
-    upstream = np.broadcast_to(upstream, shape).reshape(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        grad = np.where(counted[:, None], grad * (upstream / divisor)[:, None], 0.0)
+        upstream = _per_row(grad_output, shape) * (repeat * logit_scale / divisor)
+        grad = np.where(counted[:, None], upstream[:, None] * grad, 0.0)
         grad = _unrows(grad, shape, axis)
         if reduction == "none":
             return loss.reshape(shape)[()], grad
         return float(np.float64(loss.sum()) / divisor), grad
+
+
+def _per_row(value, shape):
+    """One number for each row: 1 for None, a scalar for all."""
+    value = 1.0 if value is None else np.asarray(value, np.float64)
+    return np.broadcast_to(value, shape).reshape(-1)
+
+
+def _loss_and_grad(x, mass, unit, z_loss):
+    """Of every row, in the scaled logits x: neither weighted nor reduced."""
+    rows = _Rows(x)
+    loss = unit * _times(mass, rows.neg_log_p).sum(axis=1)
+    # Q p_c - q_c = (Q - q_c) p_c - q_c (1 - p_c): no cancellation where p_c is almost 1.
+    rest = mass.sum(axis=1, keepdims=True) - mass
+    grad = unit * (rest * rows.p - mass * rows.not_p)
+    if z_loss:
+        loss = loss + z_loss * rows.lse**2
+        grad = grad + 2.0 * z_loss * rows.lse[:, None] * rows.p
+    return loss, grad
 
 
 def cross_entropy(logits, target, weight=None, **options):
@@ -192,9 +196,7 @@ def _flattened(x, axis):
     rows = moved.reshape(int(np.prod(row_shape)), -1)
 
     def back(values):
-        return np.moveaxis(
-            values.reshape(moved.shape), range(x.ndim - len(axes), x.ndim), axes
-        )
+        return np.moveaxis(values.reshape(moved.shape), range(x.ndim - len(axes), x.ndim), axes)
 
     return rows, row_shape, axes, back
 
