@@ -115,7 +115,9 @@ kernels = Extension(
     sources=[
         "xentropy/_kernels.pyx",
         f"{KERNELS}/tiers.cpp",
+        f"{KERNELS}/chunks.cpp",
         f"{KERNELS}/driver.cpp",
+        f"{KERNELS}/driver_softmax.cpp",
         *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),
     ],
     depends=sorted(glob(f"{KERNELS}/*.h")),

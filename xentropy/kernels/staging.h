@@ -1,0 +1,102 @@
+// Rows on their way to a kernel: read where they lie, or gathered into scratch first, in
+// blocks; and the scratch memory itself.
+#pragma once
+#include "driver.h"
+#include "gather.h"
+
+namespace xentropy {
+
+constexpr size_t kBlockRows = 4096;  // rows of one kernel call, at most
+
+// Rows that pass through scratch stay in the L2 cache; but 16 adjacent rows are taken
+// together where the classes lie far apart, to use whole cache lines.
+constexpr size_t kScratchElements = size_t(1) << 15;
+constexpr size_t kScratchRowsLeast = 16;
+
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+static inline ptrdiff_t magnitude(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
+
+template <class T>
+constexpr DType kNative = sizeof(T) == 4 ? kF32 : kF64;
+
+// Can a kernel of arithmetic type T read these rows where they lie?
+template <class T>
+static inline bool in_place_rows(const Layout& a) {
+  if (a.dtype != kNative<T> || a.swapped) return false;
+  if (a.classes.ndim > 1 || (a.classes.ndim == 1 && a.classes.step() != sizeof(T))) return false;
+  ptrdiff_t all = ptrdiff_t(reinterpret_cast<uintptr_t>(a.data));
+  for (int d = 0; d < a.rows.ndim; ++d) all |= a.rows.stride[d];
+  return all % ptrdiff_t(sizeof(T)) == 0;
+}
+
+// Rows of a block, where nothing has to pass through scratch and where something has.
+static inline size_t block_rows(const Layout& logits, size_t classes, bool direct) {
+  if (direct) return kBlockRows;
+  const bool scattered = magnitude(logits.rows.step()) < magnitude(logits.classes.step());
+  const size_t least = scattered ? kScratchRowsLeast : 1;
+  const size_t fitting = kScratchElements / classes;
+  return smaller(kBlockRows, fitting > least ? fitting : least);
+}
+
+// Hands out pieces of the scratch memory, each at the start of a cache line.
+class Arena {
+ public:
+  explicit Arena(char* start) : start_(start), used_(0) {}
+
+  template <class T>
+  T* take(size_t n) {
+    T* piece = start_ ? reinterpret_cast<T*>(start_ + used_) : nullptr;
+    used_ += (n * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* start_;
+  size_t used_;
+};
+
+static inline bool is_half_row(const Layout& a) {
+  const bool half = (a.dtype == kF16 || a.dtype == kBF16) && !a.swapped;
+  return half && a.classes.ndim == 1 && a.classes.step() == 2;
+}
+
+// 16-bit rows with contiguous classes are widened and narrowed by the tier's vectors, all
+// other layouts element by element.
+static inline void gather_rows(const Tier&, const Layout& a, size_t row, size_t n, double* to) {
+  gather(a, row, n, to);
+}
+static inline void gather_rows(const Tier& tier, const Layout& a, size_t row, size_t n, float* to) {
+  if (!is_half_row(a)) return gather(a, row, n, to);
+  const Widen widen = a.dtype == kF16 ? tier.widen_f16 : tier.widen_bf16;
+  const size_t C = a.classes.size();
+  for (size_t i = 0; i < n; ++i) widen(a.data + a.rows.offset(row + i), C, to + i * C);
+}
+
+static inline void scatter_rows(const Tier&, const double* from, const Layout& a, size_t row,
+                                size_t n) {
+  scatter(from, a, row, n);
+}
+static inline void scatter_rows(const Tier& tier, const float* from, const Layout& a, size_t row,
+                                size_t n) {
+  if (!is_half_row(a)) return scatter(from, a, row, n);
+  const Narrow narrow = a.dtype == kF16 ? tier.narrow_f16 : tier.narrow_bf16;
+  const size_t C = a.classes.size();
+  for (size_t i = 0; i < n; ++i) narrow(from + i * C, C, a.data + a.rows.offset(row + i));
+}
+
+// Where the rows of a block are for the kernel: in the array, or gathered in scratch.
+template <class T>
+static const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
+                        T* scratch, ptrdiff_t* stride) {
+  if (direct) {
+    *stride = a.rows.step() / ptrdiff_t(sizeof(T));
+    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+  }
+  *stride = ptrdiff_t(a.classes.size());
+  gather_rows(tier, a, row, n, scratch);
+  return scratch;
+}
+
+}  // namespace xentropy
