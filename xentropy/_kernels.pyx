@@ -267,7 +267,8 @@ cdef cnp.ndarray aligned_scratch(size_t n_bytes):
 cdef class CrossEntropy:
     """One call of cross entropy: the inputs, then `inspect` and `run`.
 
-    The arithmetic type is float64 or float32. `labels` (integers, one a row) or `probabilities` (as logits) is None; so may be
+    The arithmetic type is float64 or float32. `labels` (integers, one a row) or
+    `probabilities` (as logits) is None; so may be
     `weight` (contiguous, in the arithmetic type) and `repeat` (sample weights, one a row).
     """
 
