@@ -15,6 +15,7 @@ from support import (
 )
 
 import xentropy as xe
+from xentropy import reference
 
 pytestmark = pytest.mark.usefixtures("tier")
 
@@ -89,6 +90,18 @@ def test_the_first_classes_may_be_minus_inf(dtype, shape, count):
     target = count + make_target("labels", shape) % (shape[1] - count)
     assert_plain(x, target, what="first")
     assert_plain(np.flip(x, 1).copy(), shape[1] - 1 - target, what="last")
+
+
+@pytest.mark.parametrize("offset", [-240, -700_000, -726_800])
+def test_a_guess_from_nothing_but_minus_inf_is_not_taken(tier, dtype, offset):
+    """Offsets where the row's total would look right without any probed logit."""
+    if dtype == np.float16 and offset < -60_000:
+        pytest.skip("beyond float16")
+    x = (make_logits((5, 300), np.float64) + offset).astype(dtype)
+    x[:, :64] = -INF
+    loss = xe.cross_entropy(x, [64, 100, 200, 250, 299], z_loss=1e-3)
+    expected = reference.cross_entropy(x, np.array([64, 100, 200, 250, 299]), z_loss=1e-3)
+    assert loss == pytest.approx(expected, rel=1e-6)  # float32's lse, squared
 
 
 @pytest.mark.parametrize("shape", [(40, 10), (50, 300), (6, 3000)])

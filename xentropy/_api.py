@@ -235,7 +235,7 @@ class _Call:
             classes = self.logits.size // math.prod(self.row_shape)
             raise _check.label_error(self.labels, bad_row, classes)
 
-    def loss(self, grad, upstream, scale, streamed, row_dtype=None):
+    def loss(self, grad, upstream, scale, streamed):
         """Run the kernels; the reduced loss, or one a row."""
         self.inspect()
         divisor = 1.0
@@ -243,7 +243,7 @@ class _Call:
             divisor = self.total_weight if self.normalizer is None else self.normalizer
         rows = None
         if self.reduction == "none":
-            rows = np.empty(self.row_shape, row_dtype or value_dtype(self.float64))
+            rows = np.empty(self.row_shape, value_dtype(self.float64))
         total = self.kernel.run(grad, rows, upstream, scale, divisor, streamed, self.n_threads)
         return _divide(total, divisor) if rows is None else rows[()]
 

@@ -8,7 +8,7 @@
 //      scratch row while prefetching, then overwrite that chunk with the exps of row r;
 //   3. the target's exp is taken out and its chunk summed again: `others` is exact;
 //   4. check: if the total is out of range (k was wrong, |x| is huge, or the row holds
-//      inf or nan) do the row again from its maximum;
+//      inf or nan) or nothing but -inf was probed, do the row again from its maximum;
 //   5. settle: a few numbers from which step 2 makes the gradient one row later.
 //
 // k is a function of the row alone: no row depends on its neighbours in any bit.
@@ -70,7 +70,8 @@ struct RowInFlight {
     s.others_lost = others.lost;
     s.e_target = sums.e_target;
     const double total = s.total();
-    if (!(total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal)) {
+    const bool in_range = total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal;
+    if (!in_range || origin == T(-INFINITY)) {
       return exp_any_row<T, kSmooth>(x, classes, target, scale, advance, e);
     }
     s.target_distance = distance(double(x[target]));
