@@ -384,7 +384,7 @@ def introduce(root, training, held_out):
     print(
         f"xentropy {xe.__version__}: a language model of the standard library of Python "
         f"{platform.python_version()}\n"
-        f"  sources   {root}, tests left out\n"
+        f"  sources   {within(root, sys.base_prefix)}, tests left out\n"
         f"  training  {amount(training)}\n"
         f"  held out  {amount(held_out)}\n"
         f"  model     {TABLES} tables, {1 << TABLE_BITS:,} contexts x {CLASSES} classes, float32\n"
@@ -412,6 +412,11 @@ def report(bits, others, training, comparison):
         f"  largest difference       gradient {comparison.grad_difference:.1e}, "
         f"loss {comparison.loss_difference:.1e} (float32 against float64)"
     )
+
+
+def within(path, folder):
+    """The path from `folder` on, if it is in there."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def library():
