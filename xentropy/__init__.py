@@ -3,7 +3,7 @@
 try:
     from . import _kernels  # noqa: F401
 except ImportError as error:
-    if "_kernels" not in str(error):
+    if error.name != __name__:  # it is there, but cannot be loaded
         raise
     raise ImportError(
         "xentropy is not built: its compiled module is missing. In the source folder run "

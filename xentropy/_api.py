@@ -5,15 +5,12 @@ import math
 import numpy as np
 
 from . import _check, _kernels
-from ._softmax import fresh, reduced, value_dtype
+from ._softmax import fresh, reduced, scalar, value_dtype
 
 # Results this large are stored past the caches. A fresh array above the second size comes
 # as untouched pages, which the system zeroes on first touch: they are in cache then.
 STREAM_BYTES = 4 << 20
 FRESH_PAGES_BYTES = 32 << 20
-
-# logit_scale outside would leave float32's normal range.
-LEAST_SCALE, LARGEST_SCALE = 1e-30, 1e30
 
 
 def cross_entropy(
@@ -113,9 +110,20 @@ def cross_entropy(
     0.315007
     """
     call = _Call(
-        logits, target, weight, sample_weight, ignore_index, reduction, normalizer,
-        label_smoothing, z_loss, logit_scale, axis, base, n_threads,
-    )  # fmt: skip
+        logits,
+        target,
+        weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        axis=axis,
+        base=base,
+        n_threads=n_threads,
+    )
     return call.loss(None, None, 1.0, streamed=False)
 
 
@@ -172,9 +180,20 @@ def cross_entropy_with_grad(
     ('2.0611536e-09', ['-2.06e-09', '2.06e-09'])
     """
     call = _Call(
-        logits, target, weight, sample_weight, ignore_index, reduction, normalizer,
-        label_smoothing, z_loss, logit_scale, axis, base, n_threads,
-    )  # fmt: skip
+        logits,
+        target,
+        weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        axis=axis,
+        base=base,
+        n_threads=n_threads,
+    )
     upstream, scale = _check.grad_output(grad_output, call.reduction, call.row_shape)
     if out is not None:
         _check.out(out, call.logits, "logits", call.inputs | {"grad_output": upstream})
@@ -187,9 +206,23 @@ class _Call:
     """The checked arguments of one call of cross entropy."""
 
     def __init__(
-        self, logits, target, weight, sample_weight, ignore_index, reduction, normalizer,
-        label_smoothing, z_loss, logit_scale, axis, base, n_threads, *, float64=False,
-    ):  # fmt: skip
+        self,
+        logits,
+        target,
+        weight=None,
+        *,
+        sample_weight=None,
+        ignore_index=-100,
+        reduction="none",
+        normalizer=None,
+        label_smoothing=0.0,
+        z_loss=0.0,
+        logit_scale=1.0,
+        axis=1,
+        base=None,
+        n_threads=None,
+        float64=False,
+    ):
         self.logits = _check.logits(logits)
         axis = _check.class_axis(axis, self.logits)
         shape = self.logits.shape
@@ -197,10 +230,11 @@ class _Call:
         self.reduction = _check.reduction(reduction)
         self.float64 = float64 or self.logits.dtype.itemsize == 8
         self.labels, self.probabilities = _check.target(target, shape, axis)
-        self.weight = _check.weight(weight, shape[axis], value_dtype(self.float64))
+        self.given_weight, self.weight = _check.weight(weight, shape[axis])
         self.sample_weight = _check.sample_weight(sample_weight, self.row_shape)
         self.normalizer = _check.normalizer(normalizer, reduction)
         self.n_threads = _check.n_threads(n_threads)
+        self.total_weight = None
         self.kernel = _kernels.CrossEntropy(
             self.logits,
             axis,
@@ -210,19 +244,15 @@ class _Call:
             self.sample_weight,
             float64=self.float64,
             ignore_bits=_check.ignore_bits(ignore_index, self.labels),
-            label_smoothing=_check.label_smoothing(label_smoothing, shape[axis]),
-            z_loss=_check.z_loss(z_loss),
-            logit_scale=_check.real_between(logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE),
-            unit=_check.unit(base),
+            **_check.terms(shape[axis], label_smoothing, z_loss, logit_scale, base),
         )
-        self.total_weight = None
 
     @property
     def inputs(self):
         """What a result must not overlap, by the name of the argument."""
         return {
             "target": self.probabilities if self.labels is None else self.labels,
-            "weight": self.weight,
+            "weight": self.given_weight,
             "sample_weight": self.sample_weight,
         }
 
@@ -245,7 +275,7 @@ class _Call:
         if self.reduction == "none":
             rows = np.empty(self.row_shape, value_dtype(self.float64))
         total = self.kernel.run(grad, rows, upstream, scale, divisor, streamed, self.n_threads)
-        return _divide(total, divisor) if rows is None else rows[()]
+        return _divide(total, divisor) if rows is None else scalar(rows)
 
 
 def _divide(a, b):
@@ -265,7 +295,8 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     r"""Kullback-Leibler divergence, :math:`\sum_c t_c (\log_b t_c - \log_b p_c)`.
 
     Of class probabilities t from p = softmax(logits), computed in float64 as cross entropy
-    minus entropy. Its gradient in the logits is that of the cross entropy.
+    minus entropy: what is left of two almost equal numbers is exact to about 1e-15, and may
+    be that much below 0. Its gradient in the logits is that of the cross entropy.
 
     Parameters
     ----------
@@ -281,17 +312,14 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
         logits).
     """
     target = _check.float_array(target, "target")
-    call = _Call(
-        logits, target, None, None, -100, "none", None, 0.0, 0.0, 1.0, axis, base, n_threads,
-        float64=True,
-    )  # fmt: skip
+    call = _Call(logits, target, axis=axis, base=base, n_threads=n_threads, float64=True)
     reduction = _check.reduction(reduction)
     cross = call.loss(None, None, 1.0, streamed=False)
     axes = (_check.class_axis(axis, call.logits),)
     unit = _check.unit(base)
     own = reduced("target_entropy", target, axes, False, unit, n_threads, float64=True)
-    rows = cross - own
+    rows = np.asarray(cross - own)
     if reduction == "none":
-        return rows.astype(value_dtype(call.logits.dtype.itemsize == 8))[()]
+        return scalar(rows.astype(value_dtype(call.logits.dtype.itemsize == 8)))
     total = float(np.sum(rows))
     return _divide(total, rows.size) if reduction == "mean" else total

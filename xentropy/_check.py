@@ -6,12 +6,17 @@ All of them run before anything is read from the logits or written to a result.
 import math
 import numbers
 import operator
+from functools import cache
 
 import numpy as np
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS = ("none", "sum", "mean")
 MOST_THREADS = 1024
+
+# With a logit_scale outside, its float32 head and rest, or their exact products with logits
+# where there is no fused multiply-add, would leave the normal range.
+LEAST_SCALE, LARGEST_SCALE = 1e-30, 1e30
 
 
 def as_array(value, name):
@@ -20,13 +25,16 @@ def as_array(value, name):
         raise TypeError(f"{name} is a masked array; fill it or use ignore_index/sample_weight")
     try:
         return np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{name} is no array: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"{name} is no array: {error}") from error
+    except (ValueError, RuntimeError) as error:  # ragged; a tensor that keeps its graph
+        raise ValueError(f"{name} is no array: {error}") from error
 
 
+@cache
 def is_float(dtype):
     """One of the four dtypes that the kernels know, in either byte order?"""
-    return dtype.name in FLOATS and dtype.itemsize <= 8
+    return dtype.name in FLOATS
 
 
 def float_array(value, name, hint=""):
@@ -114,16 +122,14 @@ def ignore_bits(ignore_index, labels):
     return ignore_index - 2**64 if ignore_index >= 2**63 else ignore_index
 
 
-def weight(value, classes, dtype):
-    """Class weights (C,), finite, contiguous in the arithmetic type; None stays None."""
+def weight(value, classes):
+    """Class weights (C,), finite: as given, and as contiguous float64; None stays None."""
     if value is None:
-        return None
+        return None, None
     array = number_array(value, "weight")
     same_shape(array, (classes,), "weight", "one per class")
-    with np.errstate(over="ignore"):
-        converted = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    all_finite(converted, "weight", array)
-    return converted
+    all_finite(array, "weight")
+    return array, np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def sample_weight(value, row_shape):
@@ -132,11 +138,11 @@ def sample_weight(value, row_shape):
         return None
     array = number_array(value, "sample_weight")
     same_shape(array, row_shape, "sample_weight", "one per row")
-    all_finite(array, "sample_weight", array)
+    all_finite(array, "sample_weight")
     return array
 
 
-def all_finite(array, name, shown):
+def all_finite(array, name):
     """Raise at the first nan or infinity; needs no memory of the array's size."""
     start = 0
     flags = ["external_loop", "buffered", "zerosize_ok"]
@@ -145,7 +151,7 @@ def all_finite(array, name, shown):
         if not finite.all():
             place = np.unravel_index(start + int(np.argmin(finite)), array.shape)
             at = f"[{', '.join(str(i) for i in place)}]" if place else ""
-            raise ValueError(f"{name}{at} = {shown[place]} is not finite")
+            raise ValueError(f"{name}{at} = {array[place]} is not finite")
         start += block.size
 
 
@@ -171,7 +177,10 @@ def real(value, name):
         value = value[()]
     if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float") from None
 
 
 def real_between(value, name, low, high):
@@ -182,17 +191,23 @@ def real_between(value, name, low, high):
     return number
 
 
-def label_smoothing(value, classes):
-    """A share in [0, 1]; 0 if there is one class, where smoothing changes nothing."""
-    number = real_between(value, "label_smoothing", 0, 1)
-    return number if classes > 1 else 0.0
+def terms(classes, label_smoothing, z_loss, logit_scale, base):
+    """The options that are a number, by the names that the kernels have for them."""
+    smoothing = real_between(label_smoothing, "label_smoothing", 0, 1)
+    return {
+        # One class has nothing to share its mass with.
+        "label_smoothing": smoothing if classes > 1 else 0.0,
+        "z_loss": finite_factor(z_loss, "z_loss"),
+        "logit_scale": real_between(logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE),
+        "unit": unit(base),
+    }
 
 
-def z_loss(value):
-    """A finite factor >= 0."""
-    number = real(value, "z_loss")
+def finite_factor(value, name):
+    """A finite number >= 0."""
+    number = real(value, name)
     if not 0 <= number < math.inf:
-        raise ValueError(f"z_loss = {number} must be finite and not negative")
+        raise ValueError(f"{name} = {number} must be finite and not negative")
     return number
 
 

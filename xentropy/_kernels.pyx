@@ -37,7 +37,7 @@ cdef extern from *:
 
 cdef extern from "kernels/layout.h" namespace "xentropy" nogil:
     ctypedef enum DType:
-        pass
+        kF16, kBF16, kF32, kF64, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64
 
     cdef struct Axes:
         int ndim
@@ -75,7 +75,7 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
         Layout gradient
         Layout labels
         Layout probabilities
-        const void* weight
+        const double* weight
         Layout repeat
         Layout upstream
         double upstream_all
@@ -86,11 +86,15 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
         void* row_loss
         bint row_loss_float64
 
-    ctypedef enum Normal "xentropy::Normal":
-        pass
+    ctypedef enum Result "xentropy::Result":
+        kSoftmax "xentropy::Result::kSoftmax"
+        kLogSoftmax "xentropy::Result::kLogSoftmax"
+        kLogSumExp "xentropy::Result::kLogSumExp"
+        kEntropy "xentropy::Result::kEntropy"
+        kTargetEntropy "xentropy::Result::kTargetEntropy"
 
     cdef struct SoftmaxCall:
-        Normal what
+        Result what
         size_t rows
         size_t classes
         Layout x
@@ -162,9 +166,8 @@ _start_tier()
 
 # --- threads ---------------------------------------------------------------------------
 
-cdef int wanted_threads = 0     # 0: what OpenMP would use
-cdef bint team_started = False  # an OpenMP team was used in this process
-cdef bint after_fork = False    # this process is a child: its team did not survive
+cdef int wanted_threads = 0   # 0: what OpenMP would use
+cdef bint after_fork = False  # this process is a child
 
 
 def set_num_threads(int n):
@@ -181,9 +184,10 @@ def get_num_threads():
 
 
 def _in_child():
-    # GNU's OpenMP waits forever for threads that fork did not copy.
+    # GNU's OpenMP waits forever for threads that fork did not copy; anybody may have started
+    # them, since a process has one such runtime.
     global after_fork
-    after_fork = after_fork or team_started
+    after_fork = True
 
 
 if hasattr(os, "register_at_fork"):
@@ -194,14 +198,10 @@ cdef size_t PARALLEL_ELEMENTS = 1 << 16
 
 
 cdef int team_size(size_t rows, size_t classes, size_t chunks, int asked):
-    global team_started
     cdef size_t n = asked if asked > 0 else get_num_threads()
     if after_fork or rows * classes < PARALLEL_ELEMENTS:
         n = 1
-    n = min(n, chunks)
-    if n > 1:
-        team_started = True
-    return <int>n
+    return <int>min(n, chunks)
 
 
 def config():
@@ -218,10 +218,9 @@ def config():
 # --- arrays to layouts -----------------------------------------------------------------
 
 cdef dict DTYPES = {
-    name: code for code, name in enumerate((
-        "float16", "bfloat16", "float32", "float64",
-        "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-    ))
+    "float16": kF16, "bfloat16": kBF16, "float32": kF32, "float64": kF64,
+    "int8": kI8, "int16": kI16, "int32": kI32, "int64": kI64,
+    "uint8": kU8, "uint16": kU16, "uint32": kU32, "uint64": kU64,
 }
 
 
@@ -269,7 +268,7 @@ cdef class CrossEntropy:
 
     The arithmetic type is float64 or float32. `labels` (integers, one a row) or
     `probabilities` (as logits) is None; so may be
-    `weight` (contiguous, in the arithmetic type) and `repeat` (sample weights, one a row).
+    `weight` (contiguous float64) and `repeat` (sample weights, one a row).
     """
 
     cdef CrossEntropyCall call
@@ -297,7 +296,7 @@ cdef class CrossEntropy:
         if probabilities is not None:
             describe(&c.probabilities, probabilities, self.class_axes)
         if weight is not None:
-            c.weight = cnp.PyArray_DATA(<cnp.ndarray>weight)
+            c.weight = <const double*>cnp.PyArray_DATA(<cnp.ndarray>weight)
         if repeat is not None:
             describe(&c.repeat, repeat, ())
 
@@ -329,6 +328,8 @@ cdef class CrossEntropy:
         cdef Py_ssize_t chunk, per_chunk = chunk_rows(c.rows, c.terms.classes)
         cdef Py_ssize_t rows = c.rows, chunks = (rows + per_chunk - 1) // per_chunk
         cdef int team = team_size(c.rows, c.terms.classes, chunks, n_threads)
+        c.gradient.data = c.upstream.data = NULL
+        c.row_loss = NULL
         if gradient is not None:
             describe(&c.gradient, gradient, self.class_axes)
         if upstream is not None:
@@ -363,13 +364,19 @@ cdef double sequential_sum(const double* values, Py_ssize_t n) noexcept:
 
 # --- softmax family --------------------------------------------------------------------
 
-cdef tuple NORMALS = ("softmax", "log_softmax", "logsumexp", "entropy", "target_entropy")
+cdef dict RESULTS = {
+    "softmax": kSoftmax,
+    "log_softmax": kLogSoftmax,
+    "logsumexp": kLogSumExp,
+    "entropy": kEntropy,
+    "target_entropy": kTargetEntropy,
+}
 
 
 def normalize(str what, cnp.ndarray x, tuple class_axes, out, values, *, bint float64,
               double unit, int n_threads):
-    """softmax or log_softmax of x into `out`, or one of the reductions times `unit` into
-    `values` (in the arithmetic type): logsumexp, entropy, target_entropy (x probabilities).
+    """softmax or log_softmax of x into `out`, or a reduction, times `unit`, into `values`
+    (in the arithmetic type): logsumexp, entropy, or target_entropy, where x is probabilities.
     """
     cdef SoftmaxCall call
     cdef SoftmaxCall* c = &call
@@ -377,7 +384,7 @@ def normalize(str what, cnp.ndarray x, tuple class_axes, out, values, *, bint fl
     cdef int team
     for d in class_axes:
         classes *= x.shape[d]
-    c.what = <Normal><int>NORMALS.index(what)
+    c.what = <Result><int>RESULTS[what]
     c.classes = classes
     rows = c.rows = x.size // classes
     c.float64 = float64

@@ -17,6 +17,11 @@ def fresh(like):
     return np.empty_like(like, dtype=like.dtype.newbyteorder("="), subok=False)
 
 
+def scalar(array):
+    """The array, or if it has no dimension its number."""
+    return array if array.ndim else array[()]
+
+
 def softmax(x, axis=None, *, out=None, n_threads=None):
     r"""Softmax, :math:`p_c = e^{x_c} / \sum_j e^{x_j}`, as `scipy.special.softmax`.
 
@@ -127,7 +132,7 @@ def _elementwise(what, x, axis, out, n_threads):
         _kernels.normalize(
             what, x, axes, result, None, float64=float64, unit=1.0, n_threads=n_threads
         )
-    return result[()] if out is None else out
+    return scalar(result) if out is None else out
 
 
 def reduced(what, x, axes, keepdims, unit, n_threads, *, empty=math.nan, float64=False):
@@ -140,4 +145,4 @@ def reduced(what, x, axes, keepdims, unit, n_threads, *, empty=math.nan, float64
         _kernels.normalize(
             what, x, axes, None, values, float64=float64, unit=unit, n_threads=n_threads
         )
-    return np.expand_dims(values, axes) if keepdims else values[()]
+    return np.expand_dims(values, axes) if keepdims else scalar(values)

@@ -7,8 +7,9 @@
 //
 //     loss = sum_c q_c (lse - x_c) = Q log1p(others / e_m) + sum_c q_c (x_m - x_c)
 //
-// Cost: two reads of the row, the second from cache; one exp per element; 12 bytes of
-// memory traffic an element in float32 with probabilities (logits, target, gradient).
+// Cost: several passes over the row in cache (masses, maximum, exps, sums, gradient), one
+// exp per element; 12 bytes of memory traffic an element in float32 with probabilities
+// (logits, target, gradient).
 #pragma once
 #include "peak.h"
 #include "stores.h"
@@ -20,33 +21,16 @@ namespace XENTROPY_TIER {
 template <class T>
 void target_mass(const Terms& t, const Block<T>& b, size_t r, T* q) {
   const size_t C = t.classes;
-  const T uniform = T(t.label_smoothing / double(C)), hard = T(1 - t.label_smoothing);
+  const double uniform = t.label_smoothing / double(C), hard = 1 - t.label_smoothing;
   const T* p = b.probabilities ? b.probabilities + ptrdiff_t(r) * b.probabilities_stride : nullptr;
   for (size_t c = 0; c < C; ++c) {
-    const T mass = p ? hard * p[c] + uniform : uniform;
-    q[c] = b.weight ? b.weight[c] * mass : mass;
+    const double mass = p ? hard * double(p[c]) + uniform : uniform;
+    q[c] = T(b.weight ? b.weight[c] * mass : mass);
   }
   for (size_t c = C; c % kLanes<T> != 0; ++c) q[c] = 0;
-  if (!p) q[b.labels[r]] += (b.weight ? b.weight[b.labels[r]] : T(1)) * hard;
-}
-
-struct MassSums {
-  double others;    // sum of q over all classes but m
-  double distance;  // sum over c of q_c (x_m - x_c)
-};
-
-template <class T>
-MassSums sum_masses(const T* x, const T* q, size_t classes, T peak) {
-  const Vec<T> top = splat(peak), small = splat(T(kSmall)), small_top = top * small;
-  Total<T> others, distance;
-  add_vectors<T>(classes, others,
-                 [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA { return load(q + i); });
-  add_vectors<T>(classes, distance, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-    const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top);
-    const Vec<T> mass = load(q + i), zero = {};
-    return mass == zero ? zero : mass * (small_top - v * small);  // 0 * inf = 0
-  });
-  return {others.value().value, distance.value().value / kSmall};
+  if (p) return;
+  const size_t y = size_t(b.labels[r]);
+  q[y] = T((b.weight ? b.weight[y] : 1) * (hard + uniform));
 }
 
 template <class T>
@@ -63,7 +47,7 @@ Settled settle_dense(const Terms& t, double q_m, const MassSums& q, double repea
   }
   const double rest = t.unit * q.others + shift;
   return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
-          rest * s.e_target - t.unit * q_m * s.others, 0};
+          rest * s.e_target - t.unit * q_m * s.others, t.unit};
 }
 
 // gradient_c = e_c * factor - q_c * bias
@@ -73,7 +57,7 @@ void store_dense(const T* e, const T* q, size_t classes, Finish<T> f, T* out) {
   const Vec<T> minus_bias = splat(-f.bias);
   const Finisher<T, false> finish(f);
   for (size_t i = 0; i < classes; i += L) {
-    const Vec<T> v = fma(load(q + i), minus_bias, finish(e + i));
+    const Vec<T> v = fma(load(q + i), minus_bias, finish(load(e + i)));
     if (i + L <= classes) {
       store(out + i, v);
     } else {
@@ -82,8 +66,9 @@ void store_dense(const T* e, const T* q, size_t classes, Finish<T> f, T* out) {
   }
 }
 
+// q: the scratch row of the masses, e: of the exps; chunk: one chunk of scratch.
 template <class T>
-void dense_row(const Terms& t, const Block<T>& b, size_t r, T* e, T* q) {
+void dense_row(const Terms& t, const Block<T>& b, size_t r, T* q, T* e, T* chunk) {
   const size_t C = t.classes;
   const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
   const double repeat = b.repeat ? b.repeat[r] : 1;
@@ -91,23 +76,23 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, T* e, T* q) {
   target_mass(t, b, r, q);
   const T peak = max_of(x, C);
   const size_t found = find(x, C, peak), m = found < C ? found : 0;
-  const T q_m = q[m];
+  const double q_m = double(q[m]);
   q[m] = 0;
-  const RowSums s = exp_any_row<T, false>(x, C, m, t.logit_scale, 1, e);
+  const RowSums s = exp_any_row<T, false>(x, C, m, peak, t.logit_scale, e, chunk);
   const Settled settled = settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat, upstream, s);
   b.loss[r] = settled.loss;
   if (b.gradient == nullptr) return;
-  Finish<T> finish = finish_row(t, settled, s, m, e);
-  finish.bias = T(settled.g * t.unit / t.divisor);  // times q, which is 0 at m
+  const Finish<T> finish = finish_row(t, settled, s, m, q, e);
   store_dense(e, q, C, finish, b.gradient + ptrdiff_t(r) * b.gradient_stride);
 }
 
 template <class T>
 void dense(const Terms& t, const Block<T>& b, T* scratch, bool) {
-  T* q = scratch + scratch_elements(t.classes) / 2;
+  T* q = scratch + kScratchChunk;
+  T* e = b.gradient ? q + scratch_row(t.classes) : nullptr;
   for (size_t r = 0; r < b.rows; ++r) {
     if (b.labels[r] != kIgnored) {
-      dense_row(t, b, r, scratch, q);
+      dense_row(t, b, r, q, e, scratch);
       continue;
     }
     b.loss[r] = 0;

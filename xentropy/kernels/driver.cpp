@@ -5,6 +5,18 @@
 namespace xentropy {
 namespace {
 
+// Has every class of a row target mass of its own?
+bool is_dense(const CrossEntropyCall& c) {
+  return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
+}
+
+// The one place that chooses a kernel.
+template <class T>
+CrossEntropyKernel<T> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
+  const Kernels<T>& k = kernels_of<T>(tier);
+  return is_dense(c) ? k.dense : k.rows;
+}
+
 // The memory that one thread needs for its chunks, and how rows are cut into blocks.
 template <class T>
 struct Workspace {
@@ -21,11 +33,15 @@ struct Workspace {
     probabilities_direct = !c.probabilities.data || in_place_rows<T>(c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
-    rows = smaller(block_rows(c.logits, C, direct), smaller(c.rows, chunk_rows(c.rows, C)));
+    const bool any_scattered =
+        scattered(c.logits) || scattered(c.gradient) || scattered(c.probabilities);
+    rows = direct ? kBlockRows : staged_rows(C, any_scattered);
+    rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     Arena arena(scratch);
-    kernel = arena.take<T>(scratch_elements(C));
+    kernel = arena.take<T>(scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0)));
     logits = logits_direct ? nullptr : arena.take<T>(rows * C);
-    gradient = gradient_direct ? nullptr : logits_direct ? arena.take<T>(rows * C) : logits;
+    gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
+    if (!gradient_direct) gradient = logits_direct ? arena.take<T>(rows * C) : logits;
     probabilities = probabilities_direct ? nullptr : arena.take<T>(rows * C);
     labels = arena.take<int64_t>(rows);
     loss = arena.take<double>(rows);
@@ -47,10 +63,14 @@ struct Workspace {
   }
 };
 
+// Labels of a block for the kernel. They were checked before; should another thread have
+// changed one since, its row is left out rather than memory beyond the classes touched.
 void read_labels(const CrossEntropyCall& c, size_t row, size_t n, const double* repeat,
                  int64_t* labels) {
+  for (size_t i = 0; i < n; ++i) labels[i] = 0;
   for_labels(c.labels, row, row + n, [&](size_t r, int64_t label) {
-    labels[r - row] = c.ignores && label == c.ignore_bits ? kIgnored : label;
+    const bool ignored = c.ignores && label == c.ignore_bits;
+    labels[r - row] = ignored || uint64_t(label) >= c.terms.classes ? kIgnored : label;
     return true;
   });
   for (size_t i = 0; repeat && i < n; ++i) {
@@ -72,18 +92,17 @@ double store_losses(const CrossEntropyCall& c, size_t row, size_t n, const doubl
   return sum;
 }
 
-double class_weight(const CrossEntropyCall& c, int64_t label) {
-  if (!c.weight) return 1;
-  return c.float64 ? static_cast<const double*>(c.weight)[label]
-                   : double(static_cast<const float*>(c.weight)[label]);
-}
-
-// The one place that chooses a kernel.
+// Where the rows of a block are for the kernel: in the array, or gathered in scratch.
 template <class T>
-CrossEntropyKernel<T> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
-  const Kernels<T>& k = kernels_of<T>(tier);
-  const bool dense = c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
-  return dense ? k.dense : k.rows;
+const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
+                 const int64_t* labels, T* scratch, ptrdiff_t* stride) {
+  if (direct) {
+    *stride = a.rows.step() / ptrdiff_t(sizeof(T));
+    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+  }
+  *stride = ptrdiff_t(a.classes.size());
+  gather_counted(tier, a, row, n, labels, scratch);
+  return scratch;
 }
 
 template <class T>
@@ -99,16 +118,17 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
     b.rows = n;
     b.labels = w.labels;
     b.loss = w.loss;
-    b.weight = static_cast<const T*>(c.weight);
+    b.weight = c.weight;
     b.repeat = w.repeat;
     b.upstream = w.upstream;
     b.upstream_all = c.upstream_all;
     if (w.repeat) gather(c.repeat, row, n, w.repeat);
     if (w.upstream) gather(c.upstream, row, n, w.upstream);
     read_labels(c, row, n, w.repeat, w.labels);
-    b.logits = rows_of(tier, c.logits, w.logits_direct, row, n, w.logits, &b.logits_stride);
+    b.logits =
+        rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits, &b.logits_stride);
     if (c.probabilities.data) {
-      b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n,
+      b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n, w.labels,
                                 w.probabilities, &b.probabilities_stride);
     }
     if (c.gradient.data && w.gradient_direct) {
@@ -133,18 +153,23 @@ size_t scratch_bytes(const CrossEntropyCall& c) {
 
 TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
   TargetReport report = {-1, 0};
+  const auto repeat = [&](size_t row) {
+    double value = 1;
+    if (c.repeat.data) gather(c.repeat, row, 1, &value);
+    return value;
+  };
   for_labels(c.labels, begin, end, [&](size_t row, int64_t label) {
-    const bool probabilities = c.labels.data == nullptr;
-    if (!probabilities && c.ignores && label == c.ignore_bits) return true;
+    if (c.ignores && label == c.ignore_bits) return true;
     if (uint64_t(label) >= c.terms.classes) {
       report.bad_row = ptrdiff_t(row);
       return false;
     }
-    double repeat = 1;
-    if (c.repeat.data) gather(c.repeat, row, 1, &repeat);
-    if (repeat != 0) report.weight += probabilities ? repeat : repeat * class_weight(c, label);
+    report.weight += repeat(row) * (c.weight ? c.weight[label] : 1);
     return true;
   });
+  if (c.probabilities.data) {
+    for (size_t row = begin; row < end; ++row) report.weight += repeat(row);
+  }
   return report;
 }
 

@@ -12,20 +12,21 @@ struct CrossEntropyCall {
   Layout gradient;  // absent: the losses alone
   Layout labels;    // absent: probabilities are given
   Layout probabilities;
-  const void* weight;   // per class, in the arithmetic type; or null
-  Layout repeat;        // sample weight of every row; or absent
-  Layout upstream;      // d result / d loss of every row; or absent: 1
-  double upstream_all;  // multiplies it
-  int64_t ignore_bits;  // the 64 bits of a label that does not count
-  bool ignores;         // there is such a label
+  const double* weight;  // per class, or null
+  Layout repeat;         // sample weight of every row; or absent
+  Layout upstream;       // d result / d loss of every row; or absent: 1
+  double upstream_all;   // multiplies it
+  int64_t ignore_bits;   // the 64 bits of a label that does not count
+  bool ignores;          // there is such a label
   bool streamed;
   bool float64;    // the arithmetic type
   void* row_loss;  // where each loss goes; or null
   bool row_loss_float64;
 };
 
+// softmax or log_softmax into `out`, or a reduction into `values`.
 struct SoftmaxCall {
-  Normal what;
+  Result what;
   size_t rows;
   size_t classes;
   Layout x;

@@ -1,4 +1,6 @@
 // One call of the softmax family, chunk by chunk.
+#include <math.h>
+
 #include "staging.h"
 
 namespace xentropy {
@@ -14,14 +16,24 @@ struct SoftmaxWorkspace {
   SoftmaxWorkspace(const SoftmaxCall& c, char* scratch) {
     x_direct = in_place_rows<T>(c.x);
     out_direct = !c.out.data || in_place_rows<T>(c.out);
-    rows = smaller(block_rows(c.x, c.classes, x_direct && out_direct),
+    rows = smaller(staged_rows(c.classes, scattered(c.x) || scattered(c.out)),
                    smaller(c.rows, chunk_rows(c.rows, c.classes)));
     Arena arena(scratch);
-    kernel = arena.take<T>(scratch_elements(c.classes));
+    kernel = arena.take<T>(scratch_elements(c.classes, 0));
     block = x_direct && out_direct ? nullptr : arena.take<T>(rows * c.classes);
     bytes = arena.used();
   }
 };
+
+// -sum_c t_c log t_c of probabilities, with 0 log 0 = 0. One library logarithm an element.
+template <class T>
+double target_entropy(const T* t, size_t classes) {
+  double sum = 0;
+  for (size_t c = 0; c < classes; ++c) {
+    if (t[c] != 0) sum -= double(t[c]) * log(double(t[c]));
+  }
+  return sum;
+}
 
 template <class T>
 void softmax_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t end,
@@ -39,7 +51,11 @@ void softmax_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t 
                    ? reinterpret_cast<T*>(c.out.data + c.out.rows.offset(row + i))
                    : scratch_row;
       double value = 0;
-      kernel(c.what, x, c.classes, out, w.kernel, &value);
+      if (c.what == Result::kTargetEntropy) {
+        value = target_entropy(x, c.classes);
+      } else {
+        kernel(c.what, x, c.classes, out, w.kernel, &value);
+      }
       if (c.values) static_cast<T*>(c.values)[row + i] = T(value * c.unit);
     }
     if (c.out.data && !w.out_direct) scatter_rows(tier, w.block, c.out, row, n);

@@ -150,18 +150,15 @@ static inline int64_t read_label(const Layout& a, const char* p) {
   }
 }
 
-// visit(row, label) for rows [begin, end) until it returns false. Without labels (class
-// probabilities are the targets) every row has label 0.
+// visit(row, label) for rows [begin, end) until it returns false; nothing without labels.
 template <class Visit>
 static inline void for_labels(const Layout& a, size_t begin, size_t end, Visit visit) {
-  const size_t run = a.data ? a.rows.run() : end - begin;
-  for (size_t row = begin; row < end;) {
-    const size_t left = run - (a.data ? row % run : 0);
+  for (size_t row = begin; a.data && row < end;) {
+    const size_t left = a.rows.run() - row % a.rows.run();
     const size_t stop = left < end - row ? row + left : end;
-    const char* p = a.data ? a.data + a.rows.offset(row) : nullptr;
-    for (; row < stop; ++row) {
-      if (!visit(row, p ? read_label(a, p) : 0)) return;
-      if (p) p += a.rows.step();
+    const char* p = a.data + a.rows.offset(row);
+    for (; row < stop; ++row, p += a.rows.step()) {
+      if (!visit(row, read_label(a, p))) return;
     }
   }
 }

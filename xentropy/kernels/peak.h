@@ -1,7 +1,7 @@
 // Rows by their maximum: the exps of x - max(x), right for every finite x.
 //
-// Cost: two reads of the row (the second from cache). The one-read row kernel falls back
-// on it for rows whose range it could not guess; softmax and dense targets start from it.
+// Cost: one more read of the row than its maximum has cost, from cache. The row kernel falls
+// back on it for rows whose range it could not guess; softmax and dense targets start from it.
 #pragma once
 #include "sums.h"
 
@@ -24,45 +24,44 @@ XENTROPY_INLINE size_t find(const T* x, size_t n, T value) {
   return n;
 }
 
-// Fills e with exp(scale * (x - peak)) * 2^kTop and 0 at the target. `advance` 0 keeps
-// only the last chunk of e: the sums alone are wanted.
+// The sums of exp(scale * (x - peak)) * 2^kTop. The exps go to `row`, with 0 at the target;
+// if it is null the sums alone are wanted. `row` has no padding: its last chunk is made in
+// `chunk`. It may be x itself.
 template <class T, bool kSmooth>
-RowSums exp_from_peak(const T* x, size_t classes, size_t target, T peak, double scale,
-                      size_t advance, T* e) {
+RowSums exp_from_peak(const T* x, size_t classes, size_t target, T peak, double scale, T* row,
+                      T* chunk) {
   const PeakExp<T> exp{Shift<T>(-Exp<T>::kTop), LogitScale<T>(scale), splat(peak)};
-  RowAccumulator<T> row;
+  const double target_distance = (double(x[target]) - double(peak)) * scale;
+  RowAccumulator<T> sums;
   for (size_t b = 0; b < classes; b += kChunk<T>) {
     const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
-    row.template chunk<kSmooth, false>(x, b, n, target, exp, peak, e + advance * b);
+    T* e = row && n == kChunk<T> ? row + b : chunk;
+    sums.template chunk<kSmooth, false>(x, b, n, target, exp, peak, e);
+    if (row && e == chunk) __builtin_memcpy(row + b, chunk, n * sizeof(T));
   }
   RowSums s;
-  const Sum others = row.others.value();
+  const Sum others = sums.others.value();
   s.others = others.value;
   s.others_lost = others.lost;
-  s.e_target = row.e_target;
-  s.target_distance = (double(x[target]) - double(peak)) * scale;
+  s.e_target = sums.e_target;
+  s.target_distance = target_distance;
   s.origin = double(peak) * scale;
   s.origin_distance = 0;
-  s.differences = kSmooth ? row.differences.value().value / kSmall * scale : 0;
+  s.differences = kSmooth ? sums.differences.value().value / kSmall * scale : 0;
   return s;
 }
 
-// A row without a finite maximum (all -inf, or one +inf or nan) has no softmax.
-template <class T>
-RowSums undefined_row(size_t classes, size_t advance, T* e) {
-  const size_t n = advance ? classes : (classes < kChunk<T> ? classes : kChunk<T>);
-  for (size_t i = 0; i < n; ++i) e[i] = T(NAN);
-  return {NAN, NAN, NAN, NAN, NAN, NAN, NAN};
-}
-
-// The sums and exps of any row, whatever it holds.
+// The sums and exps of any row, from its maximum. A row without a finite maximum (all -inf,
+// or one +inf or nan) has no softmax: all of it becomes nan.
 template <class T, bool kSmooth>
-RowSums exp_any_row(const T* x, size_t classes, size_t target, double scale, size_t advance, T* e) {
-  const T peak = max_of(x, classes);
-  if (peak - peak != 0) return undefined_row(classes, advance, e);
-  const RowSums s = exp_from_peak<T, kSmooth>(x, classes, target, peak, scale, advance, e);
-  if (s.total() != s.total()) return undefined_row(classes, advance, e);  // a nan in x
-  return s;
+RowSums exp_any_row(const T* x, size_t classes, size_t target, T peak, double scale, T* row,
+                    T* chunk) {
+  if (peak - peak == 0) {
+    const RowSums s = exp_from_peak<T, kSmooth>(x, classes, target, peak, scale, row, chunk);
+    if (s.total() == s.total()) return s;
+  }
+  for (size_t i = 0; row && i < classes; ++i) row[i] = T(NAN);
+  return {NAN, NAN, NAN, NAN, NAN, NAN, NAN};
 }
 
 }  // namespace XENTROPY_TIER

@@ -63,7 +63,8 @@ struct RowInFlight {
            __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
   }
 
-  RowSums finish(size_t advance, T* e) const {
+  // `row` holds the exps, or is null if only their sums are wanted.
+  RowSums finish(T* row, T* scratch_chunk) const {
     RowSums s;
     const Sum others = sums.others.value();
     s.others = others.value;
@@ -72,7 +73,8 @@ struct RowInFlight {
     const double total = s.total();
     const bool in_range = total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal;
     if (!in_range || origin == T(-INFINITY)) {
-      return exp_any_row<T, kSmooth>(x, classes, target, scale, advance, e);
+      return exp_any_row<T, kSmooth>(x, classes, target, max_of(x, classes), scale, row,
+                                     scratch_chunk);
     }
     s.target_distance = distance(double(x[target]));
     s.origin = double(origin) * scale;
@@ -84,15 +86,16 @@ struct RowInFlight {
 
 template <class T>
 XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<T>& b, size_t r, const RowSums& s) {
-  const double class_weight = b.weight ? double(b.weight[b.labels[r]]) : 1;
+  const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
   const double repeat = b.repeat ? b.repeat[r] : 1;
   const double upstream = b.upstream ? b.upstream[r] * b.upstream_all : b.upstream_all;
   return settle<T>(t, class_weight, repeat, upstream, s);
 }
 
 template <class T, class Stores, bool kScaled, bool kSmooth>
-void rows_with_gradient(const Terms& t, const Block<T>& b, T* e) {
+void rows_with_gradient(const Terms& t, const Block<T>& b, T* scratch) {
   const size_t C = t.classes;
+  T* e = scratch + kScratchChunk;
   Stores stores;
   for (size_t r = 0; r <= b.rows; ++r) {
     const bool reads = r < b.rows && b.labels[r] != kIgnored, writes = r > 0;
@@ -105,10 +108,10 @@ void rows_with_gradient(const Terms& t, const Block<T>& b, T* e) {
         if (writes) stores.advance(e, i + n, x);
         row.template chunk<false>(i, n, e + i);
       }
-      const RowSums sums = row.finish(1, e);
+      const RowSums sums = row.finish(e, scratch);
       const Settled settled = settle_row(t, b, r, sums);
       b.loss[r] = settled.loss;
-      finish = finish_row(t, settled, sums, row.target, e);
+      finish = finish_row<T>(t, settled, sums, row.target, nullptr, e);
     } else {
       if (writes) stores.advance(e, C, x);
       if (r < b.rows) {
@@ -132,7 +135,7 @@ void rows_loss(const Terms& t, const Block<T>& b, T* e) {
       const size_t n = t.classes - i < kChunk<T> ? t.classes - i : kChunk<T>;
       row.template chunk<true>(i, n, e);
     }
-    b.loss[r] = settle_row(t, b, r, row.finish(0, e)).loss;
+    b.loss[r] = settle_row(t, b, r, row.finish(nullptr, e)).loss;
   }
 }
 

@@ -3,7 +3,7 @@
 // With x scaled, q_c the target masses, Q their sum, and unit = 1 / log(base):
 //
 //     loss = repeat * (unit * sum_c q_c (lse - x_c) + z lse^2)
-//     d loss / d logits_c = g * ((unit Q + 2 z lse) p_c - unit q_c),  g = upstream repeat scale
+//     d loss / d logits_c = g * ((unit Q + 2 z lse) p_c - unit q_c)
 //
 // At the target, p_y may be 1 to the last bit. There (Q p - q) is written as
 // (Q - q) p - q (1 - p), with 1 - p = others / total: nothing cancels.
@@ -38,11 +38,11 @@ XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
   return {log_total - s.target_distance, log_total - s.origin_distance};
 }
 
-// What a row contributes: its loss, and
+// What a row contributes: its loss, and with g for upstream * repeat * scale / divisor
 //
-//     gradient_c = (g * mass * e_c / total - bias) / divisor
+//     gradient_c = g * (mass * e_c / total - bias * q_c)
 //
-// but at the target g * numerator / (total * divisor).
+// where q_c is 1 for class indices; but at the target it is g * numerator / total.
 struct Settled {
   double loss, g, mass, numerator, bias;
 };
@@ -65,40 +65,49 @@ XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repea
   const double at_target = t.unit * (hard + uniform);
   const double rest = t.unit * uniform * (classes - 1) + shift;
   return {repeat * loss, g, at_target + rest, rest * s.e_target - at_target * s.others,
-          uniform != 0 ? g * t.unit * uniform : 0};
+          t.unit * uniform};
 }
 
-// How a row of scratch becomes gradient: e * (factor + rest) - bias. The rest is what
+// How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what
 // rounding the factor lost.
 template <class T>
 struct Finish {
   T factor, rest, bias;
 };
 
-// The gradient itself into the scratch row: for factors that are no normal numbers (0, inf
-// and nan too), in whatever units the exps are.
+// The gradient itself into the scratch row: for factors that are no normal numbers, up to
+// inf and nan, in whatever units the exps are.
 template <class T>
-Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t target, T* e) {
-  const double g = r.g / t.divisor, on_p = r.g * r.mass / t.divisor, bias = r.bias / t.divisor;
-  for (size_t c = 0; c < t.classes; ++c) e[c] = T(double(e[c]) / total * on_p);
-  e[target] = T(r.numerator / total * g + bias);
+Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t target, const T* q,
+                         T* e) {
+  const double g = r.g / t.divisor;
+  for (size_t c = 0; c < t.classes; ++c) {
+    e[c] = T((r.mass * (double(e[c]) / total) - r.bias * (q ? double(q[c]) : 1)) * g);
+  }
+  e[target] = T(r.numerator / total * g);
   // A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
-  return {T(1), T(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022), T(bias)};
+  return {T(1), T(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022), T(0)};
 }
 
-// Puts the target's gradient into the scratch row, in the units of the others.
+// Puts the target's gradient into the scratch row, in the units of the others. q is null
+// (all 1), or the masses, with 0 at the target.
 template <class T>
 XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
-                                     size_t target, T* e) {
+                                     size_t target, const T* q, T* e) {
   constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+  const auto normal = [](double v) {
+    return __builtin_fabs(v) >= kLeast && __builtin_fabs(v) <= 1 / kLeast;
+  };
   const Sum total = s.exact_total();
   const double below = total.value * t.divisor;
   const double below_lost = __builtin_fma(total.value, t.divisor, -below) + total.lost * t.divisor;
   const double on_p = r.g * r.mass, factor = double(T(on_p / below));
-  const double bias = r.bias / t.divisor, at_target = r.numerator / r.mass + bias / factor;
-  const bool normal = __builtin_fabs(factor) >= kLeast && __builtin_fabs(factor) <= 1 / kLeast &&
-                      __builtin_fabs(at_target) <= 1 / kLeast;
-  if (!normal) return finish_by_hand(t, r, total.value, target, e);
+  const double bias = r.bias != 0 ? r.g * r.bias / t.divisor : 0;
+  const double at_target = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
+  if (!normal(factor) || !(bias == 0 || normal(bias)) ||
+      !(__builtin_fabs(at_target) <= 1 / kLeast)) {
+    return finish_by_hand(t, r, total.value, target, q, e);
+  }
   e[target] = T(at_target);
   const double rest = (__builtin_fma(-factor, below, on_p) - factor * below_lost) / below;
   return {T(factor), T(rest), T(bias)};

@@ -4,26 +4,34 @@
 //     p_c = e_c / total,  log p_c = (x_c - m) - L,  lse = m + L
 //     entropy = sum_c p_c (m - x_c) + L     (no term is negative: nothing cancels)
 //
-// Cost: two reads (the second from cache), one exp per element (none is kept for the
-// reductions), one write; log_softmax reads the row a third time.
+// Cost: one exp per element (entropy: two); the row is read for its maximum and again, from
+// cache, for its exps. These go straight to the result of softmax, which is then scaled in
+// place; the others keep one chunk of them.
 #pragma once
-#include "dense.h"
+#include "peak.h"
 #include "stores.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
 template <class T>
-void fill(T* out, size_t n, T value) {
-  for (size_t i = 0; i < n; ++i) out[i] = value;
+bool has_nan(const T* x, size_t n) {
+  int found = 0;
+  for (size_t i = 0; i < n; ++i) found |= x[i] != x[i];
+  return found != 0;
 }
 
+// e / total, in place.
 template <class T>
-void store_softmax(const T* e, size_t classes, double total, T* out) {
-  const double factor = 1 / total;
-  RegularStores<T, false> stores;
-  stores.begin_row(out, classes, {T(factor), T(__builtin_fma(-factor, total, 1) / total), 0});
-  stores.advance(e, classes, e);
+void scale_softmax(T* e, size_t classes, double total) {
+  constexpr size_t L = kLanes<T>;
+  const double factor = double(T(1 / total));
+  const T rest = T(__builtin_fma(-factor, total, 1) / total);
+  const Finisher<T, false> finish({T(factor), rest, T(0)});
+  size_t i = 0;
+  for (; i + L <= classes; i += L) store(e + i, finish(load(e + i)));
+  if (i == classes) return;
+  store_first(e + i, finish(load_first(e + i, classes - i, Vec<T>{})), classes - i);
 }
 
 // log p_c = (x_c - m) - L; the difference is taken in two parts (two-sum).
@@ -48,62 +56,50 @@ void store_log_softmax(const T* x, size_t classes, T peak, double log1p_others, 
   }
 }
 
+// sum_c e_c (m - x_c), chunk by chunk.
 template <class T>
-bool has_nan(const T* x, size_t n) {
-  int found = 0;
-  for (size_t i = 0; i < n; ++i) found |= x[i] != x[i];
-  return found != 0;
-}
-
-// A row without a finite maximum: nan, but for its log-sum-exp, which is that maximum.
-template <class T>
-void undefined_softmax(Normal what, T peak, size_t classes, T* out, double* value) {
-  if (what == Normal::kLogSumExp) {
-    *value = double(peak);
-  } else if (what == Normal::kEntropy) {
-    *value = NAN;
-  } else {
-    fill(out, classes, T(NAN));
-  }
-}
-
-// -sum_c t_c log t_c of probabilities, with 0 log 0 = 0. One library logarithm an element.
-template <class T>
-double target_entropy(const T* t, size_t classes) {
+double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
+  const PeakExp<T> exp{Shift<T>(-Exp<T>::kTop), LogitScale<T>(1), splat(peak)};
   double sum = 0;
-  for (size_t c = 0; c < classes; ++c) {
-    if (t[c] != 0) sum -= double(t[c]) * log(double(t[c]));
+  for (size_t b = 0; b < classes; b += kChunk<T>) {
+    const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
+    Total<T> unused;
+    exp_chunk<false>(x + b, n, exp, chunk, unused);
+    sum += sum_masses(x + b, chunk, n, peak).distance;
   }
   return sum;
 }
 
+// A row without a finite maximum: nan, but for its log-sum-exp, which is that maximum.
 template <class T>
-void softmax(Normal what, const T* x, size_t classes, T* out, T* scratch, double* value) {
-  if (what == Normal::kTargetEntropy) {
-    *value = target_entropy(x, classes);
-    return;
-  }
-  T* q = scratch + scratch_elements(classes) / 2;
-  const T peak = max_of(x, classes);
-  const size_t m = find(x, classes, peak);
-  const RowSums s = exp_any_row<T, false>(x, classes, m < classes ? m : 0, 1,
-                                          what != Normal::kLogSumExp, scratch);
-  const double total = s.total();
-  if (total != total) {
-    return undefined_softmax(what, has_nan(x, classes) ? T(NAN) : peak, classes, out, value);
-  }
-  const double log1p_others = log1p(s.others / s.e_target);
-  if (what == Normal::kLogSumExp) {
-    *value = double(peak) + log1p_others;
-  } else if (what == Normal::kEntropy) {
-    __builtin_memcpy(q, scratch, classes * sizeof(T));
-    for (size_t c = classes; c % kLanes<T> != 0; ++c) q[c] = 0;
-    *value = sum_masses(x, q, classes, peak).distance / total + log1p_others;
-  } else if (what == Normal::kLogSoftmax) {
-    store_log_softmax(x, classes, peak, log1p_others, out);
+void undefined_softmax(Result what, const T* x, size_t classes, T peak, T* out, double* value) {
+  if (what == Result::kLogSumExp) {
+    *value = has_nan(x, classes) ? NAN : double(peak);
+  } else if (what == Result::kEntropy) {
+    *value = NAN;
   } else {
-    scratch[m] = T(s.e_target);
-    store_softmax(scratch, classes, total, out);
+    for (size_t i = 0; i < classes; ++i) out[i] = T(NAN);
+  }
+}
+
+template <class T>
+void softmax(Result what, const T* x, size_t classes, T* out, T* scratch, double* value) {
+  const T peak = max_of(x, classes);
+  const size_t found = find(x, classes, peak), m = found < classes ? found : 0;
+  T* row = what == Result::kSoftmax ? out : nullptr;
+  const RowSums s = exp_any_row<T, false>(x, classes, m, peak, 1, row, scratch);
+  const double total = s.total();
+  if (total != total) return undefined_softmax(what, x, classes, peak, out, value);
+  const double log1p_others = log1p(s.others / s.e_target);
+  if (what == Result::kSoftmax) {
+    out[m] = T(s.e_target);
+    scale_softmax(out, classes, total);
+  } else if (what == Result::kLogSoftmax) {
+    store_log_softmax(x, classes, peak, log1p_others, out);
+  } else if (what == Result::kLogSumExp) {
+    *value = double(peak) + log1p_others;
+  } else {
+    *value = sum_distances(x, classes, peak, scratch) / total + log1p_others;
   }
 }
 

@@ -8,8 +8,8 @@ namespace xentropy {
 
 constexpr size_t kBlockRows = 4096;  // rows of one kernel call, at most
 
-// Rows that pass through scratch stay in the L2 cache; but 16 adjacent rows are taken
-// together where the classes lie far apart, to use whole cache lines.
+// Rows that pass through scratch stay in the L2 cache; but where the classes lie
+// far apart up to 16 adjacent rows are taken together, to use more of every cache line.
 constexpr size_t kScratchElements = size_t(1) << 15;
 constexpr size_t kScratchRowsLeast = 16;
 
@@ -30,12 +30,14 @@ static inline bool in_place_rows(const Layout& a) {
   return all % ptrdiff_t(sizeof(T)) == 0;
 }
 
-// Rows of a block, where nothing has to pass through scratch and where something has.
-static inline size_t block_rows(const Layout& logits, size_t classes, bool direct) {
-  if (direct) return kBlockRows;
-  const bool scattered = magnitude(logits.rows.step()) < magnitude(logits.classes.step());
-  const size_t least = scattered ? kScratchRowsLeast : 1;
-  const size_t fitting = kScratchElements / classes;
+// Are rows closer together in memory than the classes of a row?
+static inline bool scattered(const Layout& a) {
+  return a.data && magnitude(a.rows.step()) < magnitude(a.classes.step());
+}
+
+// Rows of a block of which something passes through scratch.
+static inline size_t staged_rows(size_t classes, bool any_scattered) {
+  const size_t least = any_scattered ? kScratchRowsLeast : 1, fitting = kScratchElements / classes;
   return smaller(kBlockRows, fitting > least ? fitting : least);
 }
 
@@ -86,17 +88,17 @@ static inline void scatter_rows(const Tier& tier, const float* from, const Layou
   for (size_t i = 0; i < n; ++i) narrow(from + i * C, C, a.data + a.rows.offset(row + i));
 }
 
-// Where the rows of a block are for the kernel: in the array, or gathered in scratch.
+// As gather_rows, but rows whose label is kIgnored are not read.
 template <class T>
-static const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
-                        T* scratch, ptrdiff_t* stride) {
-  if (direct) {
-    *stride = a.rows.step() / ptrdiff_t(sizeof(T));
-    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+static void gather_counted(const Tier& tier, const Layout& a, size_t row, size_t n,
+                           const int64_t* labels, T* to) {
+  const size_t C = a.classes.size();
+  for (size_t i = 0, end; i < n; i = end) {
+    for (end = i; end < n && labels[end] != kIgnored; ++end) {
+    }
+    if (end > i) gather_rows(tier, a, row + i, end - i, to + i * C);
+    end += end == i;
   }
-  *stride = ptrdiff_t(a.classes.size());
-  gather_rows(tier, a, row, n, scratch);
-  return scratch;
 }
 
 }  // namespace xentropy

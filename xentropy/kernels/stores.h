@@ -26,8 +26,7 @@ struct Finisher {
   explicit Finisher(Finish<T> f)
       : factor(splat(f.factor)), rest(splat(f.rest)), bias(splat(f.bias)) {}
 
-  XENTROPY_INLINE_MEMBER Vec<T> operator()(const T* e) const {
-    const Vec<T> v = load(e);
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> v) const {
     return fma(v, factor, kBias ? fma(v, rest, -bias) : v * rest);
   }
 };
@@ -48,11 +47,11 @@ class RegularStores {
     for (; i + kLine<T> <= end; i += kLine<T>) {
       prefetch_next(next + i);
       for (size_t q = 0; q < kLine<T>; q += L) {
-        store(out_ + i + q, finish_(e + i + q));
+        store(out_ + i + q, finish_(load(e + i + q)));
       }
     }
-    for (; i + L <= end; i += L) store(out_ + i, finish_(e + i));
-    if (i < end) store_first(out_ + i, finish_(e + i), end - i);
+    for (; i + L <= end; i += L) store(out_ + i, finish_(load(e + i)));
+    if (i < end) store_first(out_ + i, finish_(load(e + i)), end - i);
     done_ = end;
   }
 
@@ -91,7 +90,7 @@ class StreamedStores {
     for (; i + kLine<T> <= stop; i += kLine<T>) {
       prefetch_next(next + i);
       for (size_t q = 0; q < kLine<T>; q += L) {
-        stream(out_ + i + q, finish_(e + i + q));
+        stream(out_ + i + q, finish_(load(e + i + q)));
       }
     }
     if (to_the_end && i < classes_) {
@@ -114,7 +113,7 @@ class StreamedStores {
   // Appends n elements (at most the rest of the line) of the row to the waiting line.
   XENTROPY_INLINE_MEMBER void put(const T* e, size_t n) {
     for (size_t q = 0; q < kLine<T>; q += kLanes<T>) {
-      store(joined_ + filled_ + q, finish_(e + q));
+      store(joined_ + filled_ + q, finish_(load(e + q)));
     }
     filled_ += n;
   }

@@ -129,6 +129,26 @@ XENTROPY_INLINE void sum_differences(const T* x, size_t n, T origin, Total<T>& t
   });
 }
 
+struct MassSums {
+  double others;    // sum of q_c
+  double distance;  // sum of q_c (peak - x_c)
+};
+
+// Sums over a row of masses q, which is 0 up to a whole vector.
+template <class T>
+MassSums sum_masses(const T* x, const T* q, size_t classes, T peak) {
+  const Vec<T> top = splat(peak), small = splat(T(kSmall)), small_top = top * small;
+  Total<T> others, distance;
+  add_vectors<T>(classes, others,
+                 [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA { return load(q + i); });
+  add_vectors<T>(classes, distance, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+    const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top);
+    const Vec<T> mass = load(q + i), zero = {};
+    return mass == zero ? zero : mass * (small_top - v * small);  // 0 * inf = 0
+  });
+  return {others.value().value, distance.value().value / kSmall};
+}
+
 // The largest of x[0..n); nan where one is nan and happens to be met last.
 template <class T>
 XENTROPY_INLINE T max_of(const T* x, size_t n) {

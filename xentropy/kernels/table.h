@@ -1,5 +1,6 @@
 // The table of this tier's kernels. Included by tier_*.cpp alone, after XENTROPY_TIER.
 #pragma once
+#include "dense.h"
 #include "half.h"
 #include "rows.h"
 #include "softmax.h"

@@ -1,8 +1,8 @@
 // The contract: what one tier (an instruction-set level) offers, and what it is given.
 //
 // Precision policy: float16, bfloat16 and float32 logits are computed in float32,
-// float64 logits in float64; whatever is added over classes is added in float64 at
-// least every 16 cache lines; losses leave the kernels in float64.
+// float64 logits in float64; whatever is added over classes is added in float64 after
+// at most four terms; losses leave the kernels in float64.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -33,25 +33,25 @@ struct Block {
   const int64_t* labels;   // kIgnored where a row does not count
   const T* probabilities;  // null: the labels are the targets
   ptrdiff_t probabilities_stride;
-  const T* weight;         // per class, or null
+  const double* weight;    // per class, or null
   const double* repeat;    // sample weight per row, or null
   const double* upstream;  // d result / d loss per row, or null: upstream_all
   double upstream_all;
   double* loss;
 };
 
-// Every cross-entropy kernel is called like this. `scratch` holds scratch_elements();
-// `streamed` asks for non-temporal stores of the gradient.
+// Every cross-entropy kernel is called like this; `streamed` asks for non-temporal stores of the
+// gradient.
 template <class T>
 using CrossEntropyKernel = void (*)(const Terms&, const Block<T>&, T* scratch, bool streamed);
 
 // What the softmax family writes of every row.
-enum class Normal { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
+enum class Result { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
 
-// x, out: one row each; the reductions write their value to *value instead. For
-// kTargetEntropy x holds probabilities, for the others logits.
+// x, out: one row each (out may be x); the reductions write to *value instead. Of
+// kTargetEntropy, where x holds probabilities, driver_softmax.cpp takes care.
 template <class T>
-using SoftmaxKernel = void (*)(Normal, const T* x, size_t classes, T* out, T* scratch,
+using SoftmaxKernel = void (*)(Result, const T* x, size_t classes, T* out, T* scratch,
                                double* value);
 
 // n contiguous elements of a 16-bit type, at any address, to and from float32.
@@ -62,7 +62,8 @@ template <class T>
 struct Kernels {
   CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
   CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
-  // Places of kernels to come; where null, driver.cpp sends the shape through `rows`.
+  // Places of kernels to come. Until then such shapes go through `rows`, the second by way
+  // of scratch.
   CrossEntropyKernel<T> groups;   // short rows, many at a time
   CrossEntropyKernel<T> columns;  // class axis strided, rows adjacent
   SoftmaxKernel<T> softmax;
@@ -86,7 +87,13 @@ static inline const Kernels<T>& kernels_of(const Tier& tier) {
   }
 }
 
-// Two rows of scratch, each with room for the last cache line to be filled up.
-static inline size_t scratch_elements(size_t classes) { return 2 * (classes + 128); }
+// Scratch of a kernel call: one chunk (16 cache lines and a vector), then whole rows, each
+// with room for its last cache line to be filled up. The row kernel keeps one row, the
+// dense kernel two; for the losses alone they keep one less.
+constexpr size_t kScratchChunk = 512;
+static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
+static inline size_t scratch_elements(size_t classes, size_t rows) {
+  return kScratchChunk + rows * scratch_row(classes);
+}
 
 }  // namespace xentropy
