@@ -185,11 +185,14 @@ def test_rows_that_do_not_count_get_exactly_zero(dtype, shape, value, hidden):
 
 @pytest.mark.parametrize("classes", [PAGE // 4, PAGE // 64, 3 * PAGE // 4])
 @pytest.mark.parametrize("hidden", ["ignore_index", "sample_weight"])
-def test_rows_that_do_not_count_are_not_read(hidden, classes):
+@pytest.mark.parametrize("stored", ["f4", ">f4", "f2", "f8"])
+def test_rows_that_do_not_count_are_not_read(hidden, classes, stored):
     """The ignored rows lie in memory that may not be read."""
-    per_page = max(1, PAGE // 4 // classes)
+    stored = np.dtype(stored)
+    per_page = max(1, PAGE // stored.itemsize // classes)
+    classes *= 4 // min(4, stored.itemsize) if classes > PAGE // 4 else 1
     rows = 6 * per_page
-    x = pages(rows * classes * 4).view(np.float32).reshape(rows, classes)
+    x = pages(rows * classes * stored.itemsize).view(stored).reshape(rows, classes)
     x[:] = make_logits(x.shape)
     target = make_target("labels", x.shape)
     gone = np.arange(rows) // per_page % 3 == 1
@@ -199,7 +202,7 @@ def test_rows_that_do_not_count_are_not_read(hidden, classes):
         target[gone], options = -100, {}
     copy = x.copy()
     for first in np.flatnonzero(gone)[::per_page]:
-        forbid(x[first:].ctypes.data, max(PAGE, classes * 4))
+        forbid(x[first:].ctypes.data, max(PAGE, classes * stored.itemsize))
     for reduction in ("none", "mean"):
         actual = xe.cross_entropy_with_grad(x, target, reduction=reduction, **options)
         same = xe.cross_entropy_with_grad(copy, target, reduction=reduction, **options)
@@ -244,3 +247,34 @@ def test_an_infinite_upstream_of_one_row_stays_in_that_row():
     assert np.isinf(grad[1]).all()
     assert np.isnan(grad[3]).all()
     assert (grad[5] == 0).all()
+
+
+def test_a_divisor_of_0_gives_infinities_of_the_right_sign():
+    x = np.array([[0.0, -200.0, 1.0], [0.0, 1.0, 2.0]], np.float32)
+    options = {"sample_weight": [1.0, -1.0]}
+    loss, grad = xe.cross_entropy_with_grad(x, [1, 0], **options)
+    expected = reference.cross_entropy_with_grad(x, np.array([1, 0]), **options)
+    assert loss == expected[0] == INF
+    assert grad.tolist() == expected[1].tolist()
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 3.0, 4.0, 5.0]])
+def test_a_finite_gradient_survives_factors_beyond_float32(weight):
+    x, target = make_logits((3, 5), np.float32), np.array([1, 0, 3])
+    options = {"label_smoothing": 0.1, "grad_output": 1e39}
+    grad = xe.cross_entropy_with_grad(x, target, weight, **options)[1]
+    expected = reference.cross_entropy_with_grad(x, target, weight, **options)[1]
+    with np.errstate(over="ignore"):
+        assert_within(grad, expected.astype(np.float32), 1e-5 * np.abs(expected).max())
+
+
+def test_class_weights_keep_float64():
+    x = make_logits((2, 3), np.float32)
+    for weight in ([0.1, 0.1, 0.1], [1e-46, 1.0, 1.0], [1e39, 1e39, 1e39]):
+        expected = reference.cross_entropy(x, np.array([0, 1]), weight, reduction="sum")
+        # The loss of each row is float32's, good to 4 ulp; the weights are not rounded.
+        loss = xe.cross_entropy(x, [0, 1], weight, reduction="sum")
+        assert loss == pytest.approx(expected, rel=2**-21)
+        once = xe.cross_entropy(x, [0, 1], np.ones(3), reduction="sum")
+        if weight[0] == weight[1]:
+            assert loss == pytest.approx(once * weight[0], rel=1e-15)

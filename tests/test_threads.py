@@ -103,3 +103,16 @@ def test_a_forked_child_gets_the_right_answer(tier):
         pytest.skip("no fork on this system")
     environment = {**os.environ, "XENTROPY_TIER": tier}
     subprocess.run([sys.executable, "-c", FORK], env=environment, check=True, timeout=60)
+
+
+def test_a_forked_child_computes_on_one_thread(tier):
+    """Whoever started the threads of the one OpenMP runtime: they are gone in the child."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    program = (
+        "import os, xentropy as xe\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(xe.get_num_threads())\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

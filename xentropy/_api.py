@@ -235,13 +235,11 @@ class _Call:
         self.normalizer = _check.normalizer(normalizer, reduction)
         self.n_threads = _check.n_threads(n_threads)
         self.total_weight = None
+        others = self.labels, self.probabilities, self.weight, self.sample_weight
         self.kernel = _kernels.CrossEntropy(
             self.logits,
             axis,
-            self.labels,
-            self.probabilities,
-            self.weight,
-            self.sample_weight,
+            *others,
             float64=self.float64,
             ignore_bits=_check.ignore_bits(ignore_index, self.labels),
             **_check.terms(shape[axis], label_smoothing, z_loss, logit_scale, base),
