@@ -87,3 +87,13 @@ def test_fresh_given_and_in_place_outputs_agree(dtype, shape, kind):
             again = both(source, target, out=where, **options)
             assert_bits(again[0], loss)
             assert_bits(where, grad)
+
+
+@pytest.mark.parametrize("odd", [1, 2, 3])
+def test_unaligned_out_of_the_size_that_is_streamed(odd):
+    x, target = make_logits((4200, 257)), make_target("labels", (4200, 257))
+    grad = xe.cross_entropy_with_grad(x, target)[1]
+    out = at_offset(np.zeros_like(x), 2, odd)
+    xe.cross_entropy_with_grad(x, target, out=out)
+    assert_bits(out.copy(), grad)
+    assert (surroundings(out)() == FILLER).all()

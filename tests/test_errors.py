@@ -57,6 +57,7 @@ COMMON = [
     ("label -5", labels(0, -5), IndexError, [r"target\[0\] = -5 "]),
     ("label 2**32", labels(1, 2**32), IndexError, [r"target\[1\] = 4294967296 "]),
     ("label 2**32 + 1", labels(1, 2**32 + 1), IndexError, [r"target\[1\] = 4294967297 "]),
+    ("label 2**32 - 100", labels(1, 2**32 - 100), IndexError, [r"target\[1\] = 4294967196 "]),
     ("label 2**40", labels(1, 2**40), IndexError, [r"target\[1\] = 1099511627776 "]),
     ("label -2**63", labels(1, -(2**63)), IndexError, [r"target\[1\] = -9223372036854775808 "]),
     ("uint64 2**64 - 100", labels(1, 2**64 - 100, "u8"), IndexError, [r"\[1\] = 1844674407370955"]),
@@ -68,6 +69,7 @@ COMMON = [
     ("big-endian 7", labels(1, 7, ">i4"), IndexError, [r"target\[1\] = 7 "]),
     ("-100, not ignored", {**labels(1, -100), "ignore_index": -1}, IndexError, [r"\[1\] = -100 "]),
     ("the first of two", {"target": np.array([0, 8, 9])}, IndexError, [r"target\[1\] = 8 "]),
+    ("weight 0", {**labels(1, 4), "sample_weight": [1, 0, 1]}, IndexError, [r"\[1\] = 4 "]),
     (
         "label in 2-d",
         {"logits": make_logits((2, 3, 4)), "target": np.array([[0, 0, 0, 0], [0, 0, 9, 0]])},
@@ -325,3 +327,21 @@ def test_unknown_and_positional_options_are_refused():
             function(X, [0, 1, 2], smoothing=0.1)
     with pytest.raises(TypeError, match="grad_output"):
         xe.cross_entropy(X, [0, 1, 2], grad_output=1.0)
+
+
+@pytest.mark.parametrize(
+    "option", [{"reduction": "none"}, {"reduction": "sum"}, {"normalizer": 2.0}]
+)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_labels_are_checked_whatever_the_reduction(function, option):
+    for label in (4, -1):
+        says = [rf"target\[1\] = {label} is out of range for 4 classes"]
+        check(function, {**labels(1, label), **option}, IndexError, says)
+
+
+def test_a_bad_sample_weight_deep_in_a_large_batch_is_found():
+    x, repeat = make_logits((200_001, 2)), np.ones(200_001, "f4")
+    for at in (200_000, 150_000):
+        repeat[at] = NAN
+        with pytest.raises(ValueError, match=rf"sample_weight\[{at}\] = nan"):
+            xe.cross_entropy(x, np.zeros(len(x), int), sample_weight=repeat)

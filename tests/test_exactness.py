@@ -188,3 +188,13 @@ def test_empty_batches(dtype, kind, shape):
         assert_within(loss, expected, 0)
         assert grad.shape == shape
     assert xe.cross_entropy(x, target, reduction="none").size == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [256, 384])
+def test_one_large_exp_among_many_equal_ones(dtype, classes):
+    """The worst case of a sum: every exp beside the large one is rounded to its unit."""
+    rng, rows = np.random.default_rng(0), 6000
+    x = make_logits((rows, classes), dtype, spread=0.05)
+    x[np.arange(rows), rng.integers(classes, size=rows)] += rng.uniform(0, 10, rows).astype(dtype)
+    assert_plain(x, make_target("labels", x.shape))

@@ -11,6 +11,7 @@ from support import (
     TARGETS,
     assert_bits,
     assert_options,
+    assert_plain,
     assert_ulps,
     assert_within,
     eps,
@@ -201,3 +202,22 @@ def test_any_label_can_be_the_ignored_one(label):
     assert rows[1] == 0
     assert (grad[1] == 0).all()
     assert (rows[[0, 2]] > 0).all()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("scale", [1e-3, 0.7, 1.3, 7.0])
+def test_a_logit_scale_costs_no_digit(dtype, kind, scale):
+    """Neither the scale nor its product with a logit is rounded: both are kept in two parts."""
+    for shape in ((9, 6), (4, 300), (2, 5, 33)):
+        x = make_logits(shape, dtype, spread=100)
+        target = make_target(kind, shape, dtype=dtype)
+        assert_plain(x, target, logit_scale=scale, what=str(shape))
+
+
+@pytest.mark.parametrize("ignored", [2**8 + 1, 2**16 + 1, 2**32 + 1, 2**32 - 1, -(2**32) + 1])
+def test_ignore_index_is_compared_with_all_its_bits(ignored):
+    x, target = make_logits((3, 4)), np.array([1, 1, 3])
+    rows, grad = xe.cross_entropy_with_grad(x, target, ignore_index=ignored, reduction="none")
+    assert (rows > 0).all()
+    assert (grad != 0).all()
+    assert xe.cross_entropy(x, target, ignore_index=ignored) == xe.cross_entropy(x, target)

@@ -214,3 +214,14 @@ def test_threads_and_dtypes(dtype, shape):
         many = xe.cross_entropy_with_grad(x, target, n_threads=threads)
         assert_bits(many[0], one[0])
         assert_bits(many[1], one[1])
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_threads_and_the_divisor_of_the_mean(kind):
+    x, target = make_logits((400_001, 3)), make_target(kind, (400_001, 3))
+    repeat = np.random.default_rng(0).random(len(x))  # float64: their sum depends on the order
+    one = xe.cross_entropy_with_grad(x, target, sample_weight=repeat, n_threads=1)
+    for threads in (2, 3, 5):
+        many = xe.cross_entropy_with_grad(x, target, sample_weight=repeat, n_threads=threads)
+        assert_bits(many[0], one[0], f"loss, {threads} threads")
+        assert_bits(many[1], one[1], f"gradient, {threads} threads")

@@ -278,3 +278,56 @@ def test_class_weights_keep_float64():
         once = xe.cross_entropy(x, [0, 1], np.ones(3), reduction="sum")
         if weight[0] == weight[1]:
             assert loss == pytest.approx(once * weight[0], rel=1e-15)
+
+
+@pytest.mark.parametrize("limit", [360, 2.0**19, 2.0**20, 2.0**30])  # the tiers' kMaxShift
+@pytest.mark.parametrize("below", [1, 30, 90, 150, 1000])
+def test_the_tail_of_a_row_just_below_the_smallest_shift(dtype, limit, below):
+    """There k is clamped and the first exps are small: the others must not vanish."""
+    if bits16(dtype) or (dtype == np.float32 and limit > 2**20):
+        pytest.skip("no digit is left beside such an offset")
+    top = np.round(-(limit + below) * np.log(2))
+    x = np.tile(top - np.linspace(0, 80, 100).round(), (5, 1)).astype(dtype)
+    assert_plain(x, np.arange(5) * 20)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("shape", [(40, 10), (9, 300), (3, 21, 130)])
+def test_rows_that_do_not_count_get_zero_whatever_out_held(dtype, shape, kind):
+    x, target = make_logits(shape, dtype), make_target(kind, shape, dtype=dtype)
+    gone = np.random.default_rng(5).random((shape[0], *shape[2:])) < 0.4
+    gone.flat[0], gone.flat[-1] = True, False
+    np.moveaxis(x, 1, -1)[gone] = np.nan
+    options = {"weight": np.linspace(0.5, 2, shape[1]), "label_smoothing": 0.1}
+    for layout in (np.ascontiguousarray, np.asfortranarray):
+        out = layout(np.full(shape, np.nan).astype(dtype))
+        loss, _ = xe.cross_entropy_with_grad(
+            layout(x), target, out=out, sample_weight=1.0 - gone, **options
+        )
+        assert np.isfinite(loss)
+        out = np.moveaxis(out, 1, -1).astype(np.float32)
+        assert (out[gone] == 0).all()
+        assert (out[~gone] != 0).any(axis=1).all()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("classes", [2, 10, 300, 5000])
+def test_sums_of_huge_logits_do_not_overflow(kind, classes):
+    x = np.full((3, classes), 3e38, np.float32)
+    x[0, 1:], x[1, :-1], x[2, ::2] = -3e38, -3e38, -3e38  # differences of 6e38
+    target = make_target(kind, x.shape)
+    loss, _ = assert_options(x, target, reduction="sum", label_smoothing=0.1)
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (9, 300)])
+def test_a_target_of_weight_zero_costs_nothing_at_minus_inf(dtype, shape):
+    x, weight = make_logits(shape, dtype), np.ones(shape[1])
+    x[:, 3], weight[3] = -INF, 0
+    target = make_target("labels", shape)
+    target[::2], target[1::2] = 3, 5
+    rows, grad = assert_options(x, target, weight=weight, reduction="none")
+    assert (rows[::2] == 0).all()
+    assert (grad[::2] == 0).all()
+    x[0, 7] = np.nan  # but a nan is not hidden
+    assert np.isnan(xe.cross_entropy(x, target, weight, reduction="none")[0])

@@ -143,3 +143,16 @@ def test_a_row_does_not_depend_on_the_size_of_its_neighbours(dtype, shape):
         alone = xe.cross_entropy_with_grad(x[row : row + 1], labels[row : row + 1], reduction="sum")
         assert_ulps(np.asarray(alone[0]).astype(loss.dtype), loss[row], 0, f"row {row}")
         np.testing.assert_array_equal(alone[1][0], grad[row], err_msg=f"row {row}")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 300, 5000])
+def test_losses_whose_shifted_exp_is_subnormal(dtype, classes):
+    first = 980 if dtype == np.float64 else 118
+    depths = np.arange(first, first + 50)
+    x = make_logits((len(depths), classes), dtype, spread=1)
+    x[:, -1] = -depths
+    for layout in (np.ascontiguousarray, np.asfortranarray):
+        assert_plain(layout(x), np.full(len(x), classes - 1))
+        t = np.zeros(x.shape, "float32")
+        t[:, -1] = 1
+        assert_plain(layout(x), t)

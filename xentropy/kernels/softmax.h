@@ -34,26 +34,14 @@ void scale_softmax(T* e, size_t classes, double total) {
   store_first(e + i, finish(load_first(e + i, classes - i, Vec<T>{})), classes - i);
 }
 
-// log p_c = (x_c - m) - L; the difference is taken in two parts (two-sum).
 template <class T>
 void store_log_softmax(const T* x, size_t classes, T peak, double log1p_others, T* out) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> m = splat(peak), shift = splat(T(log1p_others));
-  const Vec<T> rest = splat(T(log1p_others - double(T(log1p_others))));
-  for (size_t i = 0; i < classes; i += L) {
-    const bool whole = i + L <= classes;
-    const Vec<T> v = whole ? load(x + i) : load_first(x + i, classes - i, m);
-    const Vec<T> d = v - m;
-    const Vec<T> moved = d - v;
-    Vec<T> lost = (v - (d - moved)) + (-m - moved);
-    lost = lost == lost ? lost : Vec<T>{};  // d is -inf
-    const Vec<T> y = (d - shift) + (lost - rest);
-    if (whole) {
-      store(out + i, y);
-    } else {
-      store_first(out + i, y, classes - i);
-    }
-  }
+  size_t i = 0;
+  for (; i + L <= classes; i += L) store(out + i, (load(x + i) - m) - shift);
+  if (i == classes) return;
+  store_first(out + i, (load_first(x + i, classes - i, m) - m) - shift, classes - i);
 }
 
 // sum_c e_c (m - x_c), chunk by chunk.
