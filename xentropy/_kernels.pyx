@@ -197,11 +197,28 @@ if hasattr(os, "register_at_fork"):
 cdef size_t PARALLEL_ELEMENTS = 1 << 16
 
 
-cdef int team_size(size_t rows, size_t classes, size_t chunks, int asked):
-    cdef size_t n = asked if asked > 0 else get_num_threads()
-    if after_fork or rows * classes < PARALLEL_ELEMENTS:
-        n = 1
-    return <int>min(n, chunks)
+cdef struct Plan:
+    Py_ssize_t rows
+    Py_ssize_t per_chunk
+    Py_ssize_t chunks
+    int team
+
+
+cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked):
+    """How a batch is cut, and how many threads share the work on so many elements."""
+    cdef Plan p
+    cdef size_t team = asked if asked > 0 else get_num_threads()
+    p.rows = rows
+    p.per_chunk = chunk_rows(rows, classes)
+    p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
+    if after_fork or elements < PARALLEL_ELEMENTS:
+        team = 1
+    p.team = <int>min(team, <size_t>p.chunks)
+    return p
+
+
+cdef size_t chunk_end(Plan p, Py_ssize_t chunk) noexcept nogil:
+    return min(p.rows, (chunk + 1) * p.per_chunk)
 
 
 def config():
@@ -307,20 +324,19 @@ cdef class CrossEntropy:
     def inspect(self, int n_threads):
         """(first row whose label is out of range or -1, summed weight of the rows)."""
         cdef CrossEntropyCall* c = &self.call
-        cdef Py_ssize_t chunk, per_chunk = chunk_rows(c.rows, c.terms.classes)
-        cdef Py_ssize_t rows = c.rows, chunks = (rows + per_chunk - 1) // per_chunk
-        cdef int team = team_size(c.rows, 1, chunks, n_threads)
-        cdef cnp.ndarray weights = np.empty(chunks), bad_rows = np.empty(chunks, np.intp)
+        cdef Plan p = plan(c.rows, c.terms.classes, c.rows, n_threads)
+        cdef Py_ssize_t chunk
+        cdef cnp.ndarray weights = np.empty(p.chunks), bad_rows = np.empty(p.chunks, np.intp)
         cdef double* weight = <double*>cnp.PyArray_DATA(weights)
         cdef Py_ssize_t* bad_row = <Py_ssize_t*>cnp.PyArray_DATA(bad_rows)
         cdef TargetReport report
-        for chunk in prange(chunks, nogil=True, num_threads=team, schedule="dynamic",
-                            use_threads_if=team > 1):
-            report = inspect_targets(c[0], chunk * per_chunk, min(rows, (chunk + 1) * per_chunk))
+        for chunk in prange(p.chunks, nogil=True, num_threads=p.team, schedule="dynamic",
+                            use_threads_if=p.team > 1):
+            report = inspect_targets(c[0], chunk * p.per_chunk, chunk_end(p, chunk))
             weight[chunk] = report.weight
             bad_row[chunk] = report.bad_row
         bad = bad_rows[bad_rows >= 0]
-        return (int(bad[0]) if bad.size else -1), sequential_sum(weight, chunks)
+        return (int(bad[0]) if bad.size else -1), sequential_sum(weight, p.chunks)
 
     def run(self, gradient, row_loss, upstream, double upstream_all, double divisor,
             bint streamed, int n_threads):
@@ -329,9 +345,8 @@ cdef class CrossEntropy:
         Upstream gradient is `upstream` (one a row, or None) times `upstream_all` / `divisor`.
         """
         cdef CrossEntropyCall* c = &self.call
-        cdef Py_ssize_t chunk, per_chunk = chunk_rows(c.rows, c.terms.classes)
-        cdef Py_ssize_t rows = c.rows, chunks = (rows + per_chunk - 1) // per_chunk
-        cdef int team = team_size(c.rows, c.terms.classes, chunks, n_threads)
+        cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
+        cdef Py_ssize_t chunk
         c.gradient.data = c.upstream.data = NULL
         c.row_loss = NULL
         if gradient is not None:
@@ -345,16 +360,16 @@ cdef class CrossEntropy:
         c.terms.divisor = divisor
         c.streamed = streamed
         cdef size_t each = scratch_bytes(c[0])
-        cdef cnp.ndarray scratch = aligned_scratch(each * team), sums = np.empty(chunks)
+        cdef cnp.ndarray scratch = aligned_scratch(each * p.team), sums = np.empty(p.chunks)
         cdef char* memory = <char*>cnp.PyArray_DATA(scratch)
         cdef double* loss = <double*>cnp.PyArray_DATA(sums)
-        for chunk in prange(chunks, nogil=True, num_threads=team, schedule="dynamic",
-                            use_threads_if=team > 1):
+        for chunk in prange(p.chunks, nogil=True, num_threads=p.team, schedule="dynamic",
+                            use_threads_if=p.team > 1):
             loss[chunk] = run_chunk(
-                current[0], c[0], chunk * per_chunk, min(rows, (chunk + 1) * per_chunk),
+                current[0], c[0], chunk * p.per_chunk, chunk_end(p, chunk),
                 memory + each * <size_t>threadid(),
             )
-        return sequential_sum(loss, chunks)
+        return sequential_sum(loss, p.chunks)
 
 
 cdef double sequential_sum(const double* values, Py_ssize_t n) noexcept:
@@ -384,13 +399,12 @@ def normalize(str what, cnp.ndarray x, tuple class_axes, out, values, *, bint fl
     """
     cdef SoftmaxCall call
     cdef SoftmaxCall* c = &call
-    cdef Py_ssize_t chunk, per_chunk, rows, chunks, classes = 1
-    cdef int team
+    cdef Py_ssize_t chunk, classes = 1
     for d in class_axes:
         classes *= x.shape[d]
     c.what = <Result><int>RESULTS[what]
     c.classes = classes
-    rows = c.rows = x.size // classes
+    c.rows = x.size // classes
     c.float64 = float64
     c.unit = unit
     describe(&c.x, x, class_axes)
@@ -400,13 +414,11 @@ def normalize(str what, cnp.ndarray x, tuple class_axes, out, values, *, bint fl
         describe(&c.out, out, class_axes)
     if values is not None:
         c.values = cnp.PyArray_DATA(<cnp.ndarray>values)
-    per_chunk = chunk_rows(c.rows, c.classes)
-    chunks = (rows + per_chunk - 1) // per_chunk
-    team = team_size(c.rows, c.classes, chunks, n_threads)
+    cdef Plan p = plan(c.rows, classes, x.size, n_threads)
     cdef size_t each = scratch_bytes(c[0])
-    cdef cnp.ndarray scratch = aligned_scratch(each * team)
+    cdef cnp.ndarray scratch = aligned_scratch(each * p.team)
     cdef char* memory = <char*>cnp.PyArray_DATA(scratch)
-    for chunk in prange(chunks, nogil=True, num_threads=team, schedule="dynamic",
-                        use_threads_if=team > 1):
-        run_chunk(current[0], c[0], chunk * per_chunk, min(rows, (chunk + 1) * per_chunk),
+    for chunk in prange(p.chunks, nogil=True, num_threads=p.team, schedule="dynamic",
+                        use_threads_if=p.team > 1):
+        run_chunk(current[0], c[0], chunk * p.per_chunk, chunk_end(p, chunk),
                   memory + each * <size_t>threadid())

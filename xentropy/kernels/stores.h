@@ -3,7 +3,9 @@
 // StreamedStores writes whole cache lines past the caches (a normal store first reads the
 // line it overwrites: 3 bytes moved for 2). Lines that straddle two adjacent rows are
 // joined in a small buffer, because a partial line streamed costs a whole one.
-// RegularStores is for results that stay in cache, for rows in place, and for fresh pages.
+// RegularStores is for results that stay in cache, for rows in place, and for fresh pages. It
+// prefetches what it will overwrite, 1 KB ahead: a long row in place has left the L1 cache
+// since it was read (20 % at 4,000 classes and more).
 #pragma once
 #include "settle.h"
 
@@ -31,6 +33,9 @@ struct Finisher {
   }
 };
 
+template <class T>
+constexpr size_t kWriteAhead = (1 << 10) / sizeof(T);
+
 template <class T, bool kBias>
 class RegularStores {
  public:
@@ -46,6 +51,7 @@ class RegularStores {
     size_t i = done_;
     for (; i + kLine<T> <= end; i += kLine<T>) {
       prefetch_next(next + i);
+      prefetch_write(out_ + i + kWriteAhead<T>);
       for (size_t q = 0; q < kLine<T>; q += L) {
         store(out_ + i + q, finish_(load(e + i + q)));
       }

@@ -90,6 +90,7 @@ XENTROPY_INLINE void store(T* p, Vec<T> v) {
 
 XENTROPY_INLINE void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }
 XENTROPY_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+XENTROPY_INLINE void prefetch_write(void* p) { __builtin_prefetch(p, 1, 3); }
 
 // --- partial access: the first n lanes, 0 < n <= lanes; nothing beyond is touched ---
 
