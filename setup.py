@@ -35,6 +35,8 @@ ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "arm64", "aarch
 KERNELS = "xentropy/kernels"
 
 COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden"]
+# No contraction: kernels write each fused multiply-add that precision needs (vector.h). Left to
+# the compiler they come and go with the optimisation level, and with them the exactness of exp.
 KERNEL = [
     "-fno-math-errno",
     "-fno-trapping-math",

@@ -71,15 +71,14 @@ template <class T>
 void dense_row(const Terms& t, const Block<T>& b, size_t r, T* q, T* e, T* chunk) {
   const size_t C = t.classes;
   const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
-  const double repeat = b.repeat ? b.repeat[r] : 1;
-  const double upstream = b.upstream ? b.upstream[r] * b.upstream_all : b.upstream_all;
   target_mass(t, b, r, q);
   const T peak = max_of(x, C);
   const size_t found = find(x, C, peak), m = found < C ? found : 0;
   const double q_m = double(q[m]);
   q[m] = 0;
   const RowSums s = exp_any_row<T, false>(x, C, m, peak, t.logit_scale, e, chunk);
-  const Settled settled = settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat, upstream, s);
+  const Settled settled =
+      settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat_of(b, r), upstream_of(b, r), s);
   b.loss[r] = settled.loss;
   if (b.gradient == nullptr) return;
   const Finish<T> finish = finish_row(t, settled, s, m, q, e);

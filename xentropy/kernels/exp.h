@@ -5,8 +5,9 @@
 //     exp(x) * 2^-k = 2^(n - k) * exp(r),    exp(r) = 1 + r + r^2 q(r)
 //
 // ln 2 is split into a head with trailing zero bits, so that n * head is exact, and a
-// rest. q: float32 degree 4, minimax; claimed error 0.88 ulp. float64 degree 9,
-// interpolated at Chebyshev nodes; relative error of the polynomial 1.6e-17.
+// rest. q: float32 degree 4, minimax; float64 degree 9, interpolated at Chebyshev nodes
+// (relative error of the polynomial 1.6e-17). Largest error seen in 40 million arguments:
+// float32 0.89 ulp, float64 0.95; without fma 0.97 and 1.05.
 //
 // The integer k keeps the exps of a row in the middle of the exponent range, so they are
 // never subnormal where it could matter and their sum never overflows. A power of two

@@ -87,9 +87,7 @@ struct RowInFlight {
 template <class T>
 XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<T>& b, size_t r, const RowSums& s) {
   const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
-  const double repeat = b.repeat ? b.repeat[r] : 1;
-  const double upstream = b.upstream ? b.upstream[r] * b.upstream_all : b.upstream_all;
-  return settle<T>(t, class_weight, repeat, upstream, s);
+  return settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
 }
 
 template <class T, class Stores, bool kScaled, bool kSmooth>

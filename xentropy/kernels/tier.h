@@ -87,9 +87,9 @@ static inline const Kernels<T>& kernels_of(const Tier& tier) {
   }
 }
 
-// Scratch of a kernel call: one chunk (16 cache lines and a vector), then whole rows, each
-// with room for its last cache line to be filled up. The row kernel keeps one row, the
-// dense kernel two; for the losses alone they keep one less.
+// Scratch of a kernel call: room for one chunk, then whole rows, each with room for its last cache
+// line to be filled up. The row kernel keeps one row, the dense kernel two; for the losses alone
+// they keep one less.
 constexpr size_t kScratchChunk = 512;
 static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
 static inline size_t scratch_elements(size_t classes, size_t rows) {
