@@ -1,45 +1,55 @@
-"""The memory bandwidth of this machine, from a small probe with the package's own vectors."""
+"""The memory bandwidth of this machine, from a small probe (ceiling.cpp) as one more peer."""
 
 import ctypes
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
-LINE = 64  # bytes; streamed stores want whole cache lines
+from .cells import aligned
+from .peers import Way
+
+# By mode: the ceiling that counts for it.
+OF_MODE = {"loss": "read", "fresh": "copy", "out": "copy", "in place": "update"}
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-Wno-psabi", "-shared", "-fPIC"]
 
 
-@cache
-def _probe():
+def compiled():
+    """The probe as a ctypes library."""
     source = Path(__file__).with_name("ceiling.cpp")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "ceiling.so"
-        flags = ["-std=c++17", "-O3", "-march=native", "-Wno-psabi", "-shared", "-fPIC"]
-        subprocess.run(["c++", *flags, str(source), "-o", str(library)], check=True)
+        subprocess.run(["c++", *FLAGS, str(source), "-o", str(library)], check=True)
         probe = ctypes.CDLL(str(library))
-    probe.stream_copy.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    probe.stream_copy.restype = None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    probe.ceiling_read.argtypes = [pointer, size, number]
+    probe.ceiling_read.restype = ctypes.c_float
+    probe.ceiling_copy.argtypes = [pointer, pointer, size, number]
+    probe.ceiling_copy.restype = None
+    probe.ceiling_update.argtypes = [pointer, size, number]
+    probe.ceiling_update.restype = None
     return probe
 
 
-@cache
-def _pool(threads):
-    return ThreadPoolExecutor(threads)
+def probes(threads):
+    """As a peer: from logits to the ways to move as many bytes, by kind.
 
-
-def stream_copy(source, target, threads):
-    """Copy one contiguous array to another with non-temporal stores, on so many threads.
-
-    Both must be as long and start at a cache line. Up to a few hundred bytes at the end
-    are left out.
+    The logits must start at a cache line; what follows their last whole line is left out.
     """
-    if source.nbytes != target.nbytes or (source.ctypes.data | target.ctypes.data) % LINE:
-        raise ValueError("stream_copy wants two arrays of one size that start at a cache line")
-    part = source.nbytes // threads // LINE * LINE
+    probe = compiled()
 
-    def copy(i):
-        start = i * part
-        _probe().stream_copy(source.ctypes.data + start, part // 4, target.ctypes.data + start)
+    def prepare(logits):
+        out, floats = aligned(logits.shape, logits.dtype), logits.nbytes // 4
+        out[...] = logits
 
-    list(_pool(threads).map(copy, range(threads)))
+        def read():
+            return probe.ceiling_read(logits.ctypes.data, floats, threads)
+
+        def copy():
+            return probe.ceiling_copy(logits.ctypes.data, out.ctypes.data, floats, threads)
+
+        def update():
+            return probe.ceiling_update(out.ctypes.data, floats, threads)
+
+        return {"read": Way(read), "copy": Way(copy), "update": Way(update)}
+
+    return prepare

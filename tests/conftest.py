@@ -1,10 +1,17 @@
 """Fixtures: every kernel test runs on every instruction-set tier this CPU has."""
 
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+# For `bench`, whose cells and measures of accuracy the tests share. Last: an installed xentropy
+# comes before the one in this folder, which may not be built.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 from support import DTYPES
 
 from xentropy import _kernels

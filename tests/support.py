@@ -1,12 +1,10 @@
 """What the tests share: inputs, oracles, distances in units of the last place."""
 
-import inspect
-import types
-
 import numpy as np
 import pytest
 
 import xentropy as xe
+from bench.accuracy import long_reference, spacing, ulps
 from xentropy import reference
 
 try:
@@ -31,14 +29,7 @@ PLAIN = {np.dtype("float32"): 4, np.dtype("float64"): 4}
 ROUNDED_ONCE = 0.501
 
 
-def _long_reference():
-    """The reference with every float64 replaced by long double: the oracle for float64."""
-    module = types.ModuleType("long_reference")
-    exec(inspect.getsource(reference).replace("float64", "longdouble"), module.__dict__)
-    return module
-
-
-_LONG = _long_reference()
+_LONG = long_reference()
 
 
 def oracle(dtype):
@@ -90,26 +81,6 @@ def make_target(kind, shape, axis=1, *, dtype="float32", seed=0):
 
 
 # ---- distances
-
-
-def spacing(value, dtype):
-    """The unit in the last place of |value| in `dtype`."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.spacing(np.abs(value).astype(dtype)).astype(np.longdouble)
-
-
-def ulps(actual, exact):
-    """|actual - exact| in units of the last place of `exact` in actual's dtype.
-
-    Equal infinities, and two nans, are 0 apart; one nan or one infinity is inf apart,
-    unless `exact` rounds to that infinity.
-    """
-    actual = np.asarray(actual)
-    a, e = actual.astype(np.longdouble), np.asarray(exact).astype(np.longdouble)
-    with np.errstate(over="ignore", invalid="ignore"):
-        distance = np.abs(a - e) / spacing(e, actual.dtype)
-        same = (a == e) | (actual == e.astype(actual.dtype)) | (np.isnan(a) & np.isnan(e))
-    return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
 
 
 def assert_ulps(actual, exact, bound, what=""):

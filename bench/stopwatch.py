@@ -1,0 +1,65 @@
+"""Time and memory of one way, in the process that this runs in."""
+
+import ctypes
+import gc
+import sys
+import time
+from pathlib import Path
+
+SHORT = 1e-3  # seconds; faster calls are timed several at a time
+WARM_UP_RUNS = 2  # the first one may compile
+
+
+def seconds_of(way, loops):
+    """Seconds per call of `loops` calls, each result released."""
+    if way.before is not None:
+        way.before()
+    run = way.run
+    start = time.perf_counter()
+    for _ in range(loops):
+        run()
+    return (time.perf_counter() - start) / loops
+
+
+def timings(way, budget):
+    """Seconds of call after call: at least two, and for `budget` seconds; a warm-up first."""
+    for _ in range(WARM_UP_RUNS):
+        once = seconds_of(way, 1)
+        if once > budget:
+            break
+    loops = max(1, round(SHORT / max(once, 1e-7))) if once < SHORT / 2 else 1
+    taken, spent = [], 0.0
+    while len(taken) < 2 or spent < budget:
+        taken.append(seconds_of(way, loops))
+        spent += taken[-1] * loops
+    return taken
+
+
+def _status(field):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def peak_extra_bytes(way):
+    """Bytes that the process grows by, at most, during one call; None where it cannot tell.
+
+    The call has been made before, so that what it loads or compiles is there; what free
+    memory that left in the process is given back first.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    if way.before is not None:
+        way.before()
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what there is now
+        before = _status("VmRSS")
+        result = way.run()
+        peak = _status("VmHWM")
+    except (AttributeError, OSError):
+        return None
+    del result
+    return max(0, peak - before)

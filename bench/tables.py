@@ -1,0 +1,245 @@
+"""Tables of results: made once, written as Markdown or printed by rich."""
+
+import math
+from dataclasses import dataclass, field
+
+from . import confidence
+from .ceiling import OF_MODE
+from .cells import MODES
+from .peers import US
+from .results import CEILING, LEAST_BYTES
+
+NONE = ""
+LOST = "slower"  # marks a cell where a peer is ahead
+WRONG = "wrong!"
+FRESH_ONLY = "Peers have no such mode: they are compared by loss + gradient with a fresh result."
+
+
+@dataclass
+class Table:
+    """Text in rows and columns; the first column is a name, the others are numbers."""
+
+    title: str
+    columns: list
+    rows: list
+    notes: list = field(default_factory=list)
+
+    def markdown(self):
+        lines = [f"| {' | '.join(self.columns)} |"]
+        lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
+        lines += [f"| {' | '.join(row)} |" for row in self.rows]
+        return "\n".join(lines + [f"\n{note}" for note in self.notes])
+
+    def print(self, console):
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=self.title, title_justify="left", title_style="bold")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, style="dim", highlight=False)
+        console.print()
+
+
+# ---- numbers as text
+
+
+def number(value, digits=3):
+    """So many significant digits, without an exponent where possible; empty for None."""
+    if value is None:
+        return NONE
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def duration(seconds):
+    if seconds is None:
+        return NONE
+    units = {"s": 1, "ms": 1e-3, "us": 1e-6}
+    unit = next((unit for unit, scale in units.items() if seconds >= scale), "us")
+    return f"{number(seconds / units[unit])} {unit}"
+
+
+def times(ratio):
+    if ratio is None:
+        return NONE
+    return f"{number(ratio, 2)}x" + (f" {LOST}" if ratio < 1 else "")
+
+
+def percent(value):
+    return NONE if value is None else f"{value:.0f} %"
+
+
+def memory(measurement, cell):
+    if measurement is None or measurement.memory is None or cell.nbytes < LEAST_BYTES:
+        return NONE
+    return f"{measurement.memory:.2f}x"
+
+
+def ulp(value):
+    return NONE if value is None else number(value, 2)
+
+
+# ---- tables
+
+
+def mode_table(results, mode):
+    """Ours in one mode, against the best peer and the ceiling."""
+    columns = ["cell", "time", "+-", "Gel/s", "best peer", "ratio", f"% of {OF_MODE[mode]}"]
+    columns += ["extra memory", "loss ulp", "grad ulp"]
+    rows = []
+    for cell in results.cells():
+        m = results.find(cell, US, mode)
+        if m is None:
+            why = results.why_absent(cell, US)
+            if why:
+                rows.append([cell.name, why, *[NONE] * (len(columns) - 2)])
+            continue
+        best = results.best_peer(cell, mode)
+        row = [cell.name, duration(results.seconds(cell, US, mode)), percent(100 * m.spread)]
+        row += [number(results.speed(cell, US, mode)), best[0] if best else NONE]
+        row += [times(results.ratio(cell, mode))]
+        row += [percent(results.percent_of_ceiling(cell, mode)), memory(m, cell)]
+        row += [ulp(m.loss_ulp), ulp(m.grad_ulp) + (f" {WRONG}" if m.wrong else "")]
+        rows.append(row)
+    notes = [] if mode in ("loss", "fresh") else [FRESH_ONLY]
+    mean, lost = results.geometric_mean(mode), results.lost(mode)
+    if mean:
+        notes.append(f"Geometric mean of the ratios: {times(mean)}; {len(lost)} cells lost.")
+    return Table(MODES[mode], columns, rows, notes + noise_notes(results))
+
+
+def noise_notes(results):
+    moved = {cell: results.noisy(cell) for cell in results.cells()}
+    worst = {cell.name: max(kinds.values()) for cell, kinds in moved.items() if kinds}
+    if not worst:
+        return []
+    cells = ", ".join(f"{name} (by {100 * move:.0f} %)" for name, move in worst.items())
+    return [f"The machine was noisy: a ceiling moved by more than 15 % in {cells}."]
+
+
+def peers_table(results, mode, title, text):
+    """Everybody side by side; `text(cell, measurement)` fills the cells."""
+    names = results.peers()
+    rows = []
+    for cell in results.cells():
+        row = [cell.name]
+        for name in names:
+            m = results.find(cell, name, mode)
+            row.append(NONE if m is None else text(cell, m) + (f" {WRONG}" if m.wrong else ""))
+        rows.append(row)
+    used = [i for i in range(1, len(names) + 1) if any(row[i] for row in rows)]
+    columns = ["cell"] + [names[i - 1] for i in used]
+    return Table(title, columns, [[row[0]] + [row[i] for i in used] for row in rows])
+
+
+def speeds_table(results, mode):
+    table = peers_table(
+        results,
+        mode,
+        f"{MODES[mode]}: Gel/s",
+        lambda cell, m: number(results.speed(cell, m.peer, m.mode)),
+    )
+    ceilings = {cell.name: results.speed(cell, CEILING, OF_MODE[mode]) for cell in results.cells()}
+    table.columns.append(f"ceiling ({OF_MODE[mode]})")
+    for row in table.rows:
+        row.append(number(ceilings[row[0]]))
+    return table
+
+
+def memory_table(results):
+    return peers_table(
+        results,
+        "fresh",
+        "loss + gradient: peak extra memory, as a multiple of the logits",
+        lambda cell, m: memory(m, cell),
+    )
+
+
+def errors_table(results):
+    return peers_table(
+        results,
+        "fresh",
+        "loss + gradient: largest error of the loss and of the gradient in ulp",
+        lambda cell, m: f"{ulp(m.loss_ulp)} / {ulp(m.grad_ulp)}",
+    )
+
+
+def ceilings_table(results):
+    """What the machine moved in the same run, in GB/s."""
+    kinds = list(dict.fromkeys(OF_MODE.values()))
+    moves = {"read": 1, "copy": 2, "update": 2}
+    counts = sorted({m.threads for m in results.measurements})
+    columns = ["cell"] + [f"{kind}, {n} thread{'s'[: n > 1]}" for n in counts for kind in kinds]
+    rows = []
+    for cell in results.cells():
+        row = [cell.name]
+        for n in counts:
+            for kind in kinds:
+                seconds = results.seconds(cell, CEILING, kind, n)
+                row.append(number(moves[kind] * cell.nbytes / seconds / 1e9) if seconds else NONE)
+        if cell.nbytes >= LEAST_BYTES:
+            rows.append(row)
+    return Table("Ceilings: GB/s read and written", columns, rows, noise_notes(results))
+
+
+def absent_table(results):
+    return Table("Not measured", ["cell", "peer", "why"], [list(each) for each in results.absent])
+
+
+def tails_table(results):
+    """A confident and right prediction, as everybody answers it."""
+    margin = confidence.TAIL
+    columns = [f"float32 logits [{margin}, 0], target 0", "loss", "gradient at the target"]
+    loss, gradient = confidence.exact(margin)
+    rows = [["exact", f"{loss:.7g}", f"{gradient:.7g}"]]
+    for name, answers in results.confidence.items():
+        loss, gradient = answers[confidence.MARGINS.index(margin)]
+        shown = NONE if gradient is None else f"{gradient + 0.0:.7g}"
+        rows.append([name, f"{loss + 0.0:.7g}", shown])
+    return Table("Exact tails", columns, rows)
+
+
+def summary_table(results):
+    """One row a cell: what the README shows."""
+    columns = ["cell"]
+    shown = [mode for mode in MODES if any(results.find(c, US, mode) for c in results.cells())]
+    columns += [MODES[mode].removeprefix("loss + ") for mode in shown]
+    columns += ["extra memory, fresh", "grad ulp"]
+    rows = []
+    for cell in results.cells():
+        row = [cell.name]
+        for mode in shown:
+            parts = [number(results.speed(cell, US, mode)), times(results.ratio(cell, mode))]
+            parts.append(percent(results.percent_of_ceiling(cell, mode)))
+            row.append(", ".join(part for part in parts if part))
+        m = results.find(cell, US, "fresh")
+        row += [memory(m, cell), ulp(m.grad_ulp) if m else NONE]
+        rows.append(row)
+    return Table("Summary", columns, rows)
+
+
+def all_tables(results):
+    """Everything, in the order of the report."""
+    measured = {m.mode for m in results.measurements if m.peer != CEILING}
+    tables = [mode_table(results, mode) for mode in MODES if mode in measured]
+    for mode in ("loss", "fresh"):
+        if mode in measured:
+            tables.append(speeds_table(results, mode))
+    if "fresh" in measured:
+        tables += [memory_table(results), errors_table(results)]
+    tables.append(ceilings_table(results))
+    if results.confidence:
+        tables.append(tails_table(results))
+    if results.absent:
+        tables.append(absent_table(results))
+    return [table for table in tables if table.rows and len(table.columns) > 1]
