@@ -10,26 +10,39 @@ bool is_dense(const CrossEntropyCall& c) {
   return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
 }
 
-// The one place that chooses a kernel.
-template <class T>
-CrossEntropyKernel<T> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
-  const Kernels<T>& k = kernels_of<T>(tier);
-  return is_dense(c) ? k.dense : k.rows;
+// The one place that chooses a kernel for elements that are stored as S.
+template <class S>
+CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
+  if constexpr (sizeof(S) == 2) {
+    return row_kernel(tier, S());
+  } else {
+    const Kernels<S>& k = kernels_of<S>(tier);
+    return is_dense(c) ? k.dense : k.rows;
+  }
+}
+
+// Are there 16-bit rows that the row kernel reads, and writes, where they lie?
+template <class S>
+bool direct_half(const CrossEntropyCall& c) {
+  return in_place_rows<S>(c.logits) && (!c.gradient.data || in_place_rows<S>(c.gradient)) &&
+         !is_dense(c) && !c.float64;
 }
 
 // The memory that one thread needs for its chunks, and how rows are cut into blocks.
-template <class T>
+template <class S>
 struct Workspace {
+  typedef Arithmetic<S> T;
   bool logits_direct, gradient_direct, probabilities_direct;
   size_t rows;  // of a block
-  T *kernel, *logits, *gradient, *probabilities;
+  T *kernel, *probabilities;
+  S *logits, *gradient;
   int64_t* labels;
   double *repeat, *upstream, *loss;
   size_t bytes;
 
   Workspace(const CrossEntropyCall& c, char* scratch) {
-    logits_direct = in_place_rows<T>(c.logits);
-    gradient_direct = !c.gradient.data || in_place_rows<T>(c.gradient);
+    logits_direct = in_place_rows<S>(c.logits);
+    gradient_direct = !c.gradient.data || in_place_rows<S>(c.gradient);
     probabilities_direct = !c.probabilities.data || in_place_rows<T>(c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
@@ -39,9 +52,9 @@ struct Workspace {
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     Arena arena(scratch);
     kernel = arena.take<T>(scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0)));
-    logits = logits_direct ? nullptr : arena.take<T>(rows * C);
+    logits = logits_direct ? nullptr : arena.take<S>(rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
-    if (!gradient_direct) gradient = logits_direct ? arena.take<T>(rows * C) : logits;
+    if (!gradient_direct) gradient = logits_direct ? arena.take<S>(rows * C) : logits;
     probabilities = probabilities_direct ? nullptr : arena.take<T>(rows * C);
     labels = arena.take<int64_t>(rows);
     loss = arena.take<double>(rows);
@@ -101,20 +114,20 @@ const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, siz
     return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
   }
   *stride = ptrdiff_t(a.classes.size());
-  gather_counted(tier, a, row, n, labels, scratch);
+  if constexpr (sizeof(T) > 2) gather_counted(tier, a, row, n, labels, scratch);
   return scratch;
 }
 
-template <class T>
+template <class S>
 double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
                            char* scratch) {
-  const Workspace<T> w(c, scratch);
-  const CrossEntropyKernel<T> kernel = choose_kernel<T>(tier, c);
+  const Workspace<S> w(c, scratch);
+  const CrossEntropyKernel<S> kernel = choose_kernel<S>(tier, c);
   double sum = 0;
   for (size_t row = begin, next; row < end; row = next) {
     next = w.block_end(c, row, end);
     const size_t n = next - row;
-    Block<T> b = {};
+    Block<S> b = {};
     b.rows = n;
     b.labels = w.labels;
     b.loss = w.loss;
@@ -132,23 +145,34 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
                                 w.probabilities, &b.probabilities_stride);
     }
     if (c.gradient.data && w.gradient_direct) {
-      b.gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(T));
-      b.gradient = reinterpret_cast<T*>(c.gradient.data + c.gradient.rows.offset(row));
+      b.gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(S));
+      b.gradient = reinterpret_cast<S*>(c.gradient.data + c.gradient.rows.offset(row));
     } else if (c.gradient.data) {
       b.gradient_stride = ptrdiff_t(c.terms.classes);
       b.gradient = w.gradient;
     }
     kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
-    if (c.gradient.data && !w.gradient_direct) scatter_rows(tier, w.gradient, c.gradient, row, n);
+    if constexpr (sizeof(S) > 2) {
+      if (!w.gradient_direct) scatter_rows(tier, w.gradient, c.gradient, row, n);
+    }
     sum = store_losses(c, row, n, w.loss, sum);
   }
   return sum;
 }
 
+// visit(S()) with the type in which the kernel finds the logits.
+template <class Visit>
+auto for_stored(const CrossEntropyCall& c, Visit visit) {
+  if (c.float64) return visit(double());
+  if (direct_half<F16>(c)) return visit(F16());
+  if (direct_half<BF16>(c)) return visit(BF16());
+  return visit(float());
+}
+
 }  // namespace
 
 size_t scratch_bytes(const CrossEntropyCall& c) {
-  return c.float64 ? Workspace<double>(c, nullptr).bytes : Workspace<float>(c, nullptr).bytes;
+  return for_stored(c, [&](auto s) { return Workspace<decltype(s)>(c, nullptr).bytes; });
 }
 
 TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
@@ -175,8 +199,8 @@ TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end
 
 double run_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
                  char* scratch) {
-  return c.float64 ? cross_entropy_chunk<double>(tier, c, begin, end, scratch)
-                   : cross_entropy_chunk<float>(tier, c, begin, end, scratch);
+  return for_stored(
+      c, [&](auto s) { return cross_entropy_chunk<decltype(s)>(tier, c, begin, end, scratch); });
 }
 
 }  // namespace xentropy

@@ -15,7 +15,7 @@
 #pragma once
 #include <math.h>
 
-#include "vector.h"
+#include "vector16.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {

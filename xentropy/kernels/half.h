@@ -6,6 +6,30 @@
 
 namespace xentropy {
 
+// Elements of 16-bit arrays: storage only, all arithmetic on them is in float32.
+struct F16 {
+  uint16_t bits;
+};
+struct BF16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct ArithmeticOf {
+  typedef S Type;
+};
+template <>
+struct ArithmeticOf<F16> {
+  typedef float Type;
+};
+template <>
+struct ArithmeticOf<BF16> {
+  typedef float Type;
+};
+// The type in which arrays of S are computed.
+template <class S>
+using Arithmetic = typename ArithmeticOf<S>::Type;
+
 static inline float float_of(uint32_t bits) {
   float f;
   __builtin_memcpy(&f, &bits, 4);
@@ -44,5 +68,12 @@ static inline uint16_t narrow_bf16(float f) {
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   return uint16_t(nan ? (bits >> 16) | 0x40u : rounded);
 }
+
+static inline float value_of(F16 h) { return widen_f16(h.bits); }
+static inline float value_of(BF16 h) { return widen_bf16(h.bits); }
+static inline float value_of(float f) { return f; }
+static inline double value_of(double f) { return f; }
+static inline void set_value(F16* h, float f) { h->bits = narrow_f16(f); }
+static inline void set_value(BF16* h, float f) { h->bits = narrow_bf16(f); }
 
 }  // namespace xentropy

@@ -27,11 +27,11 @@ XENTROPY_INLINE size_t find(const T* x, size_t n, T value) {
 // The sums of exp(scale * (x - peak)) * 2^kTop. The exps go to `row`, with 0 at the target;
 // if it is null the sums alone are wanted. `row` has no padding: its last chunk is made in
 // `chunk`. It may be x itself.
-template <class T, bool kSmooth>
-RowSums exp_from_peak(const T* x, size_t classes, size_t target, T peak, double scale, T* row,
+template <class T, bool kSmooth, class S>
+RowSums exp_from_peak(const S* x, size_t classes, size_t target, T peak, double scale, T* row,
                       T* chunk) {
   const PeakExp<T> exp{Shift<T>(-Exp<T>::kTop), LogitScale<T>(scale), splat(peak)};
-  const double target_distance = (double(x[target]) - double(peak)) * scale;
+  const double target_distance = (double(value_of(x[target])) - double(peak)) * scale;
   RowAccumulator<T> sums;
   for (size_t b = 0; b < classes; b += kChunk<T>) {
     const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
@@ -53,8 +53,8 @@ RowSums exp_from_peak(const T* x, size_t classes, size_t target, T peak, double 
 
 // The sums and exps of any row, from its maximum. A row without a finite maximum (all -inf,
 // or one +inf or nan) has no softmax: all of it becomes nan.
-template <class T, bool kSmooth>
-RowSums exp_any_row(const T* x, size_t classes, size_t target, T peak, double scale, T* row,
+template <class T, bool kSmooth, class S>
+RowSums exp_any_row(const S* x, size_t classes, size_t target, T peak, double scale, T* row,
                     T* chunk) {
   if (peak - peak == 0) {
     const RowSums s = exp_from_peak<T, kSmooth>(x, classes, target, peak, scale, row, chunk);

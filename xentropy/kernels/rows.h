@@ -11,6 +11,8 @@
 //      inf or nan) or nothing but -inf was probed, do the row again from its maximum;
 //   5. settle: a few numbers from which step 2 makes the gradient one row later.
 //
+// 16-bit logits and gradients (S) are widened and narrowed on the way; the exps are T.
+//
 // k is a function of the row alone: no row depends on its neighbours in any bit.
 #pragma once
 #include "peak.h"
@@ -31,16 +33,18 @@ XENTROPY_INLINE double guess_shift(double probed, double scale) {
 }
 
 // One row on its way through the scratch: steps 1, 3 and 4.
-template <class T, bool kScaled, bool kSmooth>
+template <class S, bool kScaled, bool kSmooth>
 struct RowInFlight {
-  const T* x;
+  typedef Arithmetic<S> T;
+
+  const S* x;
   size_t classes, target;
   double scale, shift;
   T origin;
   DirectExp<T, kScaled> exp;
   RowAccumulator<T> sums;
 
-  RowInFlight(const T* row, size_t row_classes, size_t label, double logit_scale)
+  RowInFlight(const S* row, size_t row_classes, size_t label, double logit_scale)
       : x(row),
         classes(row_classes),
         target(label),
@@ -76,7 +80,7 @@ struct RowInFlight {
       return exp_any_row<T, kSmooth>(x, classes, target, max_of(x, classes), scale, row,
                                      scratch_chunk);
     }
-    s.target_distance = distance(double(x[target]));
+    s.target_distance = distance(double(value_of(x[target])));
     s.origin = double(origin) * scale;
     s.origin_distance = distance(double(origin));
     s.differences = kSmooth ? sums.differences.value().value / kSmall * scale : 0;
@@ -84,23 +88,24 @@ struct RowInFlight {
   }
 };
 
-template <class T>
-XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<T>& b, size_t r, const RowSums& s) {
+template <class S>
+XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, const RowSums& s) {
   const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
-  return settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
+  return settle<Arithmetic<S>>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
 }
 
-template <class T, class Stores, bool kScaled, bool kSmooth>
-void rows_with_gradient(const Terms& t, const Block<T>& b, T* scratch) {
+template <class S, class Stores, bool kScaled, bool kSmooth>
+void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch) {
+  typedef Arithmetic<S> T;
   const size_t C = t.classes;
   T* e = scratch + kScratchChunk;
   Stores stores;
   for (size_t r = 0; r <= b.rows; ++r) {
     const bool reads = r < b.rows && b.labels[r] != kIgnored, writes = r > 0;
-    const T* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
+    const S* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
     Finish<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
     if (reads) {
-      RowInFlight<T, kScaled, kSmooth> row(x, C, size_t(b.labels[r]), t.logit_scale);
+      RowInFlight<S, kScaled, kSmooth> row(x, C, size_t(b.labels[r]), t.logit_scale);
       for (size_t i = 0; i < C; i += kChunk<T>) {
         const size_t n = C - i < kChunk<T> ? C - i : kChunk<T>;
         if (writes) stores.advance(e, i + n, x);
@@ -122,12 +127,13 @@ void rows_with_gradient(const Terms& t, const Block<T>& b, T* scratch) {
   stores.flush();
 }
 
-template <class T, bool kScaled, bool kSmooth>
-void rows_loss(const Terms& t, const Block<T>& b, T* e) {
+template <class S, bool kScaled, bool kSmooth>
+void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
+  typedef Arithmetic<S> T;
   for (size_t r = 0; r < b.rows; ++r) {
     b.loss[r] = 0;
     if (b.labels[r] == kIgnored) continue;
-    RowInFlight<T, kScaled, kSmooth> row(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes,
+    RowInFlight<S, kScaled, kSmooth> row(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes,
                                          size_t(b.labels[r]), t.logit_scale);
     for (size_t i = 0; i < t.classes; i += kChunk<T>) {
       const size_t n = t.classes - i < kChunk<T> ? t.classes - i : kChunk<T>;
@@ -137,25 +143,25 @@ void rows_loss(const Terms& t, const Block<T>& b, T* e) {
   }
 }
 
-template <class T, bool kScaled, bool kSmooth>
-void rows_stored(const Terms& t, const Block<T>& b, T* e, bool streamed) {
+template <class S, bool kScaled, bool kSmooth>
+void rows_stored(const Terms& t, const Block<S>& b, Arithmetic<S>* e, bool streamed) {
   if (b.gradient == nullptr) {
-    rows_loss<T, kScaled, kSmooth>(t, b, e);
+    rows_loss<S, kScaled, kSmooth>(t, b, e);
   } else if (streamed) {
-    rows_with_gradient<T, StreamedStores<T, kSmooth>, kScaled, kSmooth>(t, b, e);
+    rows_with_gradient<S, StreamedStores<S, kSmooth>, kScaled, kSmooth>(t, b, e);
     stream_fence();
   } else {
-    rows_with_gradient<T, RegularStores<T, kSmooth>, kScaled, kSmooth>(t, b, e);
+    rows_with_gradient<S, RegularStores<S, kSmooth>, kScaled, kSmooth>(t, b, e);
   }
 }
 
-template <class T>
-void rows(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+template <class S>
+void rows(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, bool streamed) {
   const bool scaled = t.logit_scale != 1, smooth = t.label_smoothing != 0;
-  if (scaled && smooth) return rows_stored<T, true, true>(t, b, scratch, streamed);
-  if (scaled) return rows_stored<T, true, false>(t, b, scratch, streamed);
-  if (smooth) return rows_stored<T, false, true>(t, b, scratch, streamed);
-  return rows_stored<T, false, false>(t, b, scratch, streamed);
+  if (scaled && smooth) return rows_stored<S, true, true>(t, b, scratch, streamed);
+  if (scaled) return rows_stored<S, true, false>(t, b, scratch, streamed);
+  if (smooth) return rows_stored<S, false, true>(t, b, scratch, streamed);
+  return rows_stored<S, false, false>(t, b, scratch, streamed);
 }
 
 }  // namespace XENTROPY_TIER

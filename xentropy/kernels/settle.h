@@ -38,12 +38,12 @@ XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
   return {log_total - s.target_distance, log_total - s.origin_distance};
 }
 
-template <class T>
-XENTROPY_INLINE double repeat_of(const Block<T>& b, size_t r) {
+template <class S>
+XENTROPY_INLINE double repeat_of(const Block<S>& b, size_t r) {
   return b.repeat ? b.repeat[r] : 1;
 }
-template <class T>
-XENTROPY_INLINE double upstream_of(const Block<T>& b, size_t r) {
+template <class S>
+XENTROPY_INLINE double upstream_of(const Block<S>& b, size_t r) {
   return b.upstream ? b.upstream[r] * b.upstream_all : b.upstream_all;
 }
 

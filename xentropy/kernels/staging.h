@@ -17,10 +17,14 @@ static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline ptrdiff_t magnitude(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
-template <class T>
-constexpr DType kNative = sizeof(T) == 4 ? kF32 : kF64;
+template <class S>
+constexpr DType kNative = sizeof(S) == 4 ? kF32 : kF64;
+template <>
+constexpr DType kNative<F16> = kF16;
+template <>
+constexpr DType kNative<BF16> = kBF16;
 
-// Can a kernel of arithmetic type T read these rows where they lie?
+// Can a kernel read these rows, stored as T, where they lie?
 template <class T>
 static inline bool in_place_rows(const Layout& a) {
   if (a.dtype != kNative<T> || a.swapped) return false;

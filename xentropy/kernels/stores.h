@@ -13,9 +13,9 @@ namespace xentropy {
 namespace XENTROPY_TIER {
 
 // Of the row that is read next: 8 KB ahead into L2, and into L1 what comes next.
-template <class T>
-XENTROPY_INLINE void prefetch_next(const T* x) {
-  prefetch_far(x + (8 << 10) / sizeof(T));
+template <class S>
+XENTROPY_INLINE void prefetch_next(const S* x) {
+  prefetch_far(x + (8 << 10) / sizeof(S));
   prefetch_near(x);
 }
 
@@ -33,28 +33,29 @@ struct Finisher {
   }
 };
 
-template <class T>
-constexpr size_t kWriteAhead = (1 << 10) / sizeof(T);
+template <class S>
+constexpr size_t kWriteAhead = (1 << 10) / sizeof(S);
 
-template <class T, bool kBias>
+template <class S, bool kBias>
 class RegularStores {
+  typedef Arithmetic<S> T;
+
  public:
-  void begin_row(T* out, size_t, Finish<T> f) {
+  void begin_row(S* out, size_t, Finish<T> f) {
     out_ = out;
     done_ = 0;
     finish_ = Finisher<T, kBias>(f);
   }
 
   // Writes e[..end) of the row at least; `next` is the row that will be read meanwhile.
-  XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const T* next) {
+  XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const S* next) {
     constexpr size_t L = kLanes<T>;
     size_t i = done_;
-    for (; i + kLine<T> <= end; i += kLine<T>) {
+    for (; i + kLine<S> <= end; i += kLine<S>) {
       prefetch_next(next + i);
-      prefetch_write(out_ + i + kWriteAhead<T>);
-      for (size_t q = 0; q < kLine<T>; q += L) {
-        store(out_ + i + q, finish_(load(e + i + q)));
-      }
+      prefetch_write(out_ + i + kWriteAhead<S>);
+      store_line(out_ + i,
+                 [&](size_t q) XENTROPY_INLINE_LAMBDA { return finish_(load(e + i + q)); });
     }
     for (; i + L <= end; i += L) store(out_ + i, finish_(load(e + i)));
     if (i < end) store_first(out_ + i, finish_(load(e + i)), end - i);
@@ -64,18 +65,20 @@ class RegularStores {
   void flush() {}
 
  private:
-  T* out_ = nullptr;
+  S* out_ = nullptr;
   size_t done_ = 0;
   Finisher<T, kBias> finish_;
 };
 
-template <class T, bool kBias>
+template <class S, bool kBias>
 class StreamedStores {
+  typedef Arithmetic<S> T;
+
  public:
-  void begin_row(T* out, size_t classes, Finish<T> f) {
+  void begin_row(S* out, size_t classes, Finish<T> f) {
     if (out != line_ + filled_) {
       flush();
-      filled_ = first_ = (reinterpret_cast<uintptr_t>(out) % kLineBytes) / sizeof(T);
+      filled_ = first_ = (reinterpret_cast<uintptr_t>(out) % kLineBytes) / sizeof(S);
       line_ = out - filled_;
     }
     out_ = out;
@@ -85,19 +88,17 @@ class StreamedStores {
   }
 
   // As RegularStores; goes on to the end of a cache line, beyond `end` if need be.
-  XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const T* next) {
-    constexpr size_t L = kLanes<T>;
+  XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const S* next) {
     if (done_ == classes_) return;
     if (done_ == 0 && filled_ != 0) join(e);
     size_t i = done_;
-    const size_t lines = end > i ? (end - i + kLine<T> - 1) / kLine<T> : 0;
-    const bool to_the_end = end == classes_ || i + lines * kLine<T> > classes_;
-    const size_t stop = to_the_end ? classes_ : i + lines * kLine<T>;
-    for (; i + kLine<T> <= stop; i += kLine<T>) {
+    const size_t lines = end > i ? (end - i + kLine<S> - 1) / kLine<S> : 0;
+    const bool to_the_end = end == classes_ || i + lines * kLine<S> > classes_;
+    const size_t stop = to_the_end ? classes_ : i + lines * kLine<S>;
+    for (; i + kLine<S> <= stop; i += kLine<S>) {
       prefetch_next(next + i);
-      for (size_t q = 0; q < kLine<T>; q += L) {
-        stream(out_ + i + q, finish_(load(e + i + q)));
-      }
+      stream_line(out_ + i,
+                  [&](size_t q) XENTROPY_INLINE_LAMBDA { return finish_(load(e + i + q)); });
     }
     if (to_the_end && i < classes_) {
       line_ = out_ + i;
@@ -118,7 +119,7 @@ class StreamedStores {
  private:
   // Appends n elements (at most the rest of the line) of the row to the waiting line.
   XENTROPY_INLINE_MEMBER void put(const T* e, size_t n) {
-    for (size_t q = 0; q < kLine<T>; q += kLanes<T>) {
+    for (size_t q = 0; q < kLine<S>; q += kLanes<T>) {
       store(joined_ + filled_ + q, finish_(load(e + q)));
     }
     filled_ += n;
@@ -126,7 +127,7 @@ class StreamedStores {
 
   // Completes the waiting line with the head of this row.
   void join(const T* e) {
-    const size_t room = kLine<T> - filled_;
+    const size_t room = kLine<S> - filled_;
     const size_t n = classes_ < room ? classes_ : room;
     put(e, n);
     done_ = n;
@@ -134,18 +135,18 @@ class StreamedStores {
     if (first_ != 0) {
       flush();
     } else {
-      for (size_t q = 0; q < kLine<T>; q += kLanes<T>) stream(line_ + q, load(joined_ + q));
+      stream_line(line_, [&](size_t q) XENTROPY_INLINE_LAMBDA { return load(joined_ + q); });
     }
-    line_ += kLine<T>;
+    line_ += kLine<S>;
     first_ = filled_ = 0;
   }
 
-  T* out_ = nullptr;
-  T* line_ = nullptr;              // the cache line that waits to be filled
+  S* out_ = nullptr;
+  S* line_ = nullptr;              // the cache line that waits to be filled
   size_t first_ = 0, filled_ = 0;  // its valid elements
   size_t classes_ = 0, done_ = 0;
   Finisher<T, kBias> finish_;
-  alignas(kLineBytes) T joined_[2 * kLine<T>];
+  alignas(kLineBytes) S joined_[2 * kLine<S>];
 };
 
 }  // namespace XENTROPY_TIER

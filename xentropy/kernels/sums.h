@@ -92,17 +92,17 @@ XENTROPY_INLINE void add_vectors(size_t n, Total<T>& total, const F& f) {
 }
 
 // Prefetching for a kernel that only reads: 16 KB ahead into L2, 2 KB ahead into L1.
-template <class T>
-XENTROPY_INLINE void prefetch_read(const T* x) {
-  prefetch_far(x + (16 << 10) / sizeof(T));
-  prefetch_near(x + (2 << 10) / sizeof(T));
+template <class S>
+XENTROPY_INLINE void prefetch_read(const S* x) {
+  prefetch_far(x + (16 << 10) / sizeof(S));
+  prefetch_near(x + (2 << 10) / sizeof(S));
 }
 
 // e[i] = exp(x[i]) for i < n, and 0 up to a whole vector; adds them to `total`.
-template <bool kPrefetch, class T, class Exp>
-XENTROPY_INLINE void exp_chunk(const T* x, size_t n, const Exp& exp, T* e, Total<T>& total) {
+template <bool kPrefetch, class S, class T, class Exp>
+XENTROPY_INLINE void exp_chunk(const S* x, size_t n, const Exp& exp, T* e, Total<T>& total) {
   add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-    if (kPrefetch && i % kLine<T> == 0) prefetch_read(x + i);
+    if (kPrefetch && i % kLine<S> == 0) prefetch_read(x + i);
     const Vec<T> v =
         exp(lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, splat(T(-INFINITY))));
     store(e + i, v);
@@ -120,8 +120,8 @@ XENTROPY_INLINE void sum_chunk(const T* e, size_t n, Total<T>& total) {
 constexpr double kSmall = 0x1p-32;
 
 // Adds kSmall * (x[0..n) - origin) to `total`.
-template <class T>
-XENTROPY_INLINE void sum_differences(const T* x, size_t n, T origin, Total<T>& total) {
+template <class S, class T>
+XENTROPY_INLINE void sum_differences(const S* x, size_t n, T origin, Total<T>& total) {
   const Vec<T> small = splat(T(kSmall)), o = splat(origin), small_o = o * small;
   add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
     const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, o);
@@ -150,8 +150,8 @@ MassSums sum_masses(const T* x, const T* q, size_t classes, T peak) {
 }
 
 // The largest of x[0..n); nan where one is nan and happens to be met last.
-template <class T>
-XENTROPY_INLINE T max_of(const T* x, size_t n) {
+template <class S, class T = Arithmetic<S>>
+XENTROPY_INLINE T max_of(const S* x, size_t n) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> none = splat(T(-INFINITY));
   Vec<T> m[4] = {none, none, none, none};
@@ -197,8 +197,8 @@ struct RowAccumulator {
   Total<T> others, differences;
   double e_target = 0;
 
-  template <bool kSmooth, bool kPrefetch, class Exp>
-  XENTROPY_INLINE_MEMBER void chunk(const T* x, size_t begin, size_t n, size_t target,
+  template <bool kSmooth, bool kPrefetch, class S, class Exp>
+  XENTROPY_INLINE_MEMBER void chunk(const S* x, size_t begin, size_t n, size_t target,
                                     const Exp& exp, T origin, T* e) {
     const Total<T> before = others;
     exp_chunk<kPrefetch>(x + begin, n, exp, e, others);

@@ -29,8 +29,14 @@ template <class T>
 constexpr Kernels<T> kKernels = {rows<T>, dense<T>, nullptr, nullptr, softmax<T>};
 
 extern const Tier tier;
-const Tier tier = {XENTROPY_STRING(XENTROPY_TIER), kKernels<float>,       kKernels<double>,
-                   widen_row<widen_f16>,           widen_row<widen_bf16>, narrow_row<narrow_f16>,
+const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),
+                   kKernels<float>,
+                   kKernels<double>,
+                   rows<F16>,
+                   rows<BF16>,
+                   widen_row<widen_f16>,
+                   widen_row<widen_bf16>,
+                   narrow_row<narrow_f16>,
                    narrow_row<narrow_bf16>};
 
 }  // namespace XENTROPY_TIER

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "half.h"
+
 namespace xentropy {
 
 // The label of a row that does not count; its logits are not read.
@@ -22,13 +24,15 @@ struct Terms {
   double divisor;  // of the gradients; the mean's
 };
 
-// Rows whose places are known: what one kernel call works on. Strides in elements.
-template <class T>
+// Rows whose places are known: what one kernel call works on. Strides in elements. S is the type
+// that is stored, T the one that is computed.
+template <class S>
 struct Block {
+  typedef Arithmetic<S> T;
   size_t rows;
-  const T* logits;
+  const S* logits;
   ptrdiff_t logits_stride;
-  T* gradient;  // null: the losses alone; logits: in place
+  S* gradient;  // null: the losses alone; logits: in place
   ptrdiff_t gradient_stride;
   const int64_t* labels;   // kIgnored where a row does not count
   const T* probabilities;  // null: the labels are the targets
@@ -42,8 +46,9 @@ struct Block {
 
 // Every cross-entropy kernel is called like this; `streamed` asks for non-temporal stores of the
 // gradient.
-template <class T>
-using CrossEntropyKernel = void (*)(const Terms&, const Block<T>&, T* scratch, bool streamed);
+template <class S>
+using CrossEntropyKernel = void (*)(const Terms&, const Block<S>&, Arithmetic<S>* scratch,
+                                    bool streamed);
 
 // What the softmax family writes of every row.
 enum class Result { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
@@ -73,10 +78,16 @@ struct Tier {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
-  // 16-bit types: widened into scratch rows for f32's kernels, narrowed on the way out.
+  // 16-bit types: as f32.rows; all else is widened into scratch rows for f32's kernels, and
+  // narrowed on the way out.
+  CrossEntropyKernel<F16> rows_f16;
+  CrossEntropyKernel<BF16> rows_bf16;
   Widen widen_f16, widen_bf16;
   Narrow narrow_f16, narrow_bf16;
 };
+
+static inline CrossEntropyKernel<F16> row_kernel(const Tier& tier, F16) { return tier.rows_f16; }
+static inline CrossEntropyKernel<BF16> row_kernel(const Tier& tier, BF16) { return tier.rows_bf16; }
 
 template <class T>
 static inline const Kernels<T>& kernels_of(const Tier& tier) {

@@ -2,7 +2,7 @@
 //
 // GNU vector types give + - * / and comparisons; the few words that compilers cannot
 // spell (fused multiply-add, partial and streamed memory access, scaling by 2^n) are
-// functions below. This is the only kernel file with an intrinsic or an #if on the CPU.
+// functions below. Only here and in vector16.h are there intrinsics, and #if on the CPU.
 //
 // Vectors wider than the hardware's are scalarised by GCC, so there are none.
 #pragma once
