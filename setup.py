@@ -122,7 +122,7 @@ kernels = Extension(
         f"{KERNELS}/driver_softmax.cpp",
         *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),
     ],
-    depends=sorted(glob(f"{KERNELS}/*.h")),
+    depends=sorted(glob(f"{KERNELS}/*.h") + glob("xentropy/*.pxi")),
     include_dirs=["xentropy", KERNELS, np.get_include()],
     define_macros=[
         ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),

@@ -20,7 +20,7 @@ def show_config():
 
 def set_num_threads(n):
     """Set the number of threads of calls without `n_threads`; None is OpenMP's default."""
-    _kernels.set_num_threads(_check.n_threads(n, "n"))
+    _kernels.set_num_threads(_check.n_threads(n, "n") or 0)
 
 
 def get_num_threads():
