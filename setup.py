@@ -118,6 +118,7 @@ kernels = Extension(
         "xentropy/_kernels.pyx",
         f"{KERNELS}/tiers.cpp",
         f"{KERNELS}/chunks.cpp",
+        f"{KERNELS}/pages.cpp",
         f"{KERNELS}/driver.cpp",
         f"{KERNELS}/driver_softmax.cpp",
         *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),

@@ -36,21 +36,6 @@ cdef inline void release(Memory* m) noexcept:
     PyMem_RawFree(m.raw)
 
 
-cdef cnp.ndarray fresh(cnp.ndarray like):
-    """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
-    cdef cnp.dtype dtype = like.descr
-    if cnp.PyArray_ISBYTESWAPPED(like):
-        dtype = dtype.newbyteorder("=")
-    Py_INCREF(dtype)  # the next call takes the reference
-    return PyArray_NewLikeArray(like, cnp.NPY_KEEPORDER, dtype, 0)
-
-
-cdef object unboxed(cnp.ndarray array):
-    """The array, or if it has no dimension its number."""
-    Py_INCREF(array)  # the next call takes the reference
-    return cnp.PyArray_Return(array)
-
-
 # --- arrays to layouts -----------------------------------------------------------------
 
 cdef dict DTYPES = {

@@ -1,9 +1,8 @@
 # One call of cross entropy, from its arguments to its result. Part of _kernels.pyx.
 
-# Results this large are stored past the caches. A fresh array above the second size comes
-# as untouched pages, which the system zeroes on first touch: they are in cache then.
+# Gradients this large are stored past the caches; but not into untouched pages, which the
+# system zeroes on first touch: they are in cache then.
 cdef Py_ssize_t STREAM_BYTES = 4 << 20
-cdef Py_ssize_t FRESH_PAGES_BYTES = 32 << 20
 
 cdef enum Reduction:
     kNone, kSum, kMean, kUnknown
@@ -71,7 +70,9 @@ def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *
         gradient = fresh(x) if out is None else out
         take_gradient(c, x, gradient, class_axis, out is not None)
     if how == kNone:
-        losses = take_losses(c, x, class_axis)
+        losses = empty_rows(x, <uint64_t>1 << class_axis, False, c.float64)
+        c.row_loss = cnp.PyArray_DATA(losses)
+        c.row_loss_float64 = c.float64
     cdef double total = run(c, threads) / divisor
     loss = total if losses is None else unboxed(losses)
     return (loss, gradient) if with_grad else loss
@@ -207,26 +208,10 @@ cdef bint take_upstream(CrossEntropyCall* c, cnp.ndarray x, int class_axis, Redu
 cdef void take_gradient(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray gradient, int class_axis,
                         bint given) except *:
     """Where the gradient goes, and how it is stored."""
-    cdef Py_ssize_t n_bytes = cnp.PyArray_NBYTES(gradient)
     describe(&c.gradient, gradient, code_of(gradient), <uint64_t>1 << class_axis)
     # Past the caches? Not in place, nor what stays in cache.
-    c.streamed = n_bytes >= STREAM_BYTES and not same_place(gradient, x)
-    c.streamed = c.streamed and (given or n_bytes < FRESH_PAGES_BYTES)
-
-
-cdef cnp.ndarray take_losses(CrossEntropyCall* c, cnp.ndarray x, int class_axis):
-    """An array for one loss a row."""
-    cdef cnp.npy_intp[64] shape
-    cdef int d, ndim = 0
-    for d in range(cnp.PyArray_NDIM(x)):
-        if d != class_axis:
-            shape[ndim] = cnp.PyArray_DIM(x, d)
-            ndim += 1
-    cdef int kind = cnp.NPY_DOUBLE if c.float64 else cnp.NPY_FLOAT
-    cdef cnp.ndarray losses = cnp.PyArray_EMPTY(ndim, shape, kind, 0)
-    c.row_loss = cnp.PyArray_DATA(losses)
-    c.row_loss_float64 = c.float64
-    return losses
+    c.streamed = cnp.PyArray_NBYTES(gradient) >= STREAM_BYTES and not same_place(gradient, x)
+    c.streamed = c.streamed and (given or not is_untouched(gradient))
 
 
 cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void* results,

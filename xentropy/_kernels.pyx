@@ -16,9 +16,10 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, isfinite, log
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy, memset, strcmp, strcpy
 
-from cpython.ref cimport Py_INCREF
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from cpython.ref cimport Py_INCREF, PyObject
 
 import os
 
@@ -31,6 +32,7 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
 
 cdef extern from "numpy/arrayobject.h":
+    PyObject* PyArray_HANDLER(cnp.ndarray)
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.dtype, int)
 
 cdef extern from *:
@@ -371,5 +373,6 @@ MOST_THREADS = most_threads
 LEAST_SCALE, LARGEST_SCALE = least_scale, largest_scale
 
 include "_arrays.pxi"
+include "_results.pxi"
 include "_cross_entropy.pxi"
 include "_softmax.pxi"

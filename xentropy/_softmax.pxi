@@ -49,7 +49,7 @@ def reduce_rows(str what, x, axis, bint keepdims, base, double empty, n_threads,
     if not plain_threads(n_threads, &threads) or not plain_unit(base, &call.unit):
         return None
     call.float64 = float64 or call.x.dtype == kF64
-    values = row_values(x, class_axes, keepdims, call.float64)
+    values = empty_rows(x, class_axes, keepdims, call.float64)
     call.values = cnp.PyArray_DATA(values)
     if call.rows * call.classes:
         run_softmax(&call, threads)
@@ -86,17 +86,6 @@ cdef bint take_x(SoftmaxCall* c, str what, cnp.ndarray x, object axis, bint chec
     c.values = NULL
     c.unit = 1
     return True
-
-
-cdef cnp.ndarray row_values(cnp.ndarray x, uint64_t class_axes, bint keepdims, bint float64):
-    """An array for one value a row, in C order."""
-    cdef cnp.npy_intp[64] shape
-    cdef int d, ndim = 0
-    for d in range(cnp.PyArray_NDIM(x)):
-        if keepdims or not class_axes >> d & 1:
-            shape[ndim] = 1 if class_axes >> d & 1 else cnp.PyArray_DIM(x, d)
-            ndim += 1
-    return cnp.PyArray_EMPTY(ndim, shape, cnp.NPY_DOUBLE if float64 else cnp.NPY_FLOAT, 0)
 
 
 cdef void normalize_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void* results,
