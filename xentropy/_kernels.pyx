@@ -237,14 +237,16 @@ if hasattr(os, "register_at_fork"):
 # Below about 64K elements (some 20 us) a second thread costs more than it saves.
 cdef size_t PARALLEL_ELEMENTS = 1 << 16
 
-# Where others want the cores, a call whose own thread has finished may have to wait for a thread
-# that has no core, 4-8 ms on Linux, whatever the size of the call. Such a wait (longer than the
-# work, and than LATE seconds) means that for CROWDED times as long calls of fewer than
-# CROWDED_ELEMENTS (some 5 ms) use one thread: 1 % of the time at most is lost by trying again.
-cdef double LATE = 50e-6
-cdef double CROWDED = 100
-cdef size_t CROWDED_ELEMENTS = 1 << 24
-cdef double crowded_until = 0  # by omp_get_wtime; read and written atomically
+# Where others want the cores, a call that is done may have to wait for one of its threads that has
+# no core: 4 ms and more on Linux, whatever the size of the call. The time that threads have cost,
+# beyond what they have saved, is kept as a debt, and for so long calls that do not ask for a
+# number of threads use one. It doubles when the next attempt is as late, up to AT_MOST times
+# the wait: then 1 % of the time is lost. bench/contention.py shows it.
+cdef double LATE = 50e-6  # seconds; less is no loss
+cdef double SLICE = 2e-3  # seconds; a thread that has to leave its core leaves it for longer
+cdef double AT_MOST = 100
+cdef double debt = 0       # seconds. Both are shared by
+cdef double alone_until = 0  # all threads: read and written atomically
 
 # So few elements (1 us) do not let go of the GIL: another Python thread would keep it for 5 ms.
 cdef size_t GIL_ELEMENTS = 1 << 11
@@ -265,8 +267,11 @@ cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept
     p.rows = rows
     p.per_chunk = chunk_rows(rows, classes)
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
-    if elements >= PARALLEL_ELEMENTS and not after_fork and not crowded(elements):
-        team = asked if asked > 0 else default_threads()
+    if elements >= PARALLEL_ELEMENTS and not after_fork:
+        if asked > 0:
+            team = asked
+        elif not in_debt():
+            team = default_threads()
     p.team = <int>min(team, <size_t>p.chunks)
     p.brief = elements < GIL_ELEMENTS
     return p
@@ -294,36 +299,60 @@ cdef struct Job:
     char* scratch
     size_t each           # bytes of scratch of each thread
     Py_ssize_t next       # the first chunk that nobody has taken
-    double begun, waited  # when the caller's thread had no chunk before and after
+    Py_ssize_t brief, brief_ns  # chunks of less than SLICE, and their time
+    Py_ssize_t long_ns          # the time of the others
 
 
 cdef void take_chunks(Job* job, int thread) noexcept nogil:
     """One thread's part: the next chunk, as long as there is one."""
     cdef char* scratch = job.scratch + job.each * <size_t>thread
-    cdef Py_ssize_t chunk = fetch_add(&job.next, 1)
+    cdef Py_ssize_t chunk = fetch_add(&job.next, 1), brief = 0
+    cdef double begun = openmp.omp_get_wtime(), brief_time = 0, long_time = 0, now
     while chunk < job.p.chunks:
         job.work(job.call, job.p, chunk, job.results, scratch)
+        now = openmp.omp_get_wtime()
+        if now - begun < SLICE:
+            brief += 1
+            brief_time += now - begun
+        else:
+            long_time += now - begun
+        begun = now
         chunk = fetch_add(&job.next, 1)
-    if thread == 0:
-        job.waited = openmp.omp_get_wtime()
+    fetch_add(&job.brief, brief)
+    fetch_add(&job.brief_ns, <Py_ssize_t>(1e9 * brief_time))
+    fetch_add(&job.long_ns, <Py_ssize_t>(1e9 * long_time))
 
 
 cdef void share(Job* job) noexcept nogil:
     """All chunks, by the threads of the plan; the caller's is one of them."""
-    cdef double now
-    job.begun = openmp.omp_get_wtime()
+    cdef double begun = openmp.omp_get_wtime(), alone
+    job.brief = job.brief_ns = job.long_ns = 0
     with parallel(num_threads=job.p.team):
         take_chunks(job, threadid())
-    now = openmp.omp_get_wtime()
-    if now - job.waited > max(LATE, job.waited - job.begun):
-        store(&crowded_until, now + CROWDED * (now - job.waited))
+    # A long chunk among brief ones has lost its core meanwhile: it counts as one of them.
+    alone = 1e-9 * job.brief_ns * job.p.chunks / job.brief if job.brief else 1e-9 * job.long_ns
+    account(alone - (openmp.omp_get_wtime() - begun))
 
 
-cdef bint crowded(size_t elements) noexcept:
-    """Would a call of this size rather not depend on another thread at the moment?"""
-    if elements >= CROWDED_ELEMENTS:
-        return False
-    cdef double until = load(&crowded_until)
+cdef void account(double saved) noexcept nogil:
+    """The threads of a call have saved so many seconds."""
+    cdef double owed = load(&debt)
+    if saved < -LATE:
+        owed = min(2 * owed - saved, AT_MOST * -saved)
+        store(&alone_until, openmp.omp_get_wtime() + owed)
+        store(&debt, owed)
+    elif owed > 0:
+        store(&debt, max(0.0, owed - saved))
+
+
+def _account(double saved):
+    """`account`, and whether calls use one thread from now on; for the tests."""
+    account(saved)
+    return in_debt()
+
+
+cdef inline bint in_debt() noexcept:
+    cdef double until = load(&alone_until)
     return until > 0 and openmp.omp_get_wtime() < until
 
 
