@@ -1,5 +1,6 @@
 """Large results: NumPy's own arrays in every respect, on pages that are lent out again."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -151,3 +152,61 @@ def test_no_memory_is_a_memory_error():
     x = np.broadcast_to(np.float32(0), (2**23, 2**24))
     with pytest.raises(MemoryError):
         xe.softmax(x, axis=1)
+
+
+class Allocator(ctypes.Structure):
+    """NumPy's PyDataMem_Handler, version 1."""
+
+    _fields_ = (
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        ("context", ctypes.c_void_p),
+        ("malloc", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)),
+        ("calloc", ctypes.c_void_p),
+        ("realloc", ctypes.c_void_p),
+        ("free", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)),
+    )
+
+
+def set_handler(capsule):
+    """NumPy's PyDataMem_SetHandler, number 304 of its table of functions."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    table = ctypes.cast(
+        get(np._core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p)
+    )
+    return ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[304])(capsule)
+
+
+@linux
+def test_memory_of_the_users_own_kind_is_respected(case):
+    libc, sizes = ctypes.CDLL(None), []
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.argtypes = (ctypes.c_void_p,)
+
+    def malloc(_, size):
+        sizes.append(size)
+        return libc.malloc(size)
+
+    types = dict(Allocator._fields_)
+    theirs = Allocator(b"theirs", 1)
+    theirs.malloc, theirs.free = (
+        types["malloc"](malloc),
+        types["free"](lambda _, p, __: libc.free(p)),
+    )
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = (
+        ctypes.py_object,
+        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p),
+    )
+    name = ctypes.c_char_p(b"mem_handler")
+    before = set_handler(new(ctypes.addressof(theirs), name, None))
+    try:
+        grad = gradient(case)
+    finally:
+        set_handler(before)
+    assert sizes.count(grad.nbytes) == 1
+    assert_bits(grad, case[2])
+    del grad
+    gradient(case)
+    assert sizes.count(case[2].nbytes) == 1

@@ -8,6 +8,14 @@ cdef enum Reduction:
     kNone, kSum, kMean, kUnknown
 
 
+# What a call needs to know beside CrossEntropyCall.
+cdef struct Settings:
+    int class_axis
+    int threads
+    Reduction reduction
+    double normalizer  # nan: the summed weight of the rows
+
+
 def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *,
                   bint checked=False, bint float64=False):
     """The loss, or with_grad (loss, gradient), of arguments as the public functions have them.
@@ -18,64 +26,77 @@ def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *
     """
     cdef CrossEntropyCall call
     cdef CrossEntropyCall* c = &call
-    cdef int class_axis = 0, threads
-    cdef double divisor = 1
-    cdef bint fits
-    cdef cnp.ndarray x, gradient = None, losses = None
-
-    # 1. The arguments; each `take_` says whether its own are plain.
-    (logits, target, weight, sample_weight, axis, ignore_index, reduction, normalizer,
-     label_smoothing, z_loss, logit_scale, base, n_threads) = arguments
-    if not plain_array(logits) or not plain_array(target):
+    cdef Settings s
+    cdef cnp.ndarray gradient = None, losses = None
+    # 1. The arguments.
+    kept = take_arguments(c, &s, arguments, grad_output, checked, float64)
+    if kept is None or not (out is None or checked or plain_place(out, arguments, grad_output)):
         return None
-    x = logits
-    if not take_logits(c, x, axis, &class_axis) or not plain_threads(n_threads, &threads):
-        return None
-    c.float64 = float64 or c.logits.dtype == kF64
-    if not take_target(c, x, target, class_axis, ignore_index):
-        return None
-    weights = take_weight(c, weight)
-    fits = (weight is None or weights is not None) and take_repeat(
-        c, x, class_axis, sample_weight, checked
-    )
-    if not fits or not take_terms(c, label_smoothing, z_loss, logit_scale, base):
-        return None
-    cdef Reduction how = reduction_of(reduction)
-    if how == kUnknown or not take_upstream(c, x, class_axis, how, grad_output):
-        return None
-    if normalizer is not None and not (
-        how == kMean and plain_real(normalizer, &divisor) and isfinite(divisor) and divisor != 0
-    ):
-        return None
-    if out is not None and not checked:
-        if not plain_out(out, x):
-            return None
-        for other in (target, weight, sample_weight, grad_output):
-            if isinstance(other, cnp.ndarray) and not apart(out, other):
-                return None
-
+    cdef cnp.ndarray x = arguments[0]
     # 2. The labels, before anything is written.
-    cdef TargetReport report = inspect(c, threads)
+    cdef TargetReport report = inspect(c, s.threads)
     if report.bad_row >= 0:
         return report.bad_row if checked else None
-    if how == kMean and normalizer is None:
-        divisor = report.weight
-
+    c.terms.divisor = 1
+    if s.reduction == kMean:
+        c.terms.divisor = report.weight if isnan(s.normalizer) else s.normalizer
     # 3. Places for the results, and the work.
-    c.terms.divisor = divisor
+    if with_grad:
+        gradient = fresh(x) if out is None else out
+        take_gradient(c, x, gradient, s.class_axis, out is not None)
+    if s.reduction == kNone:
+        losses = empty_rows(x, <uint64_t>1 << s.class_axis, False, c.float64)
+        c.row_loss = cnp.PyArray_DATA(losses)
+        c.row_loss_float64 = c.float64
+    cdef double total = run(c, s.threads) / c.terms.divisor
+    loss = total if losses is None else unboxed(losses)
+    return (loss, gradient) if with_grad else loss
+
+
+cdef object take_arguments(CrossEntropyCall* c, Settings* s, tuple arguments, object grad_output,
+                           bint checked, bint float64):
+    """All but the results. None if one of them is not plain, else what must stay alive."""
+    (logits, target, weight, sample_weight, axis, ignore_index, reduction, normalizer,
+     label_smoothing, z_loss, logit_scale, base, n_threads) = arguments
     c.gradient.data = NULL
     c.row_loss = NULL
     c.row_loss_float64 = c.streamed = False
-    if with_grad:
-        gradient = fresh(x) if out is None else out
-        take_gradient(c, x, gradient, class_axis, out is not None)
-    if how == kNone:
-        losses = empty_rows(x, <uint64_t>1 << class_axis, False, c.float64)
-        c.row_loss = cnp.PyArray_DATA(losses)
-        c.row_loss_float64 = c.float64
-    cdef double total = run(c, threads) / divisor
-    loss = total if losses is None else unboxed(losses)
-    return (loss, gradient) if with_grad else loss
+    if not plain_array(logits) or not plain_array(target):
+        return None
+    if not take_logits(c, logits, axis, &s.class_axis):
+        return None
+    c.float64 = float64 or c.logits.dtype == kF64
+    if not take_target(c, logits, target, s.class_axis, ignore_index):
+        return None
+    weights = take_weight(c, weight)
+    if weight is not None and weights is None:
+        return None
+    if not take_repeat(c, logits, s.class_axis, sample_weight, checked):
+        return None
+    if not take_terms(c, label_smoothing, z_loss, logit_scale, base):
+        return None
+    s.reduction = reduction_of(reduction)
+    if s.reduction == kUnknown or not plain_threads(n_threads, &s.threads):
+        return None
+    if not take_upstream(c, logits, s.class_axis, s.reduction, grad_output):
+        return None
+    s.normalizer = NAN
+    if normalizer is not None:
+        if s.reduction != kMean or not plain_real(normalizer, &s.normalizer):
+            return None
+        if not isfinite(s.normalizer) or s.normalizer == 0:
+            return None
+    return logits if weights is None else weights
+
+
+cdef bint plain_place(object out, tuple arguments, object grad_output) except -1:
+    """A place for the gradient that no input but the logits has to do with."""
+    if not plain_out(out, arguments[0]):
+        return False
+    for other in (arguments[1], arguments[2], arguments[3], grad_output):
+        if isinstance(other, cnp.ndarray) and not apart(out, other):
+            return False
+    return True
 
 
 cdef Reduction reduction_of(object name) noexcept:

@@ -14,7 +14,7 @@ cimport numpy as cnp
 cimport openmp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython.parallel cimport parallel, threadid
-from libc.math cimport INFINITY, isfinite, log
+from libc.math cimport INFINITY, NAN, isfinite, isnan, log
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strcmp, strcpy
 
@@ -257,7 +257,7 @@ cdef struct Plan:
     Py_ssize_t per_chunk
     Py_ssize_t chunks
     int team
-    bint brief
+    bint keeps_gil
 
 
 cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept:
@@ -273,7 +273,7 @@ cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept
         elif not in_debt():
             team = default_threads()
     p.team = <int>min(team, <size_t>p.chunks)
-    p.brief = elements < GIL_ELEMENTS
+    p.keeps_gil = elements < GIL_ELEMENTS
     return p
 
 
@@ -365,11 +365,11 @@ cdef void alone(Job* job) noexcept nogil:
 
 cdef void start(Work work, const void* call, const Plan* p, void* results, char* scratch,
                 size_t each) noexcept:
-    """Do all chunks; without the GIL, unless that is brief."""
+    """Do all chunks, without the GIL unless there is little to do."""
     cdef Job job
     job.work, job.call, job.p, job.results = work, call, p, results
     job.scratch, job.each, job.next = scratch, each, 0
-    if p.brief:
+    if p.keeps_gil:
         alone(&job)
         return
     with nogil:
