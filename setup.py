@@ -118,11 +118,12 @@ kernels = Extension(
         "xentropy/_kernels.pyx",
         f"{KERNELS}/tiers.cpp",
         f"{KERNELS}/chunks.cpp",
+        f"{KERNELS}/pages.cpp",
         f"{KERNELS}/driver.cpp",
         f"{KERNELS}/driver_softmax.cpp",
         *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),
     ],
-    depends=sorted(glob(f"{KERNELS}/*.h")),
+    depends=sorted(glob(f"{KERNELS}/*.h") + glob("xentropy/*.pxi")),
     include_dirs=["xentropy", KERNELS, np.get_include()],
     define_macros=[
         ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),

@@ -20,12 +20,12 @@ STUB = ROOT / "xentropy" / "_kernels.pyi"
 KERNELS = sorted((ROOT / "xentropy" / "kernels").glob("*.[hc]*"))
 CODE = [
     ROOT / "setup.py",
-    *sorted((ROOT / "xentropy").glob("*.py*")),
+    *sorted((ROOT / "xentropy").glob("*.p[xy]*")),
     *KERNELS,
     *sorted((ROOT / "tests").glob("*.py")),
     *sorted((ROOT / "bench").glob("**/*.py")),
 ]
-CODE = [path for path in CODE if path.suffix in {".py", ".pyi", ".pyx", ".h", ".cpp"}]
+CODE = [path for path in CODE if path.suffix in {".py", ".pyi", ".pyx", ".pxi", ".h", ".cpp"}]
 PYTHON = [path for path in CODE if path.suffix == ".py"]
 LIMIT_OF_A_KERNEL_FILE = 330
 LIMIT_OF_A_FUNCTION = 40

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from support import assert_bits, make_logits, make_target
 
 import xentropy as xe
+from xentropy import _kernels
 
 pytestmark = pytest.mark.usefixtures("tier")
 
@@ -70,6 +72,26 @@ def test_python_threads_do_not_disturb_each_other():
         for k, (loss, grad) in enumerate(pool.map(run, range(24))):
             assert_bits(loss, expected[k % len(work)][0])
             assert_bits(grad, expected[k % len(work)][1])
+
+
+def test_threads_that_cost_time_are_left_alone_for_as_long():
+    while _kernels._account(1.0):  # a debt of other tests
+        time.sleep(0.01)
+    began = time.perf_counter()
+    assert not _kernels._account(-1e-5)  # less than anybody would notice
+    assert _kernels._account(-0.02)
+    assert _kernels._account(-0.02)  # again: 2 * 0.02 + 0.02 from now on
+    while _kernels._account(0.0):
+        time.sleep(0.001)
+    assert time.perf_counter() - began >= 0.06
+    assert _kernels._account(-0.02)  # 2 * 0.06 + 0.02
+    began = time.perf_counter()
+    while _kernels._account(1.0):  # what was saved counts, but the time runs on
+        time.sleep(0.001)
+    assert time.perf_counter() - began >= 0.1
+    assert _kernels._account(-0.001)  # no debt is left: 1 ms
+    time.sleep(0.002)
+    assert not _kernels._account(0.0)
 
 
 FORK = """

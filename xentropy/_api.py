@@ -1,16 +1,15 @@
-"""Cross entropy: check, shape, allocate, reduce. No arithmetic on logits is here."""
+"""Cross entropy: what it means, and what its arguments may be.
+
+A call goes to the kernels as it stands; they take it unless an argument needs a second look
+(another type, or an error). Then it is checked and goes there again.
+"""
 
 import math
 
 import numpy as np
 
 from . import _check, _kernels
-from ._softmax import fresh, reduced, scalar, value_dtype
-
-# Results this large are stored past the caches. A fresh array above the second size comes
-# as untouched pages, which the system zeroes on first touch: they are in cache then.
-STREAM_BYTES = 4 << 20
-FRESH_PAGES_BYTES = 32 << 20
+from ._softmax import reduced
 
 
 def cross_entropy(
@@ -74,7 +73,8 @@ def cross_entropy(
     base : float > 1, optional
         b: unit of the loss. None is e (nats); 2 gives bits.
     n_threads : int, optional
-        Threads of this call. The result has the same bits for any number.
+        Threads of this call; without it see `set_num_threads`. The result has the same bits
+        for any number.
 
     Returns
     -------
@@ -109,22 +109,23 @@ def cross_entropy(
     >>> round(xe.cross_entropy(logits, [0, 1]), 6)
     0.315007
     """
-    call = _Call(
+    arguments = (
         logits,
         target,
         weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalizer=normalizer,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        logit_scale=logit_scale,
-        axis=axis,
-        base=base,
-        n_threads=n_threads,
+        sample_weight,
+        axis,
+        ignore_index,
+        reduction,
+        normalizer,
+        label_smoothing,
+        z_loss,
+        logit_scale,
+        base,
+        n_threads,
     )
-    return call.loss(None, None, 1.0, streamed=False)
+    loss = _kernels.cross_entropy(False, arguments)
+    return _checked(False, arguments) if loss is None else loss
 
 
 def cross_entropy_with_grad(
@@ -172,6 +173,12 @@ def cross_entropy_with_grad(
     grad : ndarray
         Shape and dtype of the logits, in native byte order; `out` if given.
 
+    Notes
+    -----
+    Untouched memory costs more than the computation. On Linux one freed result of 32 MB or
+    more is therefore kept for the next of its size, marked so that the system takes the pages
+    when it wants them; XENTROPY_KEEP_RESULT=0 in the environment switches that off.
+
     Examples
     --------
     >>> import numpy as np, xentropy as xe
@@ -179,114 +186,68 @@ def cross_entropy_with_grad(
     >>> f"{loss:.7e}", [f"{g:.2e}" for g in grad[0]]
     ('2.0611536e-09', ['-2.06e-09', '2.06e-09'])
     """
-    call = _Call(
+    arguments = (
         logits,
         target,
         weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalizer=normalizer,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        logit_scale=logit_scale,
-        axis=axis,
-        base=base,
-        n_threads=n_threads,
+        sample_weight,
+        axis,
+        ignore_index,
+        reduction,
+        normalizer,
+        label_smoothing,
+        z_loss,
+        logit_scale,
+        base,
+        n_threads,
     )
-    upstream, scale = _check.grad_output(grad_output, call.reduction, call.row_shape)
+    result = _kernels.cross_entropy(True, arguments, grad_output, out)
+    return _checked(True, arguments, grad_output, out) if result is None else result
+
+
+def _checked(with_grad, arguments, grad_output=None, out=None, *, float64=False):
+    """The call with any arguments: those of another type are converted, or refused."""
+    logits, target, weight, sample_weight, axis, *options = arguments
+    logits = _check.logits(logits)
+    axis = _check.class_axis(axis, logits)
+    shape = logits.shape
+    row_shape = shape[:axis] + shape[axis + 1 :]
+    target = _check.target(target, shape, row_shape)
+    weight = _check.weight(weight, shape[axis])
+    sample_weight = _check.sample_weight(sample_weight, row_shape)
+    options = _options(*options)
+    grad_output = _check.grad_output(grad_output, options[1], row_shape)
+    inputs = {
+        "target": target,
+        "weight": weight,
+        "sample_weight": sample_weight,
+        "grad_output": grad_output if isinstance(grad_output, np.ndarray) else None,
+    }
     if out is not None:
-        _check.out(out, call.logits, "logits", call.inputs | {"grad_output": upstream})
-    call.inspect()
-    grad = fresh(call.logits) if out is None else out
-    return call.loss(grad, upstream, scale, _is_streamed(grad, call.logits, out)), grad
+        _check.out(out, logits, "logits", inputs)
+    plain = logits, target, weight, sample_weight, axis, *options
+    result = _kernels.cross_entropy(
+        with_grad, plain, grad_output, out, checked=True, float64=float64
+    )
+    if isinstance(result, int):
+        raise _check.label_error(target, result, shape[axis])
+    return _check.taken(result)
 
 
-class _Call:
-    """The checked arguments of one call of cross entropy."""
-
-    def __init__(
-        self,
-        logits,
-        target,
-        weight=None,
-        *,
-        sample_weight=None,
-        ignore_index=-100,
-        reduction="none",
-        normalizer=None,
-        label_smoothing=0.0,
-        z_loss=0.0,
-        logit_scale=1.0,
-        axis=1,
-        base=None,
-        n_threads=None,
-        float64=False,
-    ):
-        self.logits = _check.logits(logits)
-        axis = _check.class_axis(axis, self.logits)
-        shape = self.logits.shape
-        self.row_shape = shape[:axis] + shape[axis + 1 :]
-        self.reduction = _check.reduction(reduction)
-        self.float64 = float64 or self.logits.dtype.itemsize == 8
-        self.labels, self.probabilities = _check.target(target, shape, axis)
-        self.given_weight, self.weight = _check.weight(weight, shape[axis])
-        self.sample_weight = _check.sample_weight(sample_weight, self.row_shape)
-        self.normalizer = _check.normalizer(normalizer, reduction)
-        self.n_threads = _check.n_threads(n_threads)
-        self.total_weight = None
-        others = self.labels, self.probabilities, self.weight, self.sample_weight
-        self.kernel = _kernels.CrossEntropy(
-            self.logits,
-            axis,
-            *others,
-            float64=self.float64,
-            ignore_bits=_check.ignore_bits(ignore_index, self.labels),
-            **_check.terms(shape[axis], label_smoothing, z_loss, logit_scale, base),
-        )
-
-    @property
-    def inputs(self):
-        """What a result must not overlap, by the name of the argument."""
-        return {
-            "target": self.probabilities if self.labels is None else self.labels,
-            "weight": self.given_weight,
-            "sample_weight": self.sample_weight,
-        }
-
-    def inspect(self):
-        """Check the labels, and sum the weights of the rows that count."""
-        if self.total_weight is not None:
-            return
-        bad_row, self.total_weight = self.kernel.inspect(self.n_threads)
-        if bad_row >= 0:
-            classes = self.logits.size // math.prod(self.row_shape)
-            raise _check.label_error(self.labels, bad_row, classes)
-
-    def loss(self, grad, upstream, scale, streamed):
-        """Run the kernels; the reduced loss, or one a row."""
-        self.inspect()
-        divisor = 1.0
-        if self.reduction == "mean":
-            divisor = self.total_weight if self.normalizer is None else self.normalizer
-        rows = None
-        if self.reduction == "none":
-            rows = np.empty(self.row_shape, value_dtype(self.float64))
-        total = self.kernel.run(grad, rows, upstream, scale, divisor, streamed, self.n_threads)
-        return _divide(total, divisor) if rows is None else scalar(rows)
-
-
-def _divide(a, b):
-    """a / b as IEEE 754 has it: 0 / 0 is nan, 1 / 0 is inf."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return float(np.float64(a) / b)
-
-
-def _is_streamed(result, source, out):
-    """Are stores past the caches faster? Not in place, nor for what stays in cache."""
-    if result.nbytes < STREAM_BYTES or _check.same_memory(result, source):
-        return False
-    return out is not None or result.nbytes < FRESH_PAGES_BYTES
+def _options(
+    ignore_index, reduction, normalizer, label_smoothing, z_loss, logit_scale, base, n_threads
+):
+    """The options, checked, as Python's own types."""
+    return (
+        _check.integer(ignore_index, "ignore_index"),
+        _check.reduction(reduction),
+        _check.normalizer(normalizer, reduction),
+        _check.real_between(label_smoothing, "label_smoothing", 0, 1),
+        _check.finite_factor(z_loss, "z_loss"),
+        _check.logit_scale(logit_scale),
+        _check.base(base),
+        _check.n_threads(n_threads),
+    )
 
 
 def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_threads=None):
@@ -310,14 +271,18 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
         logits).
     """
     target = _check.float_array(target, "target")
-    call = _Call(logits, target, axis=axis, base=base, n_threads=n_threads, float64=True)
+    logits = _check.logits(logits)
+    options = -100, "none", None, 0.0, 0.0, 1.0, base, n_threads
+    cross = _checked(False, (logits, target, None, None, axis, *options), float64=True)
     reduction = _check.reduction(reduction)
-    cross = call.loss(None, None, 1.0, streamed=False)
-    axes = (_check.class_axis(axis, call.logits),)
-    unit = _check.unit(base)
-    own = reduced("target_entropy", target, axes, False, unit, n_threads, float64=True)
+    axes = _check.class_axis(axis, logits)
+    own = reduced("target_entropy", target, axes, False, base, math.nan, n_threads, float64=True)
     rows = np.asarray(cross - own)
     if reduction == "none":
-        return scalar(rows.astype(value_dtype(call.logits.dtype.itemsize == 8)))
+        dtype = np.float64 if logits.dtype.itemsize == 8 else np.float32
+        rows = rows.astype(dtype)
+        return rows if rows.ndim else rows[()]
     total = float(np.sum(rows))
-    return _divide(total, rows.size) if reduction == "mean" else total
+    if reduction == "mean":
+        return total / rows.size if rows.size else math.nan
+    return total

@@ -1,6 +1,7 @@
 """Checks of arguments: every error names the argument, the value and where it stands.
 
-All of them run before anything is read from the logits or written to a result.
+They see the calls that the doorway does not take as they stand, convert what has another
+type, and run before anything is read from the logits or written to a result.
 """
 
 import math
@@ -10,13 +11,17 @@ from functools import cache
 
 import numpy as np
 
+from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS = ("none", "sum", "mean")
-MOST_THREADS = 1024
 
-# With a logit_scale outside, its float32 head and rest, or their exact products with logits
-# where there is no fused multiply-add, would leave the normal range.
-LEAST_SCALE, LARGEST_SCALE = 1e-30, 1e30
+
+def taken(result):
+    """What the doorway answers to checked arguments: None would be an error of ours."""
+    if result is None:
+        raise SystemError("xentropy: arguments that passed the checks were not taken")
+    return result
 
 
 def as_array(value, name):
@@ -78,16 +83,15 @@ def class_axis(axis, array, name="logits"):
     return axis
 
 
-def target(value, logits_shape, axis):
-    """(labels, None) or (None, probabilities), of the shape that goes with the logits."""
+def target(value, logits_shape, row_shape):
+    """Class indices, one a row, or class probabilities, one per logit."""
     array = as_array(value, "target")
-    row_shape = logits_shape[:axis] + logits_shape[axis + 1 :]
     if array.size == 0 and array.shape == row_shape:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if array.dtype.kind in "iu":
         hint = "; class probabilities must be floating" if array.shape == logits_shape else ""
         same_shape(array, row_shape, "target", f"class indices for logits {logits_shape}", hint)
-        return array, None
+        return array
     if not is_float(array.dtype):
         raise TypeError(
             f"target must hold integers (class indices) or {', '.join(FLOATS)} "
@@ -95,7 +99,7 @@ def target(value, logits_shape, axis):
         )
     hint = "; class indices must be integers" if array.shape == row_shape else ""
     same_shape(array, logits_shape, "target", "class probabilities, as the logits", hint)
-    return None, array
+    return array
 
 
 def same_shape(array, shape, name, what, hint=""):
@@ -111,25 +115,14 @@ def label_error(labels, row, classes):
     return IndexError(f"target{at} = {labels[place]} is out of range for {classes} classes")
 
 
-def ignore_bits(ignore_index, labels):
-    """The bits that `ignore_index` has among these labels as int64; None if it has none."""
-    ignore_index = integer(ignore_index, "ignore_index")
-    if labels is None:
-        return None
-    limits = np.iinfo(labels.dtype)
-    if not limits.min <= ignore_index <= limits.max:
-        return None
-    return ignore_index - 2**64 if ignore_index >= 2**63 else ignore_index
-
-
 def weight(value, classes):
-    """Class weights (C,), finite: as given, and as contiguous float64; None stays None."""
+    """Class weights (C,), finite; None stays None."""
     if value is None:
-        return None, None
+        return None
     array = number_array(value, "weight")
     same_shape(array, (classes,), "weight", "one per class")
     all_finite(array, "weight")
-    return array, np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
+    return array
 
 
 def sample_weight(value, row_shape):
@@ -156,19 +149,19 @@ def all_finite(array, name):
 
 
 def grad_output(value, reduction, row_shape):
-    """(array of one per row or None, scalar) whose product is the upstream gradient."""
+    """The upstream gradient: None, a float, or for "none" an array of one per row."""
     if value is None:
-        return None, 1.0
+        return None
     array = number_array(value, "grad_output")
     if array.ndim == 0:
-        return None, float(array)
+        return float(array)
     if reduction != "none":
         raise ValueError(
             f"grad_output has shape {array.shape}, but the loss is a scalar "
             f"with reduction={reduction!r}"
         )
     same_shape(array, row_shape, "grad_output", "as the loss, or a scalar")
-    return array, 1.0
+    return array
 
 
 def real(value, name):
@@ -191,18 +184,6 @@ def real_between(value, name, low, high):
     return number
 
 
-def terms(classes, label_smoothing, z_loss, logit_scale, base):
-    """The options that are a number, by the names that the kernels have for them."""
-    smoothing = real_between(label_smoothing, "label_smoothing", 0, 1)
-    return {
-        # One class has nothing to share its mass with.
-        "label_smoothing": smoothing if classes > 1 else 0.0,
-        "z_loss": finite_factor(z_loss, "z_loss"),
-        "logit_scale": real_between(logit_scale, "logit_scale", LEAST_SCALE, LARGEST_SCALE),
-        "unit": unit(base),
-    }
-
-
 def finite_factor(value, name):
     """A finite number >= 0."""
     number = real(value, name)
@@ -223,21 +204,26 @@ def normalizer(value, reduction):
     return number
 
 
-def unit(base):
-    """1 / log(base): the size of a nat in the unit of the answer."""
-    if base is None:
-        return 1.0
-    number = real(base, "base")
+def logit_scale(value):
+    """The scale of the logits."""
+    return real_between(value, "logit_scale", LEAST_SCALE, LARGEST_SCALE)
+
+
+def base(value):
+    """The base of the logarithm; None stays None."""
+    if value is None:
+        return None
+    number = real(value, "base")
     if not 1 < number < math.inf:
         raise ValueError(f"base = {number} must be finite and greater than 1")
-    return 1.0 / math.log(number)
+    return number
 
 
 def reduction(value):
     """One of the three names."""
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction = {value!r} is not one of {', '.join(REDUCTIONS)}")
-    return value
+    return str(value)
 
 
 def integer(value, name):
@@ -251,9 +237,9 @@ def integer(value, name):
 
 
 def n_threads(value, name="n_threads"):
-    """A number of threads; 0 for None."""
+    """A number of threads; None stays None."""
     if value is None:
-        return 0
+        return None
     number = integer(value, name)
     if not 1 <= number <= MOST_THREADS:
         raise ValueError(f"{name} = {number} is not in [1, {MOST_THREADS}]")

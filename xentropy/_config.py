@@ -19,8 +19,12 @@ def show_config():
 
 
 def set_num_threads(n):
-    """Set the number of threads of calls without `n_threads`; None is OpenMP's default."""
-    _kernels.set_num_threads(_check.n_threads(n, "n"))
+    """Set the number of threads of calls without `n_threads`; None is OpenMP's default.
+
+    They may use fewer: one if they are short, or if other processes want the cores and threads
+    have cost more time than they saved. No result depends on the number.
+    """
+    _kernels.set_num_threads(_check.n_threads(n, "n") or 0)
 
 
 def get_num_threads():

@@ -2,19 +2,38 @@
 # cython: binding=True, embedsignature=False
 """The doorway: arrays become pointers, the GIL is released, chunks go to the threads.
 
-Nothing is checked here; `_check.py` has done so. All OpenMP of the package is in this file.
+A call comes in here as the user wrote it. If every argument is plain (the kernels take it as it
+stands, and it is clearly within its limits), the call is done, in about a microsecond for one
+short row. If not, the answer is None and nothing has been written: `_check.py` then converts the
+arguments, or raises their error, and the call comes again, marked as checked.
+
+All OpenMP of the package is in this file.
 """
 
 cimport numpy as cnp
 cimport openmp
-from cython.parallel cimport prange, threadid
-from libc.stdint cimport int64_t
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython.parallel cimport parallel, threadid
+from libc.math cimport INFINITY, NAN, isfinite, isnan, log
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset, strcmp, strcpy
+
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from cpython.ref cimport Py_INCREF, PyObject
 
 import os
 
 import numpy as np
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    double PyFloat_AS_DOUBLE(object)
+    long long PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
+
+cdef extern from "numpy/arrayobject.h":
+    PyObject* PyArray_HANDLER(cnp.ndarray)
+    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.dtype, int)
 
 cdef extern from *:
     """
@@ -34,6 +53,24 @@ cdef extern from *:
     const char* XENTROPY_COMPILER
     const char* XENTROPY_OPENMP
     int _OPENMP
+
+cdef extern from *:
+    """
+    static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
+      return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
+    }
+    static inline double xentropy_load(double* from) {
+      double value;
+      __atomic_load(from, &value, __ATOMIC_RELAXED);
+      return value;
+    }
+    static inline void xentropy_store(double* to, double value) {
+      __atomic_store(to, &value, __ATOMIC_RELAXED);
+    }
+    """
+    Py_ssize_t fetch_add "xentropy_fetch_add"(Py_ssize_t* at, Py_ssize_t n) nogil
+    double load "xentropy_load"(double* source) nogil
+    void store "xentropy_store"(double* target, double value) nogil
 
 cdef extern from "kernels/layout.h" namespace "xentropy" nogil:
     ctypedef enum DType:
@@ -178,6 +215,10 @@ def set_num_threads(int n):
 
 def get_num_threads():
     """Threads of the calls that do not say."""
+    return default_threads()
+
+
+cdef int default_threads() noexcept:
     if after_fork:
         return 1
     return wanted_threads or openmp.omp_get_max_threads()
@@ -196,29 +237,146 @@ if hasattr(os, "register_at_fork"):
 # Below about 64K elements (some 20 us) a second thread costs more than it saves.
 cdef size_t PARALLEL_ELEMENTS = 1 << 16
 
+# Where others want the cores, a call that is done may have to wait for one of its threads that has
+# no core: 4 ms and more on Linux, whatever the size of the call. The time that threads have cost,
+# beyond what they have saved, is kept as a debt, and for so long calls that do not ask for a
+# number of threads use one. It doubles when the next attempt is as late, up to AT_MOST times
+# the wait: then 1 % of the time is lost. `python -m bench.contention` shows it.
+cdef double LATE = 50e-6  # seconds; less is no loss
+cdef double SLICE = 2e-3  # seconds; a thread that has to leave its core leaves it for longer
+cdef double AT_MOST = 100
+cdef double debt = 0       # seconds. Both are shared by
+cdef double alone_until = 0  # all threads: read and written atomically
+
+# So few elements (1 us) do not let go of the GIL: another Python thread would keep it for 5 ms.
+cdef size_t GIL_ELEMENTS = 1 << 11
+
 
 cdef struct Plan:
     Py_ssize_t rows
     Py_ssize_t per_chunk
     Py_ssize_t chunks
     int team
+    bint keeps_gil
 
 
-cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked):
+cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept:
     """How a batch is cut, and how many threads share the work on so many elements."""
     cdef Plan p
-    cdef size_t team = asked if asked > 0 else get_num_threads()
+    cdef size_t team = 1
     p.rows = rows
     p.per_chunk = chunk_rows(rows, classes)
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
-    if after_fork or elements < PARALLEL_ELEMENTS:
-        team = 1
+    if elements >= PARALLEL_ELEMENTS and not after_fork:
+        if asked > 0:
+            team = asked
+        elif not in_debt():
+            team = default_threads()
     p.team = <int>min(team, <size_t>p.chunks)
+    p.keeps_gil = elements < GIL_ELEMENTS
     return p
 
 
-cdef size_t chunk_end(Plan p, Py_ssize_t chunk) noexcept nogil:
+# Chunk number `chunk` of a call, with scratch memory that no other thread has.
+ctypedef void (*Work)(const void* call, const Plan* p, Py_ssize_t chunk, void* results,
+                      char* scratch) noexcept nogil
+
+
+cdef inline size_t begin(const Plan* p, Py_ssize_t chunk) noexcept nogil:
+    return chunk * p.per_chunk
+
+
+cdef inline size_t end(const Plan* p, Py_ssize_t chunk) noexcept nogil:
     return min(p.rows, (chunk + 1) * p.per_chunk)
+
+
+# What the threads of a call share.
+cdef struct Job:
+    Work work
+    const void* call
+    const Plan* p
+    void* results
+    char* scratch
+    size_t each           # bytes of scratch of each thread
+    Py_ssize_t next       # the first chunk that nobody has taken
+    Py_ssize_t brief, brief_ns  # chunks of less than SLICE, and their time
+    Py_ssize_t long_ns          # the time of the others
+
+
+cdef void take_chunks(Job* job, int thread) noexcept nogil:
+    """One thread's part: the next chunk, as long as there is one."""
+    cdef char* scratch = job.scratch + job.each * <size_t>thread
+    cdef Py_ssize_t chunk = fetch_add(&job.next, 1), brief = 0
+    cdef double begun = openmp.omp_get_wtime(), brief_time = 0, long_time = 0, now
+    while chunk < job.p.chunks:
+        job.work(job.call, job.p, chunk, job.results, scratch)
+        now = openmp.omp_get_wtime()
+        if now - begun < SLICE:
+            brief += 1
+            brief_time += now - begun
+        else:
+            long_time += now - begun
+        begun = now
+        chunk = fetch_add(&job.next, 1)
+    fetch_add(&job.brief, brief)
+    fetch_add(&job.brief_ns, <Py_ssize_t>(1e9 * brief_time))
+    fetch_add(&job.long_ns, <Py_ssize_t>(1e9 * long_time))
+
+
+cdef void share(Job* job) noexcept nogil:
+    """All chunks, by the threads of the plan; the caller's is one of them."""
+    cdef double begun = openmp.omp_get_wtime(), alone
+    job.brief = job.brief_ns = job.long_ns = 0
+    with parallel(num_threads=job.p.team):
+        take_chunks(job, threadid())
+    # A long chunk among brief ones has lost its core meanwhile: it counts as one of them.
+    alone = 1e-9 * job.brief_ns * job.p.chunks / job.brief if job.brief else 1e-9 * job.long_ns
+    account(alone - (openmp.omp_get_wtime() - begun))
+
+
+cdef void account(double saved) noexcept nogil:
+    """The threads of a call have saved so many seconds."""
+    cdef double owed = load(&debt)
+    if saved < -LATE:
+        owed = min(2 * owed - saved, AT_MOST * -saved)
+        store(&alone_until, openmp.omp_get_wtime() + owed)
+        store(&debt, owed)
+    elif owed > 0:
+        store(&debt, max(0.0, owed - saved))
+
+
+def _account(double saved):
+    """`account`, and whether calls use one thread from now on; for the tests."""
+    account(saved)
+    return in_debt()
+
+
+cdef inline bint in_debt() noexcept:
+    cdef double until = load(&alone_until)
+    return until > 0 and openmp.omp_get_wtime() < until
+
+
+cdef void alone(Job* job) noexcept nogil:
+    """All chunks, by the caller's thread: OpenMP would need 0.2 us for a team of one."""
+    cdef Py_ssize_t chunk
+    for chunk in range(job.p.chunks):
+        job.work(job.call, job.p, chunk, job.results, job.scratch)
+
+
+cdef void start(Work work, const void* call, const Plan* p, void* results, char* scratch,
+                size_t each) noexcept:
+    """Do all chunks, without the GIL unless there is little to do."""
+    cdef Job job
+    job.work, job.call, job.p, job.results = work, call, p, results
+    job.scratch, job.each, job.next = scratch, each, 0
+    if p.keeps_gil:
+        alone(&job)
+        return
+    with nogil:
+        if p.team > 1:
+            share(&job)
+        else:
+            alone(&job)
 
 
 def config():
@@ -232,193 +390,18 @@ def config():
     }
 
 
-# --- arrays to layouts -----------------------------------------------------------------
+# --- calls -----------------------------------------------------------------------------
 
-cdef dict DTYPES = {
-    "float16": kF16, "bfloat16": kBF16, "float32": kF32, "float64": kF64,
-    "int8": kI8, "int16": kI16, "int32": kI32, "int64": kI64,
-    "uint8": kU8, "uint16": kU16, "uint32": kU32, "uint64": kU64,
-}
-cdef dict CODES = {}  # the same by dtype, whose name takes 1 us to make
+# Limits of arguments; _check.py says what is wrong with those outside.
+cdef int most_threads = 1024
+# With a logit_scale outside, its float32 head and rest, or their exact products with logits
+# where there is no fused multiply-add, would leave the normal range.
+cdef double least_scale = 1e-30, largest_scale = 1e30
 
+MOST_THREADS = most_threads
+LEAST_SCALE, LARGEST_SCALE = least_scale, largest_scale
 
-cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept:
-    """Add an inner dimension, merged with the one before where the two are one."""
-    cdef int last = axes.ndim - 1
-    if length == 1:
-        return
-    if last >= 0 and axes.stride[last] == length * stride:
-        axes.shape[last] *= length
-        axes.stride[last] = stride
-        return
-    axes.shape[axes.ndim] = length
-    axes.stride[axes.ndim] = stride
-    axes.ndim += 1
-
-
-cdef int describe(Layout* layout, cnp.ndarray array, tuple class_axes) except -1:
-    """Fill in `layout`; the dimensions in `class_axes` are classes, the others rows."""
-    cdef int d
-    layout.data = <char*>cnp.PyArray_DATA(array)
-    dtype = array.dtype
-    code = CODES.get(dtype)
-    if code is None:
-        code = CODES[dtype] = DTYPES[dtype.name]
-    layout.dtype = <DType><int>code
-    layout.swapped = not dtype.isnative
-    layout.rows.ndim = layout.classes.ndim = 0
-    for d in range(array.ndim):
-        append_axis(
-            &layout.classes if d in class_axes else &layout.rows,
-            array.shape[d], array.strides[d],
-        )
-    return 0
-
-
-cdef cnp.ndarray aligned_scratch(size_t n_bytes):
-    """Memory that starts at a cache line, as an array that owns it."""
-    cdef cnp.ndarray raw = np.empty(n_bytes + 64, np.uint8)
-    start = -<size_t>cnp.PyArray_DATA(raw) % 64
-    return raw[start:start + n_bytes]
-
-
-# --- cross entropy ---------------------------------------------------------------------
-
-cdef class CrossEntropy:
-    """One call of cross entropy: the inputs, then `inspect` and `run`.
-
-    The arithmetic type is float64 or float32. `labels` (integers, one a row) or
-    `probabilities` (as logits) is None; so may be
-    `weight` (contiguous float64) and `repeat` (sample weights, one a row).
-    """
-
-    cdef CrossEntropyCall call
-    cdef tuple inputs
-    cdef tuple class_axes
-
-    def __init__(self, cnp.ndarray logits, int axis, labels, probabilities, weight, repeat, *,
-                 bint float64, ignore_bits, double label_smoothing, double z_loss,
-                 double logit_scale, double unit):
-        cdef CrossEntropyCall* c = &self.call
-        self.inputs = (logits, labels, probabilities, weight, repeat)
-        self.class_axes = (axis,)
-        c.terms.classes = logits.shape[axis]
-        c.terms.label_smoothing = label_smoothing
-        c.terms.z_loss = z_loss
-        c.terms.logit_scale = logit_scale
-        c.terms.unit = unit
-        c.rows = logits.size // logits.shape[axis]
-        c.float64 = float64
-        c.ignores = ignore_bits is not None
-        c.ignore_bits = ignore_bits if c.ignores else 0
-        describe(&c.logits, logits, self.class_axes)
-        if labels is not None:
-            describe(&c.labels, labels, ())
-        if probabilities is not None:
-            describe(&c.probabilities, probabilities, self.class_axes)
-        if weight is not None:
-            c.weight = <const double*>cnp.PyArray_DATA(<cnp.ndarray>weight)
-        if repeat is not None:
-            describe(&c.repeat, repeat, ())
-
-    def inspect(self, int n_threads):
-        """(first row whose label is out of range or -1, summed weight of the rows)."""
-        cdef CrossEntropyCall* c = &self.call
-        cdef Plan p = plan(c.rows, c.terms.classes, c.rows, n_threads)
-        cdef Py_ssize_t chunk
-        cdef cnp.ndarray weights = np.empty(p.chunks), bad_rows = np.empty(p.chunks, np.intp)
-        cdef double* weight = <double*>cnp.PyArray_DATA(weights)
-        cdef Py_ssize_t* bad_row = <Py_ssize_t*>cnp.PyArray_DATA(bad_rows)
-        cdef TargetReport report
-        for chunk in prange(p.chunks, nogil=True, num_threads=p.team, schedule="dynamic",
-                            use_threads_if=p.team > 1):
-            report = inspect_targets(c[0], chunk * p.per_chunk, chunk_end(p, chunk))
-            weight[chunk] = report.weight
-            bad_row[chunk] = report.bad_row
-        bad = bad_rows[bad_rows >= 0]
-        return (int(bad[0]) if bad.size else -1), sequential_sum(weight, p.chunks)
-
-    def run(self, gradient, row_loss, upstream, double upstream_all, double divisor,
-            bint streamed, int n_threads):
-        """Sum of the losses; fills `gradient` and `row_loss` where they are not None.
-
-        Upstream gradient is `upstream` (one a row, or None) times `upstream_all` / `divisor`.
-        """
-        cdef CrossEntropyCall* c = &self.call
-        cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
-        cdef Py_ssize_t chunk
-        c.gradient.data = c.upstream.data = NULL
-        c.row_loss = NULL
-        if gradient is not None:
-            describe(&c.gradient, gradient, self.class_axes)
-        if upstream is not None:
-            describe(&c.upstream, upstream, ())
-        if row_loss is not None:
-            c.row_loss = cnp.PyArray_DATA(<cnp.ndarray>row_loss)
-            c.row_loss_float64 = row_loss.dtype.itemsize == 8
-        c.upstream_all = upstream_all
-        c.terms.divisor = divisor
-        c.streamed = streamed
-        cdef size_t each = scratch_bytes(c[0])
-        cdef cnp.ndarray scratch = aligned_scratch(each * p.team), sums = np.empty(p.chunks)
-        cdef char* memory = <char*>cnp.PyArray_DATA(scratch)
-        cdef double* loss = <double*>cnp.PyArray_DATA(sums)
-        for chunk in prange(p.chunks, nogil=True, num_threads=p.team, schedule="dynamic",
-                            use_threads_if=p.team > 1):
-            loss[chunk] = run_chunk(
-                current[0], c[0], chunk * p.per_chunk, chunk_end(p, chunk),
-                memory + each * <size_t>threadid(),
-            )
-        return sequential_sum(loss, p.chunks)
-
-
-cdef double sequential_sum(const double* values, Py_ssize_t n) noexcept:
-    """The sum in order: the same bits for any number of threads."""
-    cdef double total = 0
-    cdef Py_ssize_t i
-    for i in range(n):
-        total += values[i]
-    return total
-
-
-# --- softmax family --------------------------------------------------------------------
-
-cdef dict RESULTS = {
-    "softmax": kSoftmax,
-    "log_softmax": kLogSoftmax,
-    "logsumexp": kLogSumExp,
-    "entropy": kEntropy,
-    "target_entropy": kTargetEntropy,
-}
-
-
-def normalize(str what, cnp.ndarray x, tuple class_axes, out, values, *, bint float64,
-              double unit, int n_threads):
-    """softmax or log_softmax of x into `out`, or a reduction, times `unit`, into `values`
-    (in the arithmetic type): logsumexp, entropy, or target_entropy, where x is probabilities.
-    """
-    cdef SoftmaxCall call
-    cdef SoftmaxCall* c = &call
-    cdef Py_ssize_t chunk, classes = 1
-    for d in class_axes:
-        classes *= x.shape[d]
-    c.what = <Result><int>RESULTS[what]
-    c.classes = classes
-    c.rows = x.size // classes
-    c.float64 = float64
-    c.unit = unit
-    describe(&c.x, x, class_axes)
-    c.out.data = NULL
-    c.values = NULL
-    if out is not None:
-        describe(&c.out, out, class_axes)
-    if values is not None:
-        c.values = cnp.PyArray_DATA(<cnp.ndarray>values)
-    cdef Plan p = plan(c.rows, classes, x.size, n_threads)
-    cdef size_t each = scratch_bytes(c[0])
-    cdef cnp.ndarray scratch = aligned_scratch(each * p.team)
-    cdef char* memory = <char*>cnp.PyArray_DATA(scratch)
-    for chunk in prange(p.chunks, nogil=True, num_threads=p.team, schedule="dynamic",
-                        use_threads_if=p.team > 1):
-        run_chunk(current[0], c[0], chunk * p.per_chunk, chunk_end(p, chunk),
-                  memory + each * <size_t>threadid())
+include "_arrays.pxi"
+include "_results.pxi"
+include "_cross_entropy.pxi"
+include "_softmax.pxi"

@@ -1,25 +1,8 @@
-"""The softmax family: check, shape, allocate. No arithmetic on logits is here."""
+"""The softmax family: what it means, and what its arguments may be."""
 
 import math
 
-import numpy as np
-
 from . import _check, _kernels
-
-
-def value_dtype(float64):
-    """The dtype of values that there is one of a row."""
-    return np.float64 if float64 else np.float32
-
-
-def fresh(like):
-    """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
-    return np.empty_like(like, dtype=like.dtype.newbyteorder("="), subok=False)
-
-
-def scalar(array):
-    """The array, or if it has no dimension its number."""
-    return array if array.ndim else array[()]
 
 
 def softmax(x, axis=None, *, out=None, n_threads=None):
@@ -47,7 +30,8 @@ def softmax(x, axis=None, *, out=None, n_threads=None):
     TypeError, ValueError
         As for `cross_entropy`; `out` of another shape or dtype, or overlapping `x`.
     """
-    return _elementwise("softmax", x, axis, out, n_threads)
+    result = _kernels.normalize("softmax", x, axis, out, n_threads)
+    return _elementwise("softmax", x, axis, out, n_threads) if result is None else result
 
 
 def log_softmax(x, axis=None, *, out=None, n_threads=None):
@@ -56,7 +40,8 @@ def log_softmax(x, axis=None, *, out=None, n_threads=None):
     Exact where the probability is almost 1: ``log_softmax([20, 0])[0]`` is -2.06e-9 in
     float32. Parameters, result and errors are those of `softmax`.
     """
-    return _elementwise("log_softmax", x, axis, out, n_threads)
+    result = _kernels.normalize("log_softmax", x, axis, out, n_threads)
+    return _elementwise("log_softmax", x, axis, out, n_threads) if result is None else result
 
 
 def logsumexp(x, axis=None, *, keepdims=False, n_threads=None):
@@ -75,8 +60,9 @@ def logsumexp(x, axis=None, *, keepdims=False, n_threads=None):
         float32, or float64 for float64 and integer `x`, in nats. -inf for nothing but -inf
         and for no elements at all; inf if there is a +inf; nan if there is a nan.
     """
-    x, axes = _softmax_input(x, axis, "x")
-    return reduced("logsumexp", x, axes, keepdims, 1.0, n_threads, empty=-math.inf)
+    arguments = "logsumexp", x, axis, keepdims, None, -math.inf, n_threads
+    values = _kernels.reduce_rows(*arguments)
+    return reduced(*arguments) if values is None else values
 
 
 def entropy(logits, *, axis=-1, base=None, n_threads=None):
@@ -98,9 +84,9 @@ def entropy(logits, *, axis=-1, base=None, n_threads=None):
     ndarray or scalar
         One value a row, float32 (float64 for float64 and integer logits).
     """
-    logits, axes = _softmax_input(logits, axis, "logits")
-    unit = _check.unit(base)
-    return reduced("entropy", logits, axes, False, unit, n_threads, empty=math.nan)
+    arguments = "entropy", logits, axis, False, base, math.nan, n_threads
+    values = _kernels.reduce_rows(*arguments)
+    return reduced(*arguments, name="logits") if values is None else values
 
 
 def _softmax_input(x, axis, name):
@@ -121,28 +107,18 @@ def _softmax_input(x, axis, name):
 
 
 def _elementwise(what, x, axis, out, n_threads):
-    """softmax or log_softmax: a result as large as x."""
+    """softmax or log_softmax of any arguments: converted, or their error raised."""
     x, axes = _softmax_input(x, axis, "x")
     n_threads = _check.n_threads(n_threads)
     if out is not None:
         _check.out(out, x, "x", {})
-    result = fresh(x) if out is None else out
-    if x.size:
-        float64 = x.dtype.itemsize == 8
-        _kernels.normalize(
-            what, x, axes, result, None, float64=float64, unit=1.0, n_threads=n_threads
-        )
-    return scalar(result) if out is None else out
+    return _check.taken(_kernels.normalize(what, x, axes, out, n_threads, checked=True))
 
 
-def reduced(what, x, axes, keepdims, unit, n_threads, *, empty=math.nan, float64=False):
-    """One value a row, in the arithmetic type; `empty` for rows without elements."""
+def reduced(what, x, axis, keepdims, base, empty, n_threads, *, name="x", float64=False):
+    """A reduction of any arguments: converted, or their error raised."""
+    x, axes = _softmax_input(x, axis, name)
+    base = _check.base(base)
     n_threads = _check.n_threads(n_threads)
-    shape = tuple(n for d, n in enumerate(x.shape) if d not in axes)
-    values = np.full(shape, empty, value_dtype(float64 or x.dtype.itemsize == 8))
-    if x.size:
-        float64 = values.dtype.itemsize == 8
-        _kernels.normalize(
-            what, x, axes, None, values, float64=float64, unit=unit, n_threads=n_threads
-        )
-    return np.expand_dims(values, axes) if keepdims else scalar(values)
+    plain = x, axes, bool(keepdims), base, empty, n_threads
+    return _check.taken(_kernels.reduce_rows(what, *plain, checked=True, float64=float64))

@@ -1,0 +1,237 @@
+# Arguments as the kernels see them: arrays become layouts, and whatever needs a conversion or
+# an error is told apart. Part of _kernels.pyx.
+
+# --- memory ----------------------------------------------------------------------------
+
+cdef enum:
+    # Memory up to this size is on the stack: it costs nothing, and is this call's own.
+    STACK_BYTES = 8192
+
+
+cdef struct Memory:
+    char* scratch  # starts at a cache line
+    char* raw
+    char[STACK_BYTES + 64] small
+
+
+cdef inline char* cache_line(char* memory) noexcept:
+    """The first start of a cache line from here on."""
+    return memory + (64 - <size_t>memory % 64) % 64
+
+
+cdef void* take(Memory* m, size_t results, size_t scratch) except NULL:
+    """Memory for so many bytes of results, and behind them for scratch; to be released."""
+    results = (results + 63) // 64 * 64
+    m.raw = NULL
+    cdef char* start = m.small
+    if results + scratch > STACK_BYTES:
+        m.raw = start = <char*>PyMem_RawMalloc(results + scratch + 64)
+        if start == NULL:
+            raise MemoryError(f"no memory for {results + scratch} bytes of scratch")
+    m.scratch = cache_line(start) + results
+    return cache_line(start)
+
+
+cdef inline void release(Memory* m) noexcept:
+    PyMem_RawFree(m.raw)
+
+
+# --- arrays to layouts -----------------------------------------------------------------
+
+cdef dict DTYPES = {
+    "float16": kF16, "bfloat16": kBF16, "float32": kF32, "float64": kF64,
+    "int8": kI8, "int16": kI16, "int32": kI32, "int64": kI64,
+    "uint8": kU8, "uint16": kU16, "uint32": kU32, "uint64": kU64,
+}
+cdef dict CODES = {}  # the same by dtype, whose name takes 1 us to make, ...
+cdef int[32] CODE_OF_TYPE  # ... and by NumPy's own number
+for _number in range(32):
+    CODE_OF_TYPE[_number] = -1
+for _letter in "bBhHiIlLqQefd":
+    CODE_OF_TYPE[np.dtype(_letter).num] = DTYPES[np.dtype(_letter).name]
+
+
+cdef int code_of(cnp.ndarray array) except -2:
+    """The kernels' number of the dtype, in either byte order; -1 if they have none."""
+    cdef int number = cnp.PyArray_TYPE(array)
+    if 0 <= number < 32:
+        return CODE_OF_TYPE[number]
+    dtype = array.descr
+    code = CODES.get(dtype)
+    if code is None:
+        code = CODES[dtype] = DTYPES.get(dtype.name, -1)
+    return code
+
+
+cdef inline bint is_float(int code) noexcept:
+    return kF16 <= code <= kF64
+
+
+cdef inline bint is_integer(int code) noexcept:
+    return kI8 <= code <= kU64
+
+
+cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept:
+    """Add an inner dimension, merged with the one before where the two are one."""
+    cdef int last = axes.ndim - 1
+    if length == 1:
+        return
+    if last >= 0 and axes.stride[last] == length * stride:
+        axes.shape[last] *= length
+        axes.stride[last] = stride
+        return
+    axes.shape[axes.ndim] = length
+    axes.stride[axes.ndim] = stride
+    axes.ndim += 1
+
+
+cdef void describe(Layout* layout, cnp.ndarray array, int code, uint64_t class_axes) noexcept:
+    """Fill in `layout`; the dimensions whose bit is in `class_axes` are classes, others rows."""
+    cdef int d
+    layout.data = <char*>cnp.PyArray_DATA(array)
+    layout.dtype = <DType>code
+    layout.swapped = cnp.PyArray_ISBYTESWAPPED(array)
+    layout.rows.ndim = layout.classes.ndim = 0
+    for d in range(cnp.PyArray_NDIM(array)):
+        append_axis(
+            &layout.classes if class_axes >> d & 1 else &layout.rows,
+            cnp.PyArray_DIM(array, d), cnp.PyArray_STRIDE(array, d),
+        )
+
+
+# --- what is plain ---------------------------------------------------------------------
+
+cdef inline bint plain_array(object value) noexcept:
+    """An array, and of no subclass, which could be masked."""
+    return cnp.PyArray_CheckExact(value)
+
+
+cdef long long kExact = 1 << 53  # integers up to here are doubles
+
+
+cdef bint plain_real(object value, double* number) noexcept:
+    """A number that needs no thought: a float, or an int that is no bool."""
+    if type(value) is float:
+        number[0] = PyFloat_AS_DOUBLE(value)
+        return True
+    cdef long long integer
+    if plain_integer(value, &integer) and -kExact <= integer <= kExact:
+        number[0] = <double>integer
+        return True
+    return False
+
+
+cdef bint plain_integer(object value, long long* number) noexcept:
+    """An int of 64 bits that is no bool."""
+    cdef int overflow = 0
+    if type(value) is not int:
+        return False
+    number[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return overflow == 0
+
+
+cdef bint plain_threads(object value, int* number) noexcept:
+    """A number of threads; 0 for None."""
+    cdef long long integer = 0
+    if value is not None and not (plain_integer(value, &integer) and 1 <= integer <= most_threads):
+        return False
+    number[0] = <int>integer
+    return True
+
+
+cdef bint plain_unit(object base, double* unit) noexcept:
+    """1 / log(base), the size of a nat in the unit of the answer; None is e."""
+    cdef double number
+    unit[0] = 1
+    if base is None:
+        return True
+    if not plain_real(base, &number) or not 1 < number < INFINITY:
+        return False
+    unit[0] = 1 / log(number)
+    return True
+
+
+cdef bint plain_axis(object value, int ndim, int* axis) noexcept:
+    """An axis as a number >= 0."""
+    cdef long long number
+    if not plain_integer(value, &number) or not -ndim <= number < ndim:
+        return False
+    axis[0] = <int>number + (ndim if number < 0 else 0)
+    return True
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int without) noexcept:
+    """Has a the shape of b without its dimension `without` (-1: of all of b)?"""
+    cdef int d, at = 0
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b) - (without >= 0):
+        return False
+    for d in range(cnp.PyArray_NDIM(b)):
+        if d == without:
+            continue
+        if cnp.PyArray_DIM(a, at) != cnp.PyArray_DIM(b, d):
+            return False
+        at += 1
+    return True
+
+
+cdef bint same_place(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Are the elements of two arrays of one shape and dtype at the same places?"""
+    return cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and memcmp(
+        cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a) * sizeof(Py_ssize_t)
+    ) == 0
+
+
+cdef void extent(cnp.ndarray a, size_t* low, size_t* high) noexcept:
+    """All its elements are in [low, high)."""
+    cdef int d
+    cdef Py_ssize_t reach
+    low[0] = high[0] = <size_t>cnp.PyArray_DATA(a)
+    for d in range(cnp.PyArray_NDIM(a)):
+        reach = (cnp.PyArray_DIM(a, d) - 1) * cnp.PyArray_STRIDE(a, d)
+        if reach > 0:
+            high[0] += reach
+        else:
+            low[0] += reach
+    high[0] += cnp.PyArray_ITEMSIZE(a)
+
+
+cdef bint apart(cnp.ndarray a, object b) noexcept:
+    """Is one array in memory before the other? (b may be None.)"""
+    cdef size_t low, high, other_low, other_high
+    if b is None:
+        return True
+    extent(a, &low, &high)
+    extent(b, &other_low, &other_high)
+    return high <= other_low or other_high <= low
+
+
+cdef bint plain_out(object out, cnp.ndarray like) noexcept:
+    """A result like `like` in shape and dtype, no element of which is another's place."""
+    if not plain_array(out):
+        return False
+    cdef cnp.ndarray a = out
+    cdef bint dense = cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a)
+    if not (dense and cnp.PyArray_ISWRITEABLE(a) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(like)):
+        return False
+    if cnp.PyArray_ISBYTESWAPPED(a) != cnp.PyArray_ISBYTESWAPPED(like):
+        return False
+    return same_shape(a, like, -1) and (same_place(a, like) or apart(a, like))
+
+
+cdef bint plain_values(cnp.ndarray a) noexcept:
+    """Nothing but finite numbers? Said of contiguous float32 and float64."""
+    cdef Py_ssize_t i
+    cdef bint strange = False
+    cdef const float* f = <const float*>cnp.PyArray_DATA(a)
+    cdef const double* d = <const double*>cnp.PyArray_DATA(a)
+    if not cnp.PyArray_ISCARRAY_RO(a):
+        return False
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
+        for i in range(cnp.PyArray_SIZE(a)):
+            strange |= f[i] - f[i] != 0  # nan of nan and infinity
+        return not strange
+    if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
+        for i in range(cnp.PyArray_SIZE(a)):
+            strange |= d[i] - d[i] != 0
+        return not strange
+    return False

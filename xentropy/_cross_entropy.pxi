@@ -1,0 +1,282 @@
+# One call of cross entropy, from its arguments to its result. Part of _kernels.pyx.
+
+# Gradients this large are stored past the caches; but not into untouched pages, which the
+# system zeroes on first touch: they are in cache then.
+cdef Py_ssize_t STREAM_BYTES = 4 << 20
+
+cdef enum Reduction:
+    kNone, kSum, kMean, kUnknown
+
+
+# What a call needs to know beside CrossEntropyCall.
+cdef struct Settings:
+    int class_axis
+    int threads
+    Reduction reduction
+    double normalizer  # nan: the summed weight of the rows
+
+
+def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *,
+                  bint checked=False, bint float64=False):
+    """The loss, or with_grad (loss, gradient), of arguments as the public functions have them.
+
+    None says that a check has something to convert or to refuse; nothing has been written.
+    `checked`: they all have passed. Then the answer may be the number of a row, an int: the
+    first whose label is out of range. `float64`: compute in float64 whatever the dtype.
+    """
+    cdef CrossEntropyCall call
+    cdef CrossEntropyCall* c = &call
+    cdef Settings s
+    cdef cnp.ndarray gradient = None, losses = None
+    # 1. The arguments.
+    kept = take_arguments(c, &s, arguments, grad_output, checked, float64)
+    if kept is None or not (out is None or checked or plain_place(out, arguments, grad_output)):
+        return None
+    cdef cnp.ndarray x = arguments[0]
+    # 2. The labels, before anything is written.
+    cdef TargetReport report = inspect(c, s.threads)
+    if report.bad_row >= 0:
+        return report.bad_row if checked else None
+    c.terms.divisor = 1
+    if s.reduction == kMean:
+        c.terms.divisor = report.weight if isnan(s.normalizer) else s.normalizer
+    # 3. Places for the results, and the work.
+    if with_grad:
+        gradient = fresh(x) if out is None else out
+        take_gradient(c, x, gradient, s.class_axis, out is not None)
+    if s.reduction == kNone:
+        losses = empty_rows(x, <uint64_t>1 << s.class_axis, False, c.float64)
+        c.row_loss = cnp.PyArray_DATA(losses)
+        c.row_loss_float64 = c.float64
+    cdef double total = run(c, s.threads) / c.terms.divisor
+    loss = total if losses is None else unboxed(losses)
+    return (loss, gradient) if with_grad else loss
+
+
+cdef object take_arguments(CrossEntropyCall* c, Settings* s, tuple arguments, object grad_output,
+                           bint checked, bint float64):
+    """All but the results. None if one of them is not plain, else what must stay alive."""
+    (logits, target, weight, sample_weight, axis, ignore_index, reduction, normalizer,
+     label_smoothing, z_loss, logit_scale, base, n_threads) = arguments
+    c.gradient.data = NULL
+    c.row_loss = NULL
+    c.row_loss_float64 = c.streamed = False
+    if not plain_array(logits) or not plain_array(target):
+        return None
+    if not take_logits(c, logits, axis, &s.class_axis):
+        return None
+    c.float64 = float64 or c.logits.dtype == kF64
+    if not take_target(c, logits, target, s.class_axis, ignore_index):
+        return None
+    weights = take_weight(c, weight)
+    if weight is not None and weights is None:
+        return None
+    if not take_repeat(c, logits, s.class_axis, sample_weight, checked):
+        return None
+    if not take_terms(c, label_smoothing, z_loss, logit_scale, base):
+        return None
+    s.reduction = reduction_of(reduction)
+    if s.reduction == kUnknown or not plain_threads(n_threads, &s.threads):
+        return None
+    if not take_upstream(c, logits, s.class_axis, s.reduction, grad_output):
+        return None
+    s.normalizer = NAN
+    if normalizer is not None:
+        if s.reduction != kMean or not plain_real(normalizer, &s.normalizer):
+            return None
+        if not isfinite(s.normalizer) or s.normalizer == 0:
+            return None
+    return logits if weights is None else weights
+
+
+cdef bint plain_place(object out, tuple arguments, object grad_output) except -1:
+    """A place for the gradient that no input but the logits has to do with."""
+    if not plain_out(out, arguments[0]):
+        return False
+    for other in (arguments[1], arguments[2], arguments[3], grad_output):
+        if isinstance(other, cnp.ndarray) and not apart(out, other):
+            return False
+    return True
+
+
+cdef Reduction reduction_of(object name) noexcept:
+    if type(name) is not str:
+        return kUnknown
+    if name == "mean":
+        return kMean
+    if name == "sum":
+        return kSum
+    return kNone if name == "none" else kUnknown
+
+
+cdef bint take_logits(CrossEntropyCall* c, cnp.ndarray x, object axis, int* class_axis) except -1:
+    """The logits and where their classes are; in one dimension the default axis 1 means 0."""
+    cdef int ndim = cnp.PyArray_NDIM(x), code = code_of(x)
+    if not is_float(code):
+        return False
+    if not plain_axis(axis, ndim, class_axis):
+        if ndim != 1 or type(axis) is not int or axis != 1:
+            return False
+        class_axis[0] = 0
+    c.terms.classes = cnp.PyArray_DIM(x, class_axis[0])
+    if c.terms.classes == 0:
+        return False
+    c.rows = cnp.PyArray_SIZE(x) // c.terms.classes
+    describe(&c.logits, x, code, <uint64_t>1 << class_axis[0])
+    return True
+
+
+cdef bint take_target(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray target, int class_axis,
+                      object ignore_index) except -1:
+    """Class indices, one a row, or class probabilities, as the logits."""
+    cdef int code = code_of(target)
+    c.labels.data = c.probabilities.data = NULL
+    c.ignore_bits = 0
+    c.ignores = False
+    if is_integer(code) and same_shape(target, x, class_axis):
+        describe(&c.labels, target, code, 0)
+        return take_ignored(c, code, ignore_index)
+    if is_float(code) and same_shape(target, x, -1):
+        describe(&c.probabilities, target, code, <uint64_t>1 << class_axis)
+        return type(ignore_index) is int
+    return False
+
+
+cdef bint take_ignored(CrossEntropyCall* c, int code, object ignore_index) except -1:
+    """The 64 bits that `ignore_index` has among labels of this type, if it is one of them."""
+    cdef int overflow = 0, bits = 8 << (code - (kU8 if code >= kU8 else kI8))
+    if type(ignore_index) is not int:
+        return False
+    cdef long long number = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
+    if overflow:
+        c.ignores = code == kU64 and 0 < ignore_index < 2**64
+        c.ignore_bits = <int64_t><uint64_t>ignore_index if c.ignores else 0
+        return True
+    c.ignore_bits = number
+    if code >= kU8:
+        c.ignores = number >= 0 and (bits == 64 or number >> bits == 0)
+    else:  # the sign fills all bits above the highest of the type
+        c.ignores = number >> (bits - 1) == 0 or number >> (bits - 1) == -1
+    return True
+
+
+cdef object take_weight(CrossEntropyCall* c, object weight):
+    """Class weights as contiguous float64: an array to keep, or None."""
+    c.weight = NULL
+    if weight is None or not plain_array(weight) or code_of(weight) < 0:
+        return None
+    if cnp.PyArray_NDIM(weight) != 1 or <size_t>cnp.PyArray_SIZE(weight) != c.terms.classes:
+        return None
+    cdef cnp.ndarray weights = cnp.PyArray_FROMANY(
+        weight, cnp.NPY_DOUBLE, 1, 1, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST
+    )
+    if not plain_values(weights):
+        return None
+    c.weight = <const double*>cnp.PyArray_DATA(weights)
+    return weights
+
+
+cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis, object sample_weight,
+                      bint checked) except -1:
+    """Sample weights, one a row."""
+    c.repeat.data = NULL
+    if sample_weight is None:
+        return True
+    if not plain_array(sample_weight) or not same_shape(sample_weight, x, class_axis):
+        return False
+    cdef int code = code_of(sample_weight)
+    if not is_float(code) or not (checked or plain_values(sample_weight)):
+        return False
+    describe(&c.repeat, sample_weight, code, 0)
+    return True
+
+
+cdef bint take_terms(CrossEntropyCall* c, object label_smoothing, object z_loss,
+                     object logit_scale, object base) noexcept:
+    """The options that are a number."""
+    cdef Terms* t = &c.terms
+    if not plain_real(label_smoothing, &t.label_smoothing) or not 0 <= t.label_smoothing <= 1:
+        return False
+    if t.classes == 1:
+        t.label_smoothing = 0  # one class has nothing to share its mass with
+    if not plain_real(z_loss, &t.z_loss) or not 0 <= t.z_loss < INFINITY:
+        return False
+    if not plain_real(logit_scale, &t.logit_scale):
+        return False
+    if not least_scale <= t.logit_scale <= largest_scale:
+        return False
+    return plain_unit(base, &t.unit)
+
+
+cdef bint take_upstream(CrossEntropyCall* c, cnp.ndarray x, int class_axis, Reduction how,
+                        object grad_output) except -1:
+    """The upstream gradient: a number, or one a row."""
+    c.upstream.data = NULL
+    c.upstream_all = 1
+    if grad_output is None or plain_real(grad_output, &c.upstream_all):
+        return True
+    if not plain_array(grad_output) or how != kNone:
+        return False
+    cdef int code = code_of(grad_output)
+    if not is_float(code) or not same_shape(grad_output, x, class_axis):
+        return False
+    if cnp.PyArray_NDIM(grad_output) == 0:
+        return False
+    describe(&c.upstream, grad_output, code, 0)
+    return True
+
+
+cdef void take_gradient(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray gradient, int class_axis,
+                        bint given) except *:
+    """Where the gradient goes, and how it is stored."""
+    describe(&c.gradient, gradient, code_of(gradient), <uint64_t>1 << class_axis)
+    # Past the caches? Not in place, nor what stays in cache.
+    c.streamed = cnp.PyArray_NBYTES(gradient) >= STREAM_BYTES and not same_place(gradient, x)
+    c.streamed = c.streamed and (given or not is_untouched(gradient))
+
+
+cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void* results,
+                        char* scratch) noexcept nogil:
+    (<TargetReport*>results)[chunk] = inspect_targets(
+        (<const CrossEntropyCall*>call)[0], begin(p, chunk), end(p, chunk)
+    )
+
+
+cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
+    """The first row whose label is out of range, or -1, and the summed weight of the rows."""
+    cdef Plan p = plan(c.rows, c.terms.classes, c.rows, n_threads)
+    cdef Memory memory
+    cdef TargetReport total
+    cdef Py_ssize_t chunk
+    total.bad_row, total.weight = -1, 0
+    cdef TargetReport* report = <TargetReport*>take(&memory, p.chunks * sizeof(TargetReport), 0)
+    start(inspect_chunk, c, &p, report, NULL, 0)
+    for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
+        total.weight += report[chunk].weight
+        if report[chunk].bad_row >= 0:
+            total.bad_row = report[chunk].bad_row
+            break
+    release(&memory)
+    return total
+
+
+cdef void compute_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void* results,
+                        char* scratch) noexcept nogil:
+    (<double*>results)[chunk] = run_chunk(
+        current[0], (<const CrossEntropyCall*>call)[0], begin(p, chunk), end(p, chunk), scratch
+    )
+
+
+cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
+    """The sum of the losses; the gradient and the losses of the rows where they are wanted."""
+    cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
+    cdef Memory memory
+    cdef Py_ssize_t chunk
+    cdef double total = 0
+    cdef size_t each = scratch_bytes(c[0])
+    cdef double* loss = <double*>take(&memory, p.chunks * sizeof(double), each * p.team)
+    start(compute_chunk, c, &p, loss, memory.scratch, each)
+    for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
+        total += loss[chunk]
+    release(&memory)
+    return total

@@ -1,0 +1,104 @@
+# Arrays for results. Part of _kernels.pyx.
+
+cdef extern from "kernels/pages.h" namespace "xentropy" nogil:
+    void* take_pages(size_t n_bytes)
+    void give_pages(void* data)
+    bint pages_offered()
+    size_t pages_size(const void* data)
+    bint pages_reused(const void* data)
+    void keep_pages(bint keep)
+
+# From here on freed memory goes back to the system at once, and the next result would come as
+# untouched pages (pages.cpp). Below, malloc finds it again.
+cdef Py_ssize_t PAGES_BYTES = 32 << 20
+
+# NumPy's interface to memory for arrays: they own it, and resize() works, as with NumPy's own.
+
+
+cdef void* pages_malloc(void* context, size_t size) noexcept nogil:
+    return take_pages(size)
+
+
+cdef void* pages_calloc(void* context, size_t n, size_t each) noexcept nogil:
+    if each != 0 and n > <size_t>-1 // each:
+        return NULL
+    cdef void* data = take_pages(n * each)
+    return NULL if data == NULL else memset(data, 0, n * each)
+
+
+cdef void* pages_realloc(void* context, void* data, size_t size) noexcept nogil:
+    cdef void* moved = take_pages(size)
+    if data != NULL and moved != NULL:
+        memcpy(moved, data, min(size, pages_size(data)))
+        give_pages(data)
+    return moved
+
+
+cdef void pages_free(void* context, void* data, size_t size) noexcept nogil:
+    give_pages(data)
+
+
+cdef cnp.PyDataMem_Handler pages_handler
+memset(&pages_handler, 0, sizeof(pages_handler))
+strcpy(pages_handler.name, "xentropy_pages")
+pages_handler.version = 1
+pages_handler.allocator.malloc = pages_malloc
+pages_handler.allocator.calloc = pages_calloc
+pages_handler.allocator.realloc = pages_realloc
+pages_handler.allocator.free = pages_free
+cdef object pages_capsule = PyCapsule_New(&pages_handler, "mem_handler", NULL)
+keep_pages(os.environ.get("XENTROPY_KEEP_RESULT") != "0")
+
+
+cdef cnp.ndarray fresh(cnp.ndarray like):
+    """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
+    if not pages_offered() or cnp.PyArray_NBYTES(like) < PAGES_BYTES:
+        return empty_like(like)
+    theirs = cnp.PyDataMem_SetHandler(pages_capsule)
+    try:
+        if not is_default(theirs):  # the user has memory of another kind in mind
+            cnp.PyDataMem_SetHandler(theirs)
+        return empty_like(like)
+    finally:
+        cnp.PyDataMem_SetHandler(theirs)
+
+
+cdef bint is_default(object handler) except -1:
+    cdef const char* name = (
+        <cnp.PyDataMem_Handler*>PyCapsule_GetPointer(handler, "mem_handler")
+    ).name
+    return strcmp(name, "default_allocator") == 0
+
+
+cdef bint is_untouched(cnp.ndarray result) except -1:
+    """Do the pages of a fresh result not exist before they are written?"""
+    if cnp.PyArray_NBYTES(result) < PAGES_BYTES:
+        return False
+    if PyArray_HANDLER(result) != <PyObject*>pages_capsule:
+        return True
+    return not pages_reused(cnp.PyArray_DATA(result))
+
+
+cdef cnp.ndarray empty_like(cnp.ndarray like):
+    cdef cnp.dtype dtype = like.descr
+    if cnp.PyArray_ISBYTESWAPPED(like):
+        dtype = dtype.newbyteorder("=")
+    Py_INCREF(dtype)  # the next call takes the reference
+    return PyArray_NewLikeArray(like, cnp.NPY_KEEPORDER, dtype, 0)
+
+
+cdef cnp.ndarray empty_rows(cnp.ndarray x, uint64_t class_axes, bint keepdims, bint float64):
+    """An array for one value a row, in C order."""
+    cdef cnp.npy_intp[64] shape
+    cdef int d, ndim = 0
+    for d in range(cnp.PyArray_NDIM(x)):
+        if keepdims or not class_axes >> d & 1:
+            shape[ndim] = 1 if class_axes >> d & 1 else cnp.PyArray_DIM(x, d)
+            ndim += 1
+    return cnp.PyArray_EMPTY(ndim, shape, cnp.NPY_DOUBLE if float64 else cnp.NPY_FLOAT, 0)
+
+
+cdef object unboxed(cnp.ndarray array):
+    """The array, or if it has no dimension its number."""
+    Py_INCREF(array)  # the next call takes the reference
+    return cnp.PyArray_Return(array)
