@@ -1,15 +1,21 @@
 // Rows whose every class has target mass: class probabilities, or class weights together
 // with label smoothing.
 //
-// The target mass of each class, q_c = weight_c ((1 - smoothing) t_c + smoothing / C), is
-// written to scratch. The most probable class m takes the part that the target has in
-// rows.h: with it apart, both tails are exact for targets that are (almost) one-hot.
-//
+//     q_c = weight_c ((1 - smoothing) t_c + smoothing / C)
 //     loss = sum_c q_c (lse - x_c) = Q log1p(others / e_m) + sum_c q_c (x_m - x_c)
 //
-// Cost: several passes over the row in cache (masses, maximum, exps, sums, gradient), one
-// exp per element; 12 bytes of memory traffic an element in float32 with probabilities
-// (logits, target, gradient).
+// The most probable class m takes the part that the target has in rows.h: with it apart, both
+// tails are exact for targets that are (almost) one-hot.
+//
+// Cost: one exp per element; with probabilities 12 bytes of memory traffic an element in float32
+// (logits, target, gradient). Passes over a row:
+//
+//   1. masses: the probabilities where they lie, if they are the masses as they stand; else
+//      made in scratch;
+//   2. maximum: from memory, the other passes find the logits in cache;
+//   3. chunk by chunk exps, into scratch, and the sums of both;
+//   4. settle: as in rows.h;
+//   5. gradient: e_c * factor - q_c * bias, streamed if asked.
 #pragma once
 #include "peak.h"
 #include "stores.h"
@@ -17,87 +23,138 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// q[c] for all classes of row r; zeros up to a whole vector.
+// The masses of one row; in the chunk that m is in they are read from a copy with 0 at m.
 template <class T>
-void target_mass(const Terms& t, const Block<T>& b, size_t r, T* q) {
+struct Masses {
+  const T* row;
+  T* copy;
+  size_t begin, end;  // the chunk of m
+  double of_m;
+
+  Masses(const T* q, size_t classes, size_t m, T* chunk)
+      : row(q), copy(chunk), begin(m / kChunk<T> * kChunk<T>) {
+    end = begin + kChunk<T> < classes ? begin + kChunk<T> : classes;
+    __builtin_memcpy(copy, q + begin, (end - begin) * sizeof(T));
+    of_m = double(q[m]);
+    copy[m - begin] = 0;
+  }
+
+  // The masses of the chunk at b.
+  const T* chunk(size_t b) const { return b == begin ? copy : row + b; }
+};
+
+// q[c] = weight_c (hard p_c + uniform); p is null for 0.
+template <class T>
+void make_masses(const Terms& t, const double* weight, const T* p, T* q) {
   const size_t C = t.classes;
   const double uniform = t.label_smoothing / double(C), hard = 1 - t.label_smoothing;
-  const T* p = b.probabilities ? b.probabilities + ptrdiff_t(r) * b.probabilities_stride : nullptr;
-  for (size_t c = 0; c < C; ++c) {
-    const double mass = p ? hard * double(p[c]) + uniform : uniform;
-    q[c] = T(b.weight ? b.weight[c] * mass : mass);
+  if (p && weight) {
+    for (size_t c = 0; c < C; ++c) q[c] = T(weight[c] * (hard * double(p[c]) + uniform));
+  } else if (p) {
+    for (size_t c = 0; c < C; ++c) q[c] = T(hard * double(p[c]) + uniform);
+  } else {
+    for (size_t c = 0; c < C; ++c) q[c] = T(weight[c] * uniform);
   }
-  for (size_t c = C; c % kLanes<T> != 0; ++c) q[c] = 0;
-  if (p) return;
-  const size_t y = size_t(b.labels[r]);
-  q[y] = T((b.weight ? b.weight[y] : 1) * (hard + uniform));
 }
 
 template <class T>
-Settled settle_dense(const Terms& t, double q_m, const MassSums& q, double repeat, double upstream,
-                     const RowSums& s) {
-  const double mass = q.others + q_m;
+Settled settle_dense(const Terms& t, double q_m, double q_others, double distance, double repeat,
+                     double upstream, const RowSums& s) {
+  const double mass = q_others + q_m;
   const RowLogs logs = row_logs<T>(s);
-  double loss = t.unit * (mass * logs.negative_log_p + q.distance * t.logit_scale);
+  double loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale);
   double shift = 0;
   if (t.z_loss != 0) {
     const double lse = s.origin + logs.above_origin;
     loss += t.z_loss * lse * lse;
     shift = 2 * t.z_loss * lse;
   }
-  const double rest = t.unit * q.others + shift;
+  const double rest = t.unit * q_others + shift;
   return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
           rest * s.e_target - t.unit * q_m * s.others, t.unit};
 }
 
-// gradient_c = e_c * factor - q_c * bias
+// out[i] = e[i] * factor - q[i] * bias for i < n: whole lines are streamed if asked.
 template <class T>
-void store_dense(const T* e, const T* q, size_t classes, Finish<T> f, T* out) {
+void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool streamed) {
   constexpr size_t L = kLanes<T>;
-  const Vec<T> minus_bias = splat(-f.bias);
+  const Vec<T> minus_bias = splat(-f.bias), none = {};
   const Finisher<T, false> finish(f);
-  for (size_t i = 0; i < classes; i += L) {
-    const Vec<T> v = fma(load(q + i), minus_bias, finish(load(e + i)));
-    if (i + L <= classes) {
-      store(out + i, v);
-    } else {
-      store_first(out + i, v, classes - i);
+  const auto at = [&](size_t i) XENTROPY_INLINE_LAMBDA {
+    return fma(load(q + i), minus_bias, finish(load(e + i)));
+  };
+  const auto store_some = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+    const Vec<T> v = finish(load_first(e + i, lanes, none));
+    store_first(out + i, fma(load_first(q + i, lanes, none), minus_bias, v), lanes);
+  };
+  size_t i = 0;
+  if (streamed) {
+    const size_t past = reinterpret_cast<uintptr_t>(out) % kLineBytes / sizeof(T);
+    size_t head = past ? kLine<T> - past : 0;
+    if (head > n) head = n;
+    for (; i < head; i += L) store_some(i, head - i < L ? head - i : L);
+    for (i = head; i + kLine<T> <= n; i += kLine<T>) {
+      for (size_t v = 0; v < kLine<T>; v += L) stream(out + i + v, at(i + v));
     }
   }
+  for (; i + L <= n; i += L) store(out + i, at(i));
+  if (i < n) store_some(i, n - i);
 }
 
-// q: the scratch row of the masses, e: of the exps; chunk: one chunk of scratch.
+// Steps 2 to 5 of row r with masses q; e: the scratch row of the exps (or null: the loss alone).
 template <class T>
-void dense_row(const Terms& t, const Block<T>& b, size_t r, T* q, T* e, T* chunk) {
+void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T* chunks,
+               bool streamed) {
   const size_t C = t.classes;
   const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
-  target_mass(t, b, r, q);
-  const T peak = max_of(x, C);
-  const size_t found = find(x, C, peak), m = found < C ? found : 0;
-  const double q_m = double(q[m]);
-  q[m] = 0;
-  const RowSums s = exp_any_row<T, false>(x, C, m, peak, t.logit_scale, e, chunk);
-  const Settled settled =
-      settle_dense<T>(t, q_m, sum_masses(x, q, C, peak), repeat_of(b, r), upstream_of(b, r), s);
+  const Peak<T> peak = peak_of(x, C);
+  const Masses<T> masses(q, C, peak.at, chunks + kChunk<T>);
+  MassAccumulator<T> sums;
+  for (size_t i = 0; i < C; i += kChunk<T>) {
+    const size_t n = C - i < kChunk<T> ? C - i : kChunk<T>;
+    sums.chunk(x + i, masses.chunk(i), n, peak.value);
+  }
+  const RowSums s = exp_any_row<T, false>(x, C, peak.at, peak.value, t.logit_scale, e, chunks);
+  const Settled settled = settle_dense<T>(t, masses.of_m, sums.total(), sums.distance(),
+                                          repeat_of(b, r), upstream_of(b, r), s);
   b.loss[r] = settled.loss;
-  if (b.gradient == nullptr) return;
-  const Finish<T> finish = finish_row(t, settled, s, m, q, e);
-  store_dense(e, q, C, finish, b.gradient + ptrdiff_t(r) * b.gradient_stride);
+  if (e == nullptr) return;
+  const Finish<T> finish = finish_row(t, settled, s, peak.at, q, e);
+  T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
+  const auto store_piece = [&](const T* piece, size_t begin, size_t end) {
+    store_dense(e + begin, piece, end - begin, finish, out + begin, streamed);
+  };
+  store_piece(q, 0, masses.begin);
+  store_piece(masses.copy, masses.begin, masses.end);
+  store_piece(q + masses.end, masses.end, C);
 }
 
 template <class T>
-void dense(const Terms& t, const Block<T>& b, T* scratch, bool) {
-  T* q = scratch + kScratchChunk;
-  T* e = b.gradient ? q + scratch_row(t.classes) : nullptr;
+void dense(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+  const size_t C = t.classes;
+  T* made = scratch + kScratchChunk;
+  T* e = b.gradient ? made + scratch_row(C) : nullptr;
+  if (!b.probabilities) make_masses<T>(t, b.weight, nullptr, made);
   for (size_t r = 0; r < b.rows; ++r) {
-    if (b.labels[r] != kIgnored) {
-      dense_row(t, b, r, q, e, scratch);
+    if (b.labels[r] == kIgnored) {
+      b.loss[r] = 0;
+      if (e) __builtin_memset(b.gradient + ptrdiff_t(r) * b.gradient_stride, 0, C * sizeof(T));
       continue;
     }
-    b.loss[r] = 0;
-    if (b.gradient == nullptr) continue;
-    __builtin_memset(b.gradient + ptrdiff_t(r) * b.gradient_stride, 0, t.classes * sizeof(T));
+    if (b.probabilities) {
+      const T* p = b.probabilities + ptrdiff_t(r) * b.probabilities_stride;
+      const bool as_they_are = !b.weight && t.label_smoothing == 0;
+      if (!as_they_are) make_masses(t, b.weight, p, made);
+      dense_row(t, b, r, as_they_are ? p : made, e, scratch, streamed);
+    } else {
+      const size_t y = size_t(b.labels[r]);
+      const T uniform = made[y];
+      made[y] = T(b.weight[y] * (1 - t.label_smoothing + t.label_smoothing / double(C)));
+      dense_row(t, b, r, static_cast<const T*>(made), e, scratch, streamed);
+      made[y] = uniform;
+    }
   }
+  if (streamed) stream_fence();
 }
 
 }  // namespace XENTROPY_TIER

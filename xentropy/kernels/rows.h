@@ -58,14 +58,8 @@ struct RowInFlight {
     sums.template chunk<kSmooth, kPrefetch>(x, begin, n, target, exp, origin, e);
   }
 
-  // scale * value - (k + kTop) ln 2, in two parts: nothing is lost at 1e6.
-  double distance(double value) const {
-    const double n = shift + Exp<T>::kTop, product = value * scale;
-    if (product - product != 0) return product;  // -inf
-    const double lost = __builtin_fma(value, scale, -product);
-    return __builtin_fma(-n, Exp<double>::kLn2Head, product) +
-           __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
-  }
+  // scale * value - (k + kTop) ln 2
+  double distance(double value) const { return octaves_from(shift + Exp<T>::kTop, value, scale); }
 
   // `row` holds the exps, or is null if only their sums are wanted.
   RowSums finish(T* row, T* scratch_chunk) const {

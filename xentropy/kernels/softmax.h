@@ -47,15 +47,16 @@ void store_log_softmax(const T* x, size_t classes, T peak, double log1p_others, 
 // sum_c e_c (m - x_c), chunk by chunk.
 template <class T>
 double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
-  const PeakExp<T> exp{Shift<T>(-Exp<T>::kTop), LogitScale<T>(1), splat(peak)};
-  double sum = 0;
-  for (size_t b = 0; b < classes; b += kChunk<T>) {
-    const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
-    Total<T> unused;
-    exp_chunk<false>(x + b, n, exp, chunk, unused);
-    sum += sum_masses(x + b, chunk, n, peak).distance;
-  }
-  return sum;
+  return with_exp_of(peak, 1, [&](const auto& exp) {
+    MassAccumulator<T> sums;
+    for (size_t b = 0; b < classes; b += kChunk<T>) {
+      const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
+      Total<T> unused;
+      exp_chunk<false>(x + b, n, exp, chunk, unused);
+      sums.chunk(x + b, chunk, n, peak);
+    }
+    return sums.distance();
+  });
 }
 
 // A row without a finite maximum: nan, but for its log-sum-exp, which is that maximum.
@@ -72,8 +73,9 @@ void undefined_softmax(Result what, const T* x, size_t classes, T peak, T* out, 
 
 template <class T>
 void softmax(Result what, const T* x, size_t classes, T* out, T* scratch, double* value) {
-  const T peak = max_of(x, classes);
-  const size_t found = find(x, classes, peak), m = found < classes ? found : 0;
+  const Peak<T> top = peak_of(x, classes);
+  const T peak = top.value;
+  const size_t m = top.at;
   T* row = what == Result::kSoftmax ? out : nullptr;
   const RowSums s = exp_any_row<T, false>(x, classes, m, peak, 1, row, scratch);
   const double total = s.total();

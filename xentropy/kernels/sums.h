@@ -129,29 +129,42 @@ XENTROPY_INLINE void sum_differences(const S* x, size_t n, T origin, Total<T>& t
   });
 }
 
-struct MassSums {
-  double others;    // sum of q_c
-  double distance;  // sum of q_c (peak - x_c)
+// Sums over a row of masses q: of q_c, and of q_c (peak - x_c).
+template <class T>
+struct MassAccumulator {
+  Total<T> mass, away;
+
+  void chunk(const T* x, const T* q, size_t n, T peak) {
+    const Vec<T> top = splat(peak), small = splat(T(kSmall)), small_top = top * small, zero = {};
+    const auto masses = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+      return lanes == kLanes<T> ? load(q + i) : load_first(q + i, lanes, zero);
+    };
+    add_vectors<T>(n, mass, masses);
+    add_vectors<T>(n, away, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+      const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top);
+      const Vec<T> m = masses(i, lanes);
+      return m == zero ? zero : m * (small_top - v * small);  // 0 * inf = 0
+    });
+  }
+  double total() const { return mass.value().value; }
+  double distance() const { return away.value().value / kSmall; }
 };
 
-// Sums over a row of masses q, which is 0 up to a whole vector.
 template <class T>
-MassSums sum_masses(const T* x, const T* q, size_t classes, T peak) {
-  const Vec<T> top = splat(peak), small = splat(T(kSmall)), small_top = top * small;
-  Total<T> others, distance;
-  add_vectors<T>(classes, others,
-                 [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA { return load(q + i); });
-  add_vectors<T>(classes, distance, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-    const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top);
-    const Vec<T> mass = load(q + i), zero = {};
-    return mass == zero ? zero : mass * (small_top - v * small);  // 0 * inf = 0
-  });
-  return {others.value().value, distance.value().value / kSmall};
+XENTROPY_INLINE T max_lanes(Vec<T> v) {
+  alignas(kVectorBytes) T lane[kLanes<T>];
+  store(lane, v);
+  for (size_t width = kLanes<T> / 2; width > 0; width /= 2) {
+    for (size_t i = 0; i < width; ++i) {
+      lane[i] = lane[i] < lane[i + width] ? lane[i + width] : lane[i];
+    }
+  }
+  return lane[0];
 }
 
-// The largest of x[0..n); nan where one is nan and happens to be met last.
+// The lanes of the largest of x[0..n); nan where one is nan and happens to be met last.
 template <class S, class T = Arithmetic<S>>
-XENTROPY_INLINE T max_of(const S* x, size_t n) {
+XENTROPY_INLINE Vec<T> max_vector(const S* x, size_t n) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> none = splat(T(-INFINITY));
   Vec<T> m[4] = {none, none, none, none};
@@ -161,13 +174,11 @@ XENTROPY_INLINE T max_of(const S* x, size_t n) {
   }
   for (; i + L <= n; i += L) m[0] = max(m[0], load(x + i));
   if (i < n) m[0] = max(m[0], load_first(x + i, n - i, none));
-  alignas(kVectorBytes) T lane[L];
-  store(lane, max(max(m[0], m[1]), max(m[2], m[3])));
-  for (size_t width = L / 2; width > 0; width /= 2) {
-    for (size_t j = 0; j < width; ++j)
-      lane[j] = lane[j] < lane[j + width] ? lane[j + width] : lane[j];
-  }
-  return lane[0];
+  return max(max(m[0], m[1]), max(m[2], m[3]));
+}
+template <class S>
+XENTROPY_INLINE Arithmetic<S> max_of(const S* x, size_t n) {
+  return max_lanes<Arithmetic<S>>(max_vector(x, n));
 }
 
 // What the loss needs to know of a row. x is scaled, and

@@ -184,6 +184,30 @@ XENTROPY_INLINE V max(V bound, V x) {
 }
 #endif
 
+// --- any(mask): is a comparison true in any lane? ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE bool any(IntVec<float> m) {
+  return _mm512_test_epi32_mask((__m512i)m, (__m512i)m) != 0;
+}
+XENTROPY_INLINE bool any(IntVec<double> m) {
+  return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
+}
+#elif defined(__AVX2__)
+XENTROPY_INLINE bool any(IntVec<float> m) { return _mm256_movemask_epi8((__m256i)m) != 0; }
+XENTROPY_INLINE bool any(IntVec<double> m) { return _mm256_movemask_epi8((__m256i)m) != 0; }
+#elif defined(__SSE2__)
+XENTROPY_INLINE bool any(IntVec<float> m) { return _mm_movemask_epi8((__m128i)m) != 0; }
+XENTROPY_INLINE bool any(IntVec<double> m) { return _mm_movemask_epi8((__m128i)m) != 0; }
+#else
+template <class M>
+XENTROPY_INLINE bool any(M mask) {
+  bool any = false;
+  for (size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) any |= mask[i] != 0;
+  return any;
+}
+#endif
+
 // --- fma(a, b, c) = a * b + c, rounded once where kHasFma ---
 
 #if defined(__AVX512F__)
