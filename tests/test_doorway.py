@@ -147,6 +147,19 @@ def test_bad_calls_are_left_and_nothing_is_written(function, case):
     assert [a.tobytes() for a in arrays] == before
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("position", [0, 3, -1])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize(("name", "n"), [("weight", CLASSES), ("sample_weight", ROWS)])
+def test_arrays_of_weights_that_are_not_finite_are_refused(name, n, dtype, position, value):
+    weights = np.ones(n, dtype)
+    weights[position] = value
+    for function in FUNCTIONS:
+        assert _kernels.cross_entropy(*complete(function, {name: weights})) is None
+        with pytest.raises(ValueError, match=rf"{name}\[{position % n}\] = {value} is not finite"):
+            function(X, LABELS, **{name: weights})
+
+
 # Where a result may go: taken as it stands, or looked at first.
 PLACES = {
     "C order": (lambda x: np.empty_like(x), True),
