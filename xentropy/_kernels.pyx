@@ -43,6 +43,7 @@ cdef extern from "kernels/layout.h" namespace "xentropy" nogil:
         int ndim
         Py_ssize_t* shape
         Py_ssize_t* stride
+        Py_ssize_t nearest
 
     cdef struct Layout:
         char* data
@@ -234,6 +235,8 @@ def config():
 
 # --- arrays to layouts -----------------------------------------------------------------
 
+cdef Py_ssize_t FAR = <Py_ssize_t>1 << 62  # farther apart than any two elements
+
 cdef dict DTYPES = {
     "float16": kF16, "bfloat16": kBF16, "float32": kF32, "float64": kF64,
     "int8": kI8, "int16": kI16, "int32": kI32, "int64": kI64,
@@ -245,6 +248,7 @@ cdef dict CODES = {}  # the same by dtype, whose name takes 1 us to make
 cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept:
     """Add an inner dimension, merged with the one before where the two are one."""
     cdef int last = axes.ndim - 1
+    axes.nearest = min(axes.nearest, abs(stride))
     if length == 1:
         return
     if last >= 0 and axes.stride[last] == length * stride:
@@ -267,6 +271,7 @@ cdef int describe(Layout* layout, cnp.ndarray array, tuple class_axes) except -1
     layout.dtype = <DType><int>code
     layout.swapped = not dtype.isnative
     layout.rows.ndim = layout.classes.ndim = 0
+    layout.rows.nearest = layout.classes.nearest = FAR
     for d in range(array.ndim):
         append_axis(
             &layout.classes if d in class_axes else &layout.rows,

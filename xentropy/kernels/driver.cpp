@@ -10,35 +10,47 @@ bool is_dense(const CrossEntropyCall& c) {
   return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
 }
 
+template <class T>
+bool by_columns(const CrossEntropyCall& c) {
+  return !is_dense(c) && are_columns<T>(c.logits);
+}
+
 // The one place that chooses a kernel.
 template <class T>
 CrossEntropyKernel<T> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
   const Kernels<T>& k = kernels_of<T>(tier);
-  return is_dense(c) ? k.dense : k.rows;
+  if (is_dense(c)) return k.dense;
+  return by_columns<T>(c) ? k.columns : k.rows;
 }
 
 // The memory that one thread needs for its chunks, and how rows are cut into blocks.
 template <class T>
 struct Workspace {
-  bool logits_direct, gradient_direct, probabilities_direct;
-  size_t rows;  // of a block
+  bool columns, logits_direct, gradient_direct, probabilities_direct;
+  size_t rows;           // of a block
+  size_t staged_stride;  // between the rows in scratch; by columns, between the classes
   T *kernel, *logits, *gradient, *probabilities;
   int64_t* labels;
   double *repeat, *upstream, *loss;
   size_t bytes;
 
   Workspace(const CrossEntropyCall& c, char* scratch) {
-    logits_direct = in_place_rows<T>(c.logits);
-    gradient_direct = !c.gradient.data || in_place_rows<T>(c.gradient);
+    columns = by_columns<T>(c);
+    const auto in_place = columns ? in_place_columns<T> : in_place_rows<T>;
+    logits_direct = in_place(c.logits);
+    gradient_direct = !c.gradient.data || in_place(c.gradient);
     probabilities_direct = !c.probabilities.data || in_place_rows<T>(c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
     const bool any_scattered =
         scattered(c.logits) || scattered(c.gradient) || scattered(c.probabilities);
-    rows = direct ? kBlockRows : staged_rows(C, any_scattered);
+    rows = direct ? kBlockRows : columns ? staged_columns(C) : staged_rows(C, any_scattered);
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
+    staged_stride = columns ? rows : C;
     Arena arena(scratch);
-    kernel = arena.take<T>(scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0)));
+    const size_t kernel_rows = (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0);
+    kernel = arena.take<T>(columns ? column_scratch(C, sizeof(T), c.gradient.data)
+                                   : scratch_elements(C, kernel_rows));
     logits = logits_direct ? nullptr : arena.take<T>(rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
     if (!gradient_direct) gradient = logits_direct ? arena.take<T>(rows * C) : logits;
@@ -105,6 +117,19 @@ const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, siz
   return scratch;
 }
 
+// The same for the column kernel.
+template <class T>
+const T* columns_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
+                    size_t staged_stride, T* scratch, ptrdiff_t* class_stride) {
+  if (direct) {
+    *class_stride = a.classes.step() / ptrdiff_t(sizeof(T));
+    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+  }
+  *class_stride = ptrdiff_t(staged_stride);
+  gather_columns(tier, a, row, n, scratch, staged_stride);
+  return scratch;
+}
+
 template <class T>
 double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
                            char* scratch) {
@@ -125,21 +150,30 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
     if (w.repeat) gather(c.repeat, row, n, w.repeat);
     if (w.upstream) gather(c.upstream, row, n, w.upstream);
     read_labels(c, row, n, w.repeat, w.labels);
-    b.logits =
-        rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits, &b.logits_stride);
+    b.logits = w.columns ? columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride,
+                                      w.logits, &b.logits_class_stride)
+                         : rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits,
+                                   &b.logits_stride);
     if (c.probabilities.data) {
       b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n, w.labels,
                                 w.probabilities, &b.probabilities_stride);
     }
     if (c.gradient.data && w.gradient_direct) {
       b.gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(T));
+      b.gradient_class_stride = c.gradient.classes.step() / ptrdiff_t(sizeof(T));
       b.gradient = reinterpret_cast<T*>(c.gradient.data + c.gradient.rows.offset(row));
     } else if (c.gradient.data) {
-      b.gradient_stride = ptrdiff_t(c.terms.classes);
+      b.gradient_stride = b.gradient_class_stride = ptrdiff_t(w.staged_stride);
       b.gradient = w.gradient;
     }
     kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
-    if (c.gradient.data && !w.gradient_direct) scatter_rows(tier, w.gradient, c.gradient, row, n);
+    if (c.gradient.data && !w.gradient_direct) {
+      if (w.columns) {
+        scatter_columns(tier, w.gradient, w.staged_stride, c.gradient, row, n);
+      } else {
+        scatter_rows(tier, w.gradient, c.gradient, row, n);
+      }
+    }
     sum = store_losses(c, row, n, w.loss, sum);
   }
   return sum;

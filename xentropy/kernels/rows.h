@@ -30,6 +30,16 @@ XENTROPY_INLINE double guess_shift(double probed, double scale) {
   return n - Exp<T>::kTop;
 }
 
+// scale * value - (k + kTop) ln 2, in two parts: nothing is lost at 1e6.
+template <class T>
+double distance_from_top(double value, double scale, double k) {
+  const double n = k + Exp<T>::kTop, product = value * scale;
+  if (product - product != 0) return product;  // -inf
+  const double lost = __builtin_fma(value, scale, -product);
+  return __builtin_fma(-n, Exp<double>::kLn2Head, product) +
+         __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
+}
+
 // One row on its way through the scratch: steps 1, 3 and 4.
 template <class T, bool kScaled, bool kSmooth>
 struct RowInFlight {
@@ -54,14 +64,7 @@ struct RowInFlight {
     sums.template chunk<kSmooth, kPrefetch>(x, begin, n, target, exp, origin, e);
   }
 
-  // scale * value - (k + kTop) ln 2, in two parts: nothing is lost at 1e6.
-  double distance(double value) const {
-    const double n = shift + Exp<T>::kTop, product = value * scale;
-    if (product - product != 0) return product;  // -inf
-    const double lost = __builtin_fma(value, scale, -product);
-    return __builtin_fma(-n, Exp<double>::kLn2Head, product) +
-           __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
-  }
+  double distance(double value) const { return distance_from_top<T>(value, scale, shift); }
 
   // `row` holds the exps, or is null if only their sums are wanted.
   RowSums finish(T* row, T* scratch_chunk) const {

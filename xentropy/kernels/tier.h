@@ -33,6 +33,8 @@ struct Block {
   const int64_t* labels;   // kIgnored where a row does not count
   const T* probabilities;  // null: the labels are the targets
   ptrdiff_t probabilities_stride;
+  // Of the column kernel, whose rows are adjacent: the strides above are 1, and these are
+  ptrdiff_t logits_class_stride, gradient_class_stride;
   const double* weight;    // per class, or null
   const double* repeat;    // sample weight per row, or null
   const double* upstream;  // d result / d loss per row, or null: upstream_all
@@ -62,10 +64,9 @@ template <class T>
 struct Kernels {
   CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
   CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
-  // Places of kernels to come. Until then such shapes go through `rows`, the second by way
-  // of scratch.
+  // Place of a kernel to come. Until then such shapes go through `rows`.
   CrossEntropyKernel<T> groups;   // short rows, many at a time
-  CrossEntropyKernel<T> columns;  // class axis strided, rows adjacent
+  CrossEntropyKernel<T> columns;  // class indices, class axis strided, rows adjacent
   SoftmaxKernel<T> softmax;
 };
 
@@ -94,6 +95,20 @@ constexpr size_t kScratchChunk = 512;
 static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
 static inline size_t scratch_elements(size_t classes, size_t rows) {
   return kScratchChunk + rows * scratch_row(classes);
+}
+
+// Rows that the column kernel takes at a time: a multiple of every cache line, so many that a
+// class of theirs is worth its page, so few that their exps stay in cache.
+constexpr size_t kColumnRows = 128;
+constexpr size_t kColumnElements = size_t(1) << 17;
+static inline size_t column_segment(size_t classes, size_t) {
+  size_t n = kColumnRows;
+  while (n > 16 && n * classes > kColumnElements) n /= 2;
+  return n;
+}
+// Its scratch: a chunk and a row for rows that are done alone, and the exps of a segment.
+static inline size_t column_scratch(size_t classes, size_t size, bool gradient) {
+  return scratch_elements(classes, 1) + (gradient ? classes * column_segment(classes, size) : 0) + 16;
 }
 
 }  // namespace xentropy

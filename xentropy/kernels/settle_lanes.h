@@ -1,0 +1,132 @@
+// settle.h for a vector of rows at a time: the same formulas, one row a float64 lane.
+//
+// Rows that need more care than a vector gives are left to settle.h, and marked: the
+// target's exp may have lost bits, the odds overflow, or a factor is no normal number.
+// Which rows those are, each row decides by its own numbers.
+#pragma once
+#include "log1p.h"
+#include "settle.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Many rows on their way from sums to gradient. Those that do not count have class_weight 0
+// and e_target 1.
+template <class T, size_t kRows>
+struct LaneRows {
+  alignas(kLineBytes) double others[kRows];
+  alignas(kLineBytes) double others_lost[kRows];  // of float64 alone
+  alignas(kLineBytes) double differences[kRows];  // sum of kSmall (logit - origin)
+  alignas(kLineBytes) double e_target[kRows];
+  alignas(kLineBytes) double x_target[kRows];  // logits; only where `far`
+  alignas(kLineBytes) double origin[kRows];
+  alignas(kLineBytes) double class_weight[kRows];
+  alignas(kLineBytes) double repeat[kRows];
+  alignas(kLineBytes) double upstream[kRows];
+  // what comes of them
+  alignas(kLineBytes) double loss[kRows];
+  alignas(kLineBytes) T factor[kRows];  // Finish<T>, and e at the target
+  alignas(kLineBytes) T rest[kRows];
+  alignas(kLineBytes) T bias[kRows];
+  alignas(kLineBytes) T at_target[kRows];
+  alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
+  alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
+};
+
+XENTROPY_INLINE VD abs_lanes(VD v) { return v < VD{} ? -v : v; }
+
+// v as T, for kLanes<double> elements.
+XENTROPY_INLINE void store_as(double* p, VD v) { store(p, v); }
+XENTROPY_INLINE void store_as(float* p, VD v) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  const Half narrow = __builtin_convertvector(v, Half);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+
+// v rounded to T.
+template <class T>
+XENTROPY_INLINE VD rounded(VD v) {
+  if (sizeof(T) == 8) return v;
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  return __builtin_convertvector(__builtin_convertvector(v, Half), VD);
+}
+
+// Does the loss need the distances between logits?
+static inline bool is_far(const Terms& t) { return t.label_smoothing != 0 || t.z_loss != 0; }
+
+// What Settled is for one row.
+struct SettledLanes {
+  VD loss, g, mass, numerator, bias;
+};
+
+template <class T, size_t kRows>
+XENTROPY_INLINE SettledLanes settle_lanes(const Terms& t, const LaneRows<T, kRows>& rows,
+                                          size_t i) {
+  const double classes = double(t.classes), uniform = t.label_smoothing / classes;
+  const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const VD repeat = load(rows.repeat + i);
+  const VD hard = load(rows.class_weight + i) * (1 - t.label_smoothing);
+  const VD nll = log1p_lanes<T>(others / e_target);
+  VD loss = t.unit * hard * nll, shift = {};
+  if (is_far(t)) {
+    const VD origin = load(rows.origin + i);
+    const VD above = nll + (load(rows.x_target + i) - origin) * t.logit_scale;
+    const VD differences = load(rows.differences + i) / kSmall * t.logit_scale;
+    const VD lse = origin * t.logit_scale + above;
+    if (uniform != 0) loss += t.unit * uniform * (classes * above - differences);
+    loss += t.z_loss * lse * lse;
+    shift = 2 * t.z_loss * lse;
+  }
+  const VD at_target = t.unit * (hard + uniform);
+  const VD rest = t.unit * uniform * (classes - 1) + shift;
+  return {repeat * loss, load(rows.upstream + i) * repeat * t.logit_scale, at_target + rest,
+          rest * e_target - at_target * others, splat(t.unit * uniform)};
+}
+
+// finish_row of settle.h. A row whose gradient is 0 altogether is fine too.
+template <class T, size_t kRows>
+XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledLanes& r,
+                                            LaneRows<T, kRows>& rows, size_t i) {
+  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+  const auto normal = [](VD v) XENTROPY_INLINE_LAMBDA {
+    return (abs_lanes(v) >= kLeast) & (abs_lanes(v) <= 1 / kLeast);
+  };
+  const VD zero = {}, others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const VD total = others + e_target;
+  const VD below = total * t.divisor, on_p = r.g * r.mass;
+  const VD factor = rounded<T>(on_p / below);
+  VD missed;
+  if (sizeof(T) == 4) {
+    missed = on_p / below - factor;
+  } else {
+    const VD moved = total - others;
+    const VD lost = (others - (total - moved)) + (e_target - moved) + load(rows.others_lost + i);
+    const VD below_lost = fma(total, splat(t.divisor), -below) + lost * t.divisor;
+    missed = (fma(-factor, below, on_p) - factor * below_lost) / below;
+  }
+  const VD bias = r.g * r.bias / t.divisor;
+  const VD at_target =
+      on_p == zero ? zero : r.numerator / r.mass + (bias == zero ? zero : bias / factor);
+  store_as(rows.factor + i, factor);
+  store_as(rows.rest + i, missed);
+  store_as(rows.bias + i, bias);
+  store_as(rows.at_target + i, at_target);
+  return (normal(factor) | ((on_p == zero) & (bias == zero))) & (normal(bias) | (bias == zero)) &
+         (abs_lanes(at_target) <= 1 / kLeast);
+}
+
+// All rows i .. i + kLanes<double>.
+template <class T, bool kGradient, size_t kRows>
+XENTROPY_INLINE void settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows, size_t i) {
+  const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const SettledLanes settled = settle_lanes(t, rows, i);
+  store(rows.loss + i, settled.loss);
+  const IntVec<double> safe = (e_target >= Exp<T>::kSafe) & (others <= e_target * 0x1p1000);
+  __builtin_memcpy(rows.settled + i, &safe, sizeof safe);
+  if (!kGradient) return;
+  const IntVec<double> finished = finish_lanes(t, settled, rows, i) & safe;
+  __builtin_memcpy(rows.finished + i, &finished, sizeof finished);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
