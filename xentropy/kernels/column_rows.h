@@ -12,14 +12,9 @@ constexpr size_t kColumnProbe = 4;    // logits of a row from which its k is gue
 
 // Adds a vector of T to the float64 sums of as many rows; of float64 itself exactly.
 XENTROPY_INLINE void add_lanes(VF v, double* sum, double*) {
-  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
-  union {
-    VF whole;
-    Half half[2];
-  } u = {v};
-  store(sum, load(sum) + __builtin_convertvector(u.half[0], VD));
+  store(sum, load(sum) + widen_lower(v));
   double* upper = sum + kLanes<double>;
-  store(upper, load(upper) + __builtin_convertvector(u.half[1], VD));
+  store(upper, load(upper) + widen_upper(v));
 }
 XENTROPY_INLINE void add_lanes(VD v, double* sum, double* lost) {
   Total<double> total = {load(sum), load(lost)};
@@ -28,17 +23,27 @@ XENTROPY_INLINE void add_lanes(VD v, double* sum, double* lost) {
   store(lost, total.lost);
 }
 
+// A vector of T as float64.
+XENTROPY_INLINE void store_wide(double* p, VD v) { store(p, v); }
+XENTROPY_INLINE void store_wide(double* p, VF v) {
+  store(p, widen_lower(v));
+  store(p + kLanes<double>, widen_upper(v));
+}
+
 template <class T, bool kScaled, bool kSmooth, bool kGradient>
 class ColumnRows {
   static constexpr size_t L = kLanes<T>, D = kLanes<double>, N = kColumnRows;
   using Int = decltype(IntVec<T>{}[0] + 0);
 
  public:
+  static constexpr bool kStores = kGradient;
+
   ColumnRows(const Terms& t, const Block<T>& b, T* scratch)
       : t_(t),
         b_(b),
         scale_(t.logit_scale),
         width_(column_segment(t.classes, sizeof(T))),
+        far_(is_far(t)),
         chunk_(scratch),
         row_(scratch + kScratchChunk),
         e_(row_ + scratch_row(t.classes)) {
@@ -51,10 +56,9 @@ class ColumnRows {
   size_t width() const { return width_; }
   const T* exps(size_t c) const { return e_ + c * width_; }
 
-  // e[0..L), finished for the rows i, i + 1, ...
-  XENTROPY_INLINE_MEMBER Vec<T> finished(const T* e, size_t i) const {
-    const Vec<T> v = load(e + i), rest = load(rows_.rest + i);
-    return fma(v, load(rows_.factor + i), kSmooth ? fma(v, rest, -load(rows_.bias + i)) : v * rest);
+  // What makes gradient of the exps of the rows i, i + 1, ...
+  XENTROPY_INLINE_MEMBER Finisher<T, kSmooth> finisher(size_t i) const {
+    return {load(rows_.factor + i), load(rows_.rest + i), load(rows_.bias + i)};
   }
 
   // The rows [begin, begin + n) of the block. False if none of them counts.
@@ -62,20 +66,28 @@ class ColumnRows {
     begin_ = begin;
     n_ = n;
     x_ = b_.logits + begin;
-    int64_t every = -1;
+    const int64_t* y = b_.labels + begin;
+    int64_t every = -1, some = 0;
     for (size_t i = 0; i < n; ++i) {
-      label_[i] = Int(b_.labels[begin + i]);
-      every &= b_.labels[begin + i];
+      label_[i] = Int(y[i]);
+      every &= y[i];
+      some |= y[i];
     }
     for (size_t i = n; i < round_up(n); ++i) label_[i] = Int(kIgnored);
+    if (every < 0) return false;
     for (size_t i = 0; b_.weight && i < n; ++i) {
-      rows_.class_weight[i] = label_[i] < 0 ? 0 : b_.weight[label_[i]];
+      rows_.class_weight[i] = y[i] < 0 ? 0 : b_.weight[y[i]];
     }
-    for (size_t i = 0; b_.repeat && i < n; ++i) rows_.repeat[i] = b_.repeat[begin + i];
-    for (size_t i = 0; b_.upstream && i < n; ++i) {
-      rows_.upstream[i] = b_.upstream[begin + i] * b_.upstream_all;
+    const bool ignored = some < 0;
+    if (ignored || ignored_ || b_.repeat || b_.upstream) {
+      for (size_t i = 0; i < n; ++i) {
+        const double counts = y[i] < 0 ? 0 : 1;
+        rows_.repeat[i] = b_.repeat && counts ? b_.repeat[begin + i] : counts;
+        rows_.upstream[i] = counts ? upstream_of(b_, begin + i) : 0;
+      }
+      ignored_ = ignored;
     }
-    return every != kIgnored || n == 0;
+    return true;
   }
 
   // No row counts: no logit is read, every gradient is +0.
@@ -91,43 +103,35 @@ class ColumnRows {
     for (size_t i = 0; i < n_; i += L) guess(i, largest(i, classes));
   }
 
-  // Step 2 of kClasses classes from c on.
+  // Step 2 of kClasses classes from c on, for n rows from i on.
   template <size_t kClasses>
-  XENTROPY_INLINE_MEMBER void exps_of(size_t c) {
-    size_t i = 0;
-    for (; i + L <= n_; i += L) exps_at<kClasses, true>(c, i);
-    if (i < n_) exps_at<kClasses, false>(c, i);
+  XENTROPY_INLINE_MEMBER void exps_of(size_t c, size_t i, size_t n) {
+    const ptrdiff_t stride = b_.logits_class_stride;
+    const T* x = x_ + ptrdiff_t(c) * stride;
+    T* e = kGradient ? e_ + c * width_ : nullptr;
+    const size_t end = i + n;
+    for (; i + L <= end; i += L) exps_at<kClasses, true>(x, stride, c, i, L, e);
+    if (i < end) exps_at<kClasses, false>(x, stride, c, i, end - i, e);
   }
 
   void check() {
     IntVec<double> bad = {};
-    for (size_t i = n_; i < round_up(n_); ++i) rows_.e_target[i] = 1;
-    for (size_t i = 0; i < n_; ++i) take_target(i);
-    for (size_t i = 0; i < n_; i += D) {
-      gather_lost(i);
-      const VD total = load(rows_.others + i) + load(rows_.e_target + i);
-      const IntVec<double> range = (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal);
-      bad |= ~(range & (load(rows_.origin + i) != -INFINITY));
-    }
+    for (size_t i = 0; i < n_; i += L) take_targets(i);
+    for (size_t i = 0; i < n_; i += D) bad |= ~in_range(i);
     if (any(bad)) try_again();
   }
 
   void settle() {
-    for (size_t i = 0; i < n_; i += D) settle_and_finish<T, kGradient>(t_, rows_, i);
-    for (size_t i = 0; i < n_; ++i) {
-      const Int y = label_[i];
-      if (y < 0) {
-        if (kGradient && !in_range(i)) write_column(i, nullptr);
-        ignore(i);
-      } else if (!in_range(i)) {
-        by_maximum(i);
-      } else if (!rows_.settled[i] || (kGradient && !rows_.finished[i])) {
-        by_hand(i);
-      } else {
-        b_.loss[begin_ + i] = rows_.loss[i];
-        if (kGradient) e_[size_t(y) * width_ + i] = rows_.at_target[i];
-      }
+    IntVec<double> fine = ~IntVec<double>{};
+    for (size_t i = 0; i < n_; i += D) {
+      fine &= settle_and_finish<T, kGradient>(t_, rows_, i) & in_range(i);
     }
+    if (any(~fine)) {
+      for (size_t i = 0; i < n_; ++i) settle_alone(i);
+      return;
+    }
+    __builtin_memcpy(b_.loss + begin_, rows_.loss, n_ * sizeof(double));
+    for (size_t i = 0; kGradient && i < n_; ++i) place_of_target(i) = rows_.at_target[i];
   }
 
  private:
@@ -138,6 +142,12 @@ class ColumnRows {
     __builtin_memcpy(lane, &mask, sizeof lane);
     for (size_t q = 0; q < D; ++q) found |= lane[q];
     return found != 0;
+  }
+
+  XENTROPY_INLINE_MEMBER IntVec<T> labels(size_t i) const {
+    IntVec<T> label;
+    __builtin_memcpy(&label, label_ + i, sizeof label);
+    return label;
   }
 
   XENTROPY_INLINE_MEMBER Vec<T> logits(size_t c, size_t i) const {
@@ -162,34 +172,38 @@ class ColumnRows {
     store(lowest_ + i, (k - kBelow) * kLn2T);
     store(highest_ + i, (k + T(Exponent<T>::kBias)) * kLn2T);
     store(origin_ + i, origin);
+    store_wide(rows_.origin + i, origin);
     for (size_t q = i; q < i + L; ++q) {
-      rows_.origin[q] = double(origin_[q]);
       rows_.others[q] = rows_.others_lost[q] = rows_.differences[q] = 0;
       differences_lost_[q] = 0;
       target_[q] = 0;
     }
   }
 
+  // x, e: class c of the first row; the rows i .. i + lanes.
   template <size_t kClasses, bool kWhole>
-  XENTROPY_INLINE_MEMBER void exps_at(size_t c, size_t i) {
+  XENTROPY_INLINE_MEMBER void exps_at(const T* x, ptrdiff_t stride, size_t c, size_t i,
+                                      size_t lanes, T* e) {
     const Shift<T> shift = {load(anchor_ + i), load(lowest_ + i), load(highest_ + i)};
     const DirectExp<T, kScaled> exp = {shift, scale_};
-    const T* x = x_ + ptrdiff_t(c) * b_.logits_class_stride + i;
-    IntVec<T> label;
-    __builtin_memcpy(&label, label_ + i, sizeof label);
+    const size_t width = width_;
+    const IntVec<T> label = labels(i);
     const Vec<T> zero = {}, origin = load(origin_ + i), small = splat(T(kSmall));
-    Vec<T> e[kClasses], d[kClasses], target = kGradient ? zero : load(target_ + i);
-    for (size_t q = 0; q < kClasses; ++q, x += b_.logits_class_stride) {
-      const Vec<T> v = kWhole ? load(x) : load_first(x, n_ - i < L ? n_ - i : L, zero);
-      e[q] = exp(v);
-      if (kSmooth) d[q] = v * small - origin * small;
-      if (kGradient) store(e_ + (c + q) * width_ + i, e[q]);
+    Vec<T> v[kClasses], d[kClasses], target = kGradient ? zero : load(target_ + i);
+    for (size_t q = 0; q < kClasses; ++q) {
+      const T* at = x + ptrdiff_t(q) * stride + i;
+      v[q] = kWhole ? load(at) : load_first(at, lanes, zero);
+      if (kSmooth) d[q] = v[q] * small - origin * small;
+    }
+    for (size_t q = 0; q < kClasses; ++q) v[q] = exp(v[q]);
+    for (size_t q = 0; q < kClasses; ++q) {
+      if (kGradient) store(e + q * width + i, v[q]);
       const auto hit = label == Int(c + q);
-      if (!kGradient) target = hit ? e[q] : target;
-      e[q] = hit ? zero : e[q];
+      if (!kGradient) target = hit ? v[q] : target;
+      v[q] = hit ? zero : v[q];
     }
     if (!kGradient) store(target_ + i, target);
-    add_lanes(sum_of(e), rows_.others + i, rows_.others_lost + i);
+    add_lanes(sum_of(v), rows_.others + i, rows_.others_lost + i);
     if (kSmooth) add_lanes(sum_of(d), rows_.differences + i, differences_lost_ + i);
   }
 
@@ -208,18 +222,29 @@ class ColumnRows {
     store(rows_.differences + i, load(rows_.differences + i) + load(differences_lost_ + i));
   }
 
-  void take_target(size_t i) {
-    const Int y = label_[i];
-    if (y < 0) {
-      rows_.e_target[i] = 1;
-    } else {
-      rows_.e_target[i] = double(kGradient ? e_[size_t(y) * width_ + i] : target_[i]);
-      if (is_far(t_))
-        rows_.x_target[i] = double(x_[ptrdiff_t(y) * b_.logits_class_stride + ptrdiff_t(i)]);
+  // Where the exp of row i's target is in scratch; of an ignored row, where class 0 is.
+  T& place_of_target(size_t i) { return e_[size_t(label_[i] < 0 ? 0 : label_[i]) * width_ + i]; }
+
+  // The target's exp of the rows i .. i + L: 1 where they do not count.
+  void take_targets(size_t i) {
+    for (size_t q = i; kGradient && q < i + L; ++q) target_[q] = place_of_target(q);
+    store_wide(rows_.e_target + i, labels(i) < Int(0) ? splat(T(1)) : load(target_ + i));
+    for (size_t q = i; far_ && q < i + L && q < n_; ++q) {
+      if (label_[q] >= 0) rows_.x_target[q] = double(logit_of_target(q));
     }
+    for (size_t q = i; q < i + L; q += D) gather_lost(q);
   }
 
-  bool in_range(size_t i) const {
+  T logit_of_target(size_t i) const {
+    return x_[ptrdiff_t(label_[i]) * b_.logits_class_stride + ptrdiff_t(i)];
+  }
+
+  IntVec<double> in_range(size_t i) const {
+    const VD total = load(rows_.others + i) + load(rows_.e_target + i);
+    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) &
+           (load(rows_.origin + i) != -INFINITY);
+  }
+  bool is_in_range(size_t i) const {
     const double total = rows_.others[i] + rows_.e_target[i];
     return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && rows_.origin[i] != -INFINITY;
   }
@@ -230,7 +255,7 @@ class ColumnRows {
     for (size_t i = 0; i < n_; i += L) {
       Int again[L], found = 0;
       for (size_t q = 0; q < L; ++q) {
-        again[q] = label_[i + q] >= 0 && !in_range(i + q) ? -1 : 0;
+        again[q] = label_[i + q] >= 0 && !is_in_range(i + q) ? -1 : 0;
         found |= again[q];
       }
       if (!found) continue;
@@ -239,12 +264,30 @@ class ColumnRows {
       const Vec<T> before = load(origin_ + i), most = largest(i, t_.classes);
       guess(i, mask ? most : before);
       size_t c = 0;
-      for (; c + kClassesAtOnce <= t_.classes; c += kClassesAtOnce) {
-        exps_at<kClassesAtOnce, false>(c, i);
-      }
-      for (; c < t_.classes; ++c) exps_at<1, false>(c, i);
-      for (size_t q = i; q < i + L; q += D) gather_lost(q);
-      for (size_t q = i; q < i + L && q < n_; ++q) take_target(q);
+      for (; c + kClassesAtOnce <= t_.classes; c += kClassesAtOnce) again_at<kClassesAtOnce>(c, i);
+      for (; c < t_.classes; ++c) again_at<1>(c, i);
+      take_targets(i);
+    }
+  }
+
+  template <size_t kClasses>
+  void again_at(size_t c, size_t i) {
+    const ptrdiff_t stride = b_.logits_class_stride;
+    exps_at<kClasses, false>(x_ + ptrdiff_t(c) * stride, stride, c, i, n_ - i < L ? n_ - i : L,
+                             e_ + c * width_);
+  }
+
+  void settle_alone(size_t i) {
+    if (label_[i] < 0) {
+      if (kGradient && !is_in_range(i)) write_column(i, nullptr);
+      ignore(i);
+    } else if (!is_in_range(i)) {
+      by_maximum(i);
+    } else if (!rows_.settled[i] || (kGradient && !rows_.finished[i])) {
+      by_hand(i);
+    } else {
+      b_.loss[begin_ + i] = rows_.loss[i];
+      if (kGradient) place_of_target(i) = rows_.at_target[i];
     }
   }
 
@@ -286,7 +329,7 @@ class ColumnRows {
   void by_hand(size_t i) {
     const size_t y = size_t(label_[i]);
     const double shift = double(kShift<T> - anchor_[i]), scale = t_.logit_scale;
-    const double x_target = double(x_[ptrdiff_t(y) * b_.logits_class_stride + ptrdiff_t(i)]);
+    const double x_target = double(logit_of_target(i));
     RowSums s;
     s.others = rows_.others[i];
     s.others_lost = sizeof(T) == 4 ? 0 : rows_.others_lost[i];
@@ -307,6 +350,8 @@ class ColumnRows {
   const Block<T>& b_;
   const LogitScale<T> scale_;
   const size_t width_;
+  const bool far_;
+  bool ignored_ = false;  // some of the rows before
   T *chunk_, *row_, *e_;
   const T* x_ = nullptr;
   size_t begin_ = 0, n_ = 0;

@@ -29,34 +29,40 @@ XENTROPY_INLINE size_t to_line(const T* p) {
   return -(reinterpret_cast<uintptr_t>(p) / sizeof(T)) % kLine<T>;
 }
 
+template <bool kStreamed, class T>
+XENTROPY_INLINE void put(T* out, Vec<T> v) {
+  if (kStreamed) {
+    stream(out, v);
+  } else {
+    store(out, v);
+  }
+}
+
 // Finishes and stores one class of a segment. Streams whole cache lines: of those that
 // straddle two segments, or two classes, the parts are stored as usual.
 template <bool kStreamed, class T, class Rows>
-XENTROPY_INLINE void store_class(const Rows& rows, size_t c, size_t n, T* out) {
+void store_class(const Rows& rows, size_t c, size_t n, T* out) {
   constexpr size_t L = kLanes<T>;
   const T* e = rows.exps(c);
   size_t i = 0;
   const auto store_until = [&](size_t end) XENTROPY_INLINE_LAMBDA {
-    for (; i + L <= end; i += L) store(out + i, rows.finished(e, i));
-    if (i < end) store_first(out + i, rows.finished(e, i), end - i);
+    for (; i + L <= end; i += L) store(out + i, rows.finisher(i)(load(e + i)));
+    if (i < end) store_first(out + i, rows.finisher(i)(load(e + i)), end - i);
     i = end;
   };
   if (kStreamed) {
     const size_t head = to_line(out);
     if (head) store_until(head < n ? head : n);
     for (; i + kLine<T> <= n; i += kLine<T>) {
-      for (size_t q = 0; q < kLine<T>; q += L) stream(out + i + q, rows.finished(e, i + q));
+      for (size_t q = i; q < i + kLine<T>; q += L) stream(out + q, rows.finisher(q)(load(e + q)));
     }
   }
   store_until(n);
 }
 
-#ifndef PF
-#define PF 2
-#endif
-#ifndef PFD
-#define PFD 8192
-#endif
+// Prefetching goes the way of the reads: so many bytes ahead, through the classes of the segment
+// and on to the next.
+constexpr size_t kColumnsAhead = 8 << 10;
 
 template <bool kStreamed, class T, class Rows>
 class ColumnPipeline {
@@ -105,39 +111,48 @@ class ColumnPipeline {
     for (; c < t_.classes; ++c) step<1>(c, before, now);
   }
 
+  // Line by line in turn: stores that come in bursts are not hidden behind arithmetic.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void step(size_t c, Span before, Span now) {
     if (now.n) prefetch<kClasses>(c, now);
-    for (size_t q = c; b_.gradient && q < c + kClasses && before.n; ++q) {
-      store_class<kStreamed>(rows_, q, before.n,
-                             b_.gradient + ptrdiff_t(q) * b_.gradient_class_stride + before.begin);
+    if (!Rows::kStores) return rows_.template exps_of<kClasses>(c, 0, now.n);
+    const ptrdiff_t stride = b_.gradient_class_stride;
+    T* out = b_.gradient + ptrdiff_t(c) * stride + before.begin;
+    if (before.n != now.n || now.n % kLine<T> != 0 || (kStreamed && !whole_lines(out))) {
+      for (size_t q = 0; q < kClasses; ++q) {
+        store_class<kStreamed>(rows_, c + q, before.n, out + ptrdiff_t(q) * stride);
+      }
+      return rows_.template exps_of<kClasses>(c, 0, now.n);
     }
-    if (now.n) rows_.template exps_of<kClasses>(c);
+    const T* e = rows_.exps(c);
+    const size_t n = now.n, width = rows_.width();
+    for (size_t i = 0; i < n; i += kLine<T>) {
+      for (size_t v = i; v < i + kLine<T>; v += kLanes<T>) {
+        const auto finish = rows_.finisher(v);
+        for (size_t q = 0; q < kClasses; ++q) {
+          put<kStreamed>(out + ptrdiff_t(q) * stride + v, finish(load(e + q * width + v)));
+        }
+      }
+      rows_.template exps_of<kClasses>(c, i, kLine<T>);
+    }
+  }
+
+  bool whole_lines(const T* out) const {
+    return (reinterpret_cast<uintptr_t>(out) % kLineBytes |
+            size_t(b_.gradient_class_stride) % kLine<T>) == 0;
   }
 
   template <size_t kClasses>
-  XENTROPY_INLINE_MEMBER void prefetch(size_t c, Span now) {
-    for (size_t q = c; q < c + kClasses; ++q) {
-      const T* x = b_.logits + ptrdiff_t(q) * b_.logits_class_stride + now.begin;
-      for (size_t i = 0; i < now.n; i += kLine<T>) {
-        if (PF & 2) prefetch_near(x + i);
-        if (PF & 1) prefetch_far(x + i + now.n);
-      }
-    }
-    if (PF & 12) {
-      const size_t ahead = PFD / sizeof(T) / length_;
-      size_t a = c + ahead;
-      const T* x = b_.logits + now.begin;
-      while (a >= t_.classes) a -= t_.classes, x += length_;
-      for (size_t q = 0; q < kClasses; ++q) {
-        const T* p = x + ptrdiff_t(a) * b_.logits_class_stride;
-        for (size_t i = 0; i < now.n; i += kLine<T>) {
-          if (PF & 4)
-            prefetch_far(p + i);
-          else
-            prefetch_near(p + i);
-        }
-        if (++a == t_.classes) a = 0, x += length_;
+  XENTROPY_INLINE_MEMBER void prefetch(size_t c, Span now) const {
+    size_t ahead = c + kColumnsAhead / sizeof(T) / length_;
+    const T* x = b_.logits + now.begin + ahead / t_.classes * length_;
+    ahead %= t_.classes;
+    for (size_t q = 0; q < kClasses; ++q) {
+      const T* line = x + ptrdiff_t(ahead) * b_.logits_class_stride;
+      for (size_t i = 0; i < now.n; i += kLine<T>) prefetch_far(line + i);
+      if (++ahead == t_.classes) {
+        ahead = 0;
+        x += length_;
       }
     }
   }

@@ -104,9 +104,12 @@ XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledLanes& 
     const VD below_lost = fma(total, splat(t.divisor), -below) + lost * t.divisor;
     missed = (fma(-factor, below, on_p) - factor * below_lost) / below;
   }
-  const VD bias = r.g * r.bias / t.divisor;
-  const VD at_target =
-      on_p == zero ? zero : r.numerator / r.mass + (bias == zero ? zero : bias / factor);
+  VD bias = zero, at_target = -others;
+  if (is_far(t)) {
+    bias = r.g * (r.bias / t.divisor);
+    at_target = r.numerator / r.mass + (bias == zero ? zero : bias / factor);
+  }
+  at_target = on_p == zero ? zero : at_target;
   store_as(rows.factor + i, factor);
   store_as(rows.rest + i, missed);
   store_as(rows.bias + i, bias);
@@ -115,17 +118,19 @@ XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledLanes& 
          (abs_lanes(at_target) <= 1 / kLeast);
 }
 
-// All rows i .. i + kLanes<double>.
+// The rows i .. i + kLanes<double>; of which all is settled and finished. A loss of nan is not.
 template <class T, bool kGradient, size_t kRows>
-XENTROPY_INLINE void settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows, size_t i) {
+XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows,
+                                                 size_t i) {
   const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
-  const SettledLanes settled = settle_lanes(t, rows, i);
-  store(rows.loss + i, settled.loss);
-  const IntVec<double> safe = (e_target >= Exp<T>::kSafe) & (others <= e_target * 0x1p1000);
-  __builtin_memcpy(rows.settled + i, &safe, sizeof safe);
-  if (!kGradient) return;
-  const IntVec<double> finished = finish_lanes(t, settled, rows, i) & safe;
+  const SettledLanes lanes = settle_lanes(t, rows, i);
+  store(rows.loss + i, lanes.loss);
+  const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (others <= e_target * 0x1p1000);
+  __builtin_memcpy(rows.settled + i, &settled, sizeof settled);
+  if (!kGradient) return settled & (lanes.loss == lanes.loss);
+  const IntVec<double> finished = finish_lanes(t, lanes, rows, i) & settled;
   __builtin_memcpy(rows.finished + i, &finished, sizeof finished);
+  return finished & (lanes.loss == lanes.loss);
 }
 
 }  // namespace XENTROPY_TIER

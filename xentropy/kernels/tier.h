@@ -108,7 +108,8 @@ static inline size_t column_segment(size_t classes, size_t) {
 }
 // Its scratch: a chunk and a row for rows that are done alone, and the exps of a segment.
 static inline size_t column_scratch(size_t classes, size_t size, bool gradient) {
-  return scratch_elements(classes, 1) + (gradient ? classes * column_segment(classes, size) : 0) + 16;
+  return scratch_elements(classes, 1) + (gradient ? classes * column_segment(classes, size) : 0) +
+         16;
 }
 
 }  // namespace xentropy
