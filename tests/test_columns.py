@@ -70,7 +70,7 @@ def test_every_option(dtype, shape):
     moved = 8 * float(np.finfo(np.float64 if dtype == np.float64 else np.float32).eps)
     assert_options(x, target, moved=moved, what="all", **every)
     for name, value in every.items():
-        assert_options(x, target, moved=moved, what=name, **{"reduction": "sum", name: value})
+        assert_options(x, target, moved=moved, what=name, **{"reduction": "none", name: value})
     unsmoothed = {**every, "label_smoothing": 0.0}
     assert_options(x, target, weight=weight, moved=moved, what="weight", **unsmoothed)
     assert_options(x, target, weight=weight, what="weight alone")

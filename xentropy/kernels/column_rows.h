@@ -10,15 +10,22 @@ namespace XENTROPY_TIER {
 constexpr size_t kClassesAtOnce = 4;  // their exps are added in T: two roundings each
 constexpr size_t kColumnProbe = 4;    // logits of a row from which its k is guessed
 
-// Adds a vector of T to the float64 sums of as many rows; of float64 itself exactly.
-XENTROPY_INLINE void add_lanes(VF v, double* sum, double*) {
-  store(sum, load(sum) + widen_lower(v));
+// Adds the exps of some classes (or other terms) to the float64 sums of as many rows as a vector
+// has lanes. An exp meets two roundings at most on its way there; of float64, whose exp without
+// fma is off by 1.05 ulp, one.
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) {
+  VF all = v[0];
+  if constexpr (kClasses == 4) all = (v[0] + v[1]) + (v[2] + v[3]);
   double* upper = sum + kLanes<double>;
-  store(upper, load(upper) + widen_upper(v));
+  store(sum, load(sum) + widen_lower(all));
+  store(upper, load(upper) + widen_upper(all));
 }
-XENTROPY_INLINE void add_lanes(VD v, double* sum, double* lost) {
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* lost) {
   Total<double> total = {load(sum), load(lost)};
-  total.add(v);
+  for (size_t q = 0; q + 1 < kClasses; q += 2) total.add(v[q] + v[q + 1]);
+  if (kClasses == 1) total.add(v[0]);
   store(sum, total.lanes);
   store(lost, total.lost);
 }
@@ -203,13 +210,8 @@ class ColumnRows {
       v[q] = hit ? zero : v[q];
     }
     if (!kGradient) store(target_ + i, target);
-    add_lanes(sum_of(v), rows_.others + i, rows_.others_lost + i);
-    if (kSmooth) add_lanes(sum_of(d), rows_.differences + i, differences_lost_ + i);
-  }
-
-  static XENTROPY_INLINE_MEMBER Vec<T> sum_of(const Vec<T> (&v)[1]) { return v[0]; }
-  static XENTROPY_INLINE_MEMBER Vec<T> sum_of(const Vec<T> (&v)[4]) {
-    return (v[0] + v[1]) + (v[2] + v[3]);
+    add_classes(v, rows_.others + i, rows_.others_lost + i);
+    if (kSmooth) add_classes(d, rows_.differences + i, differences_lost_ + i);
   }
 
   // Of a float64 sum: what can be added of what its roundings lost.
