@@ -198,6 +198,14 @@ def test_the_first_classes_may_be_masked_out(dtype, count):
         assert_bits(both(x, at, label_smoothing=smoothed)[0], alone)
 
 
+def test_smoothing_over_a_masked_class_costs_inf(dtype):
+    x, target = fortran((140, 9), dtype), 1 + make_target("labels", (140, 8))
+    x[::3, 0] = -np.inf
+    loss, grad = assert_options(x, target, label_smoothing=0.1, reduction="none")
+    assert (np.isinf(loss) == (np.arange(140) % 3 == 0)).all()
+    assert np.isfinite(grad.astype(float)).all()
+
+
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 3.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_ignored_rows(dtype, hole, smoothing):

@@ -10,33 +10,6 @@ namespace XENTROPY_TIER {
 constexpr size_t kClassesAtOnce = 4;  // their exps are added in T: two roundings each
 constexpr size_t kColumnProbe = 4;    // logits of a row from which its k is guessed
 
-// Adds the exps of some classes (or other terms) to the float64 sums of as many rows as a vector
-// has lanes. An exp meets two roundings at most on its way there; of float64, whose exp without
-// fma is off by 1.05 ulp, one.
-template <size_t kClasses>
-XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) {
-  VF all = v[0];
-  if constexpr (kClasses == 4) all = (v[0] + v[1]) + (v[2] + v[3]);
-  double* upper = sum + kLanes<double>;
-  store(sum, load(sum) + widen_lower(all));
-  store(upper, load(upper) + widen_upper(all));
-}
-template <size_t kClasses>
-XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* lost) {
-  Total<double> total = {load(sum), load(lost)};
-  for (size_t q = 0; q + 1 < kClasses; q += 2) total.add(v[q] + v[q + 1]);
-  if (kClasses == 1) total.add(v[0]);
-  store(sum, total.lanes);
-  store(lost, total.lost);
-}
-
-// A vector of T as float64.
-XENTROPY_INLINE void store_wide(double* p, VD v) { store(p, v); }
-XENTROPY_INLINE void store_wide(double* p, VF v) {
-  store(p, widen_lower(v));
-  store(p + kLanes<double>, widen_upper(v));
-}
-
 template <class T, bool kScaled, bool kSmooth, bool kGradient>
 class ColumnRows {
   static constexpr size_t L = kLanes<T>, D = kLanes<double>, N = kColumnRows;
@@ -57,6 +30,7 @@ class ColumnRows {
     for (size_t i = 0; i < N; ++i) {
       rows_.class_weight[i] = rows_.repeat[i] = 1;
       rows_.upstream[i] = b.upstream_all;
+      rows_.x_target[i] = 0;
     }
   }
 
@@ -105,6 +79,7 @@ class ColumnRows {
     for (size_t i = 0; i < n_; ++i) ignore(i);
   }
 
+  // Step 1.
   void probe() {
     const size_t classes = t_.classes < kColumnProbe ? t_.classes : kColumnProbe;
     for (size_t i = 0; i < n_; i += L) guess(i, largest(i, classes));
@@ -121,19 +96,21 @@ class ColumnRows {
     if (i < end) exps_at<kClasses, false>(x, stride, c, i, end - i, e);
   }
 
+  // Step 3.
   void check() {
     IntVec<double> bad = {};
     for (size_t i = 0; i < n_; i += L) take_targets(i);
-    for (size_t i = 0; i < n_; i += D) bad |= ~in_range(i);
-    if (any(bad)) try_again();
+    for (size_t i = 0; i < n_; i += D) bad |= ~rows_.in_range(i);
+    if (any_lane(bad)) try_again();
   }
 
+  // Step 4.
   void settle() {
     IntVec<double> fine = ~IntVec<double>{};
     for (size_t i = 0; i < n_; i += D) {
-      fine &= settle_and_finish<T, kGradient>(t_, rows_, i) & in_range(i);
+      fine &= settle_and_finish<T, kGradient>(t_, rows_, i) & rows_.in_range(i);
     }
-    if (any(~fine)) {
+    if (any_lane(~fine)) {
       for (size_t i = 0; i < n_; ++i) settle_alone(i);
       return;
     }
@@ -143,13 +120,6 @@ class ColumnRows {
 
  private:
   static size_t round_up(size_t n) { return (n + L - 1) / L * L; }
-
-  static bool any(IntVec<double> mask) {
-    int64_t lane[D], found = 0;
-    __builtin_memcpy(lane, &mask, sizeof lane);
-    for (size_t q = 0; q < D; ++q) found |= lane[q];
-    return found != 0;
-  }
 
   XENTROPY_INLINE_MEMBER IntVec<T> labels(size_t i) const {
     IntVec<T> label;
@@ -221,7 +191,8 @@ class ColumnRows {
     const VD sum = others + lost;  // |lost| is far smaller
     store(rows_.others + i, sum);
     store(rows_.others_lost + i, lost - (sum - others));
-    store(rows_.differences + i, load(rows_.differences + i) + load(differences_lost_ + i));
+    const VD rest = load(differences_lost_ + i);  // nan where the sum is infinite
+    store(rows_.differences + i, load(rows_.differences + i) + (rest == rest ? rest : VD{}));
   }
 
   // Where the exp of row i's target is in scratch; of an ignored row, where class 0 is.
@@ -241,23 +212,13 @@ class ColumnRows {
     return x_[ptrdiff_t(label_[i]) * b_.logits_class_stride + ptrdiff_t(i)];
   }
 
-  IntVec<double> in_range(size_t i) const {
-    const VD total = load(rows_.others + i) + load(rows_.e_target + i);
-    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) &
-           (load(rows_.origin + i) != -INFINITY);
-  }
-  bool is_in_range(size_t i) const {
-    const double total = rows_.others[i] + rows_.e_target[i];
-    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && rows_.origin[i] != -INFINITY;
-  }
-
   // The rows out of range once more, with k from their largest logit. Their neighbours in the
   // vector repeat what they had.
   void try_again() {
     for (size_t i = 0; i < n_; i += L) {
       Int again[L], found = 0;
       for (size_t q = 0; q < L; ++q) {
-        again[q] = label_[i + q] >= 0 && !is_in_range(i + q) ? -1 : 0;
+        again[q] = label_[i + q] >= 0 && !rows_.is_in_range(i + q) ? -1 : 0;
         found |= again[q];
       }
       if (!found) continue;
@@ -281,9 +242,9 @@ class ColumnRows {
 
   void settle_alone(size_t i) {
     if (label_[i] < 0) {
-      if (kGradient && !is_in_range(i)) write_column(i, nullptr);
+      if (kGradient && !rows_.is_in_range(i)) write_column(i, nullptr);
       ignore(i);
-    } else if (!is_in_range(i)) {
+    } else if (!rows_.is_in_range(i)) {
       by_maximum(i);
     } else if (!rows_.settled[i] || (kGradient && !rows_.finished[i])) {
       by_hand(i);

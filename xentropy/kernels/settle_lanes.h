@@ -1,5 +1,7 @@
 // settle.h for a vector of rows at a time: the same formulas, one row a float64 lane.
 //
+// Also how exps are added up where a lane is a row.
+//
 // Rows that need more care than a vector gives are left to settle.h, and marked: the
 // target's exp may have lost bits, the odds overflow, or a factor is no normal number.
 // Which rows those are, each row decides by its own numbers.
@@ -31,7 +33,52 @@ struct LaneRows {
   alignas(kLineBytes) T at_target[kRows];
   alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
   alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
+
+  // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
+  XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
+    const VD total = load(others + i) + load(e_target + i);
+    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) &
+           (load(origin + i) != -INFINITY);
+  }
+  bool is_in_range(size_t i) const {
+    const double total = others[i] + e_target[i];
+    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && origin[i] != -INFINITY;
+  }
 };
+
+// Adds the exps of some classes (or other terms) to the float64 sums of as many rows as a vector
+// has lanes. An exp meets two roundings at most on its way there; of float64, whose exp without
+// fma is off by 1.05 ulp, one.
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) {
+  VF all = v[0];
+  if constexpr (kClasses == 4) all = (v[0] + v[1]) + (v[2] + v[3]);
+  double* upper = sum + kLanes<double>;
+  store(sum, load(sum) + widen_lower(all));
+  store(upper, load(upper) + widen_upper(all));
+}
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* lost) {
+  Total<double> total = {load(sum), load(lost)};
+  for (size_t q = 0; q + 1 < kClasses; q += 2) total.add(v[q] + v[q + 1]);
+  if (kClasses == 1) total.add(v[0]);
+  store(sum, total.lanes);
+  store(lost, total.lost);
+}
+
+// A vector of T as float64.
+XENTROPY_INLINE void store_wide(double* p, VD v) { store(p, v); }
+XENTROPY_INLINE void store_wide(double* p, VF v) {
+  store(p, widen_lower(v));
+  store(p + kLanes<double>, widen_upper(v));
+}
+
+static inline bool any_lane(IntVec<double> mask) {
+  int64_t lane[kLanes<double>], found = 0;
+  __builtin_memcpy(lane, &mask, sizeof lane);
+  for (const int64_t each : lane) found |= each;
+  return found != 0;
+}
 
 XENTROPY_INLINE VD abs_lanes(VD v) { return v < VD{} ? -v : v; }
 
