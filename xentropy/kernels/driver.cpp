@@ -130,6 +130,29 @@ const T* columns_of(const Tier& tier, const Layout& a, bool direct, size_t row, 
   return scratch;
 }
 
+// Where the gradient of a block goes: into the array, or into scratch first.
+template <class T>
+void locate_gradient(const CrossEntropyCall& c, const Workspace<T>& w, size_t row, Block<T>* b) {
+  if (w.gradient_direct) {
+    b->gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(T));
+    b->gradient_class_stride = c.gradient.classes.step() / ptrdiff_t(sizeof(T));
+    b->gradient = reinterpret_cast<T*>(c.gradient.data + c.gradient.rows.offset(row));
+  } else {
+    b->gradient_stride = b->gradient_class_stride = ptrdiff_t(w.staged_stride);
+    b->gradient = w.gradient;
+  }
+}
+
+template <class T>
+void scatter_gradient(const Tier& tier, const CrossEntropyCall& c, const Workspace<T>& w,
+                      size_t row, size_t n) {
+  if (w.columns) {
+    scatter_columns(tier, w.gradient, w.staged_stride, c.gradient, row, n);
+  } else {
+    scatter_rows(tier, w.gradient, c.gradient, row, n);
+  }
+}
+
 template <class T>
 double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
                            char* scratch) {
@@ -158,22 +181,9 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
       b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n, w.labels,
                                 w.probabilities, &b.probabilities_stride);
     }
-    if (c.gradient.data && w.gradient_direct) {
-      b.gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(T));
-      b.gradient_class_stride = c.gradient.classes.step() / ptrdiff_t(sizeof(T));
-      b.gradient = reinterpret_cast<T*>(c.gradient.data + c.gradient.rows.offset(row));
-    } else if (c.gradient.data) {
-      b.gradient_stride = b.gradient_class_stride = ptrdiff_t(w.staged_stride);
-      b.gradient = w.gradient;
-    }
+    if (c.gradient.data) locate_gradient(c, w, row, &b);
     kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
-    if (c.gradient.data && !w.gradient_direct) {
-      if (w.columns) {
-        scatter_columns(tier, w.gradient, w.staged_stride, c.gradient, row, n);
-      } else {
-        scatter_rows(tier, w.gradient, c.gradient, row, n);
-      }
-    }
+    if (c.gradient.data && !w.gradient_direct) scatter_gradient(tier, c, w, row, n);
     sum = store_losses(c, row, n, w.loss, sum);
   }
   return sum;
