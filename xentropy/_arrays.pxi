@@ -38,6 +38,8 @@ cdef inline void release(Memory* m) noexcept:
 
 # --- arrays to layouts -----------------------------------------------------------------
 
+cdef Py_ssize_t FAR = <Py_ssize_t>1 << 62  # farther apart than any two elements
+
 cdef dict DTYPES = {
     "float16": kF16, "bfloat16": kBF16, "float32": kF32, "float64": kF64,
     "int8": kI8, "int16": kI16, "int32": kI32, "int64": kI64,
@@ -74,6 +76,7 @@ cdef inline bint is_integer(int code) noexcept:
 cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept:
     """Add an inner dimension, merged with the one before where the two are one."""
     cdef int last = axes.ndim - 1
+    axes.nearest = min(axes.nearest, abs(stride))
     if length == 1:
         return
     if last >= 0 and axes.stride[last] == length * stride:
@@ -92,6 +95,7 @@ cdef void describe(Layout* layout, cnp.ndarray array, int code, uint64_t class_a
     layout.dtype = <DType>code
     layout.swapped = cnp.PyArray_ISBYTESWAPPED(array)
     layout.rows.ndim = layout.classes.ndim = 0
+    layout.rows.nearest = layout.classes.nearest = FAR
     for d in range(cnp.PyArray_NDIM(array)):
         append_axis(
             &layout.classes if class_axes >> d & 1 else &layout.rows,

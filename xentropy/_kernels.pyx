@@ -80,6 +80,7 @@ cdef extern from "kernels/layout.h" namespace "xentropy" nogil:
         int ndim
         Py_ssize_t* shape
         Py_ssize_t* stride
+        Py_ssize_t nearest
 
     cdef struct Layout:
         char* data

@@ -10,51 +10,50 @@ bool is_dense(const CrossEntropyCall& c) {
   return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
 }
 
-// The one place that chooses a kernel for elements that are stored as S.
-template <class S>
-CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
-  if constexpr (sizeof(S) == 2) {
-    return row_kernel(tier, S());
-  } else {
-    const Kernels<S>& k = kernels_of<S>(tier);
-    return is_dense(c) ? k.dense : k.rows;
-  }
+template <class T>
+bool by_columns(const CrossEntropyCall& c) {
+  return !is_dense(c) && are_columns<T>(c.logits);
 }
 
-// Are there 16-bit rows that the row kernel reads, and writes, where they lie?
-template <class S>
-bool direct_half(const CrossEntropyCall& c) {
-  return in_place_rows<S>(c.logits) && (!c.gradient.data || in_place_rows<S>(c.gradient)) &&
-         !is_dense(c) && !c.float64;
+// The one place that chooses a kernel.
+template <class T>
+CrossEntropyKernel<T> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
+  const Kernels<T>& k = kernels_of<T>(tier);
+  if (is_dense(c)) return k.dense;
+  return by_columns<T>(c) ? k.columns : k.rows;
 }
 
 // The memory that one thread needs for its chunks, and how rows are cut into blocks.
-template <class S>
+template <class T>
 struct Workspace {
-  typedef Arithmetic<S> T;
-  bool logits_direct, gradient_direct, probabilities_direct;
-  size_t rows;  // of a block
-  T *kernel, *probabilities;
-  S *logits, *gradient;
+  bool columns, logits_direct, gradient_direct, probabilities_direct;
+  size_t rows;           // of a block
+  size_t staged_stride;  // between the rows in scratch; by columns, between the classes
+  T *kernel, *logits, *gradient, *probabilities;
   int64_t* labels;
   double *repeat, *upstream, *loss;
   size_t bytes;
 
   Workspace(const CrossEntropyCall& c, char* scratch) {
-    logits_direct = in_place_rows<S>(c.logits);
-    gradient_direct = !c.gradient.data || in_place_rows<S>(c.gradient);
+    columns = by_columns<T>(c);
+    const auto in_place = columns ? in_place_columns<T> : in_place_rows<T>;
+    logits_direct = in_place(c.logits);
+    gradient_direct = !c.gradient.data || in_place(c.gradient);
     probabilities_direct = !c.probabilities.data || in_place_rows<T>(c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
     const bool any_scattered =
         scattered(c.logits) || scattered(c.gradient) || scattered(c.probabilities);
-    rows = direct ? kBlockRows : staged_rows(C, any_scattered);
+    rows = direct ? kBlockRows : columns ? staged_columns(C) : staged_rows(C, any_scattered);
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
+    staged_stride = columns ? rows : C;
     Arena arena(scratch);
-    kernel = arena.take<T>(scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0)));
-    logits = logits_direct ? nullptr : arena.take<S>(rows * C);
+    const size_t kernel_rows = (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0);
+    kernel = arena.take<T>(columns ? column_scratch(C, sizeof(T), c.gradient.data)
+                                   : scratch_elements(C, kernel_rows));
+    logits = logits_direct ? nullptr : arena.take<T>(rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
-    if (!gradient_direct) gradient = logits_direct ? arena.take<S>(rows * C) : logits;
+    if (!gradient_direct) gradient = logits_direct ? arena.take<T>(rows * C) : logits;
     probabilities = probabilities_direct ? nullptr : arena.take<T>(rows * C);
     labels = arena.take<int64_t>(rows);
     loss = arena.take<double>(rows);
@@ -114,20 +113,56 @@ const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, siz
     return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
   }
   *stride = ptrdiff_t(a.classes.size());
-  if constexpr (sizeof(T) > 2) gather_counted(tier, a, row, n, labels, scratch);
+  gather_counted(tier, a, row, n, labels, scratch);
   return scratch;
 }
 
-template <class S>
+// The same for the column kernel.
+template <class T>
+const T* columns_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
+                    size_t staged_stride, T* scratch, ptrdiff_t* class_stride) {
+  if (direct) {
+    *class_stride = a.classes.step() / ptrdiff_t(sizeof(T));
+    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+  }
+  *class_stride = ptrdiff_t(staged_stride);
+  gather_columns(tier, a, row, n, scratch, staged_stride);
+  return scratch;
+}
+
+// Where the gradient of a block goes: into the array, or into scratch first.
+template <class T>
+void locate_gradient(const CrossEntropyCall& c, const Workspace<T>& w, size_t row, Block<T>* b) {
+  if (w.gradient_direct) {
+    b->gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(T));
+    b->gradient_class_stride = c.gradient.classes.step() / ptrdiff_t(sizeof(T));
+    b->gradient = reinterpret_cast<T*>(c.gradient.data + c.gradient.rows.offset(row));
+  } else {
+    b->gradient_stride = b->gradient_class_stride = ptrdiff_t(w.staged_stride);
+    b->gradient = w.gradient;
+  }
+}
+
+template <class T>
+void scatter_gradient(const Tier& tier, const CrossEntropyCall& c, const Workspace<T>& w,
+                      size_t row, size_t n) {
+  if (w.columns) {
+    scatter_columns(tier, w.gradient, w.staged_stride, c.gradient, row, n);
+  } else {
+    scatter_rows(tier, w.gradient, c.gradient, row, n);
+  }
+}
+
+template <class T>
 double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
                            char* scratch) {
-  const Workspace<S> w(c, scratch);
-  const CrossEntropyKernel<S> kernel = choose_kernel<S>(tier, c);
+  const Workspace<T> w(c, scratch);
+  const CrossEntropyKernel<T> kernel = choose_kernel<T>(tier, c);
   double sum = 0;
   for (size_t row = begin, next; row < end; row = next) {
     next = w.block_end(c, row, end);
     const size_t n = next - row;
-    Block<S> b = {};
+    Block<T> b = {};
     b.rows = n;
     b.labels = w.labels;
     b.loss = w.loss;
@@ -138,41 +173,26 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
     if (w.repeat) gather(c.repeat, row, n, w.repeat);
     if (w.upstream) gather(c.upstream, row, n, w.upstream);
     read_labels(c, row, n, w.repeat, w.labels);
-    b.logits =
-        rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits, &b.logits_stride);
+    b.logits = w.columns ? columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride,
+                                      w.logits, &b.logits_class_stride)
+                         : rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits,
+                                   &b.logits_stride);
     if (c.probabilities.data) {
       b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n, w.labels,
                                 w.probabilities, &b.probabilities_stride);
     }
-    if (c.gradient.data && w.gradient_direct) {
-      b.gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(S));
-      b.gradient = reinterpret_cast<S*>(c.gradient.data + c.gradient.rows.offset(row));
-    } else if (c.gradient.data) {
-      b.gradient_stride = ptrdiff_t(c.terms.classes);
-      b.gradient = w.gradient;
-    }
+    if (c.gradient.data) locate_gradient(c, w, row, &b);
     kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
-    if constexpr (sizeof(S) > 2) {
-      if (!w.gradient_direct) scatter_rows(tier, w.gradient, c.gradient, row, n);
-    }
+    if (c.gradient.data && !w.gradient_direct) scatter_gradient(tier, c, w, row, n);
     sum = store_losses(c, row, n, w.loss, sum);
   }
   return sum;
 }
 
-// visit(S()) with the type in which the kernel finds the logits.
-template <class Visit>
-auto for_stored(const CrossEntropyCall& c, Visit visit) {
-  if (c.float64) return visit(double());
-  if (direct_half<F16>(c)) return visit(F16());
-  if (direct_half<BF16>(c)) return visit(BF16());
-  return visit(float());
-}
-
 }  // namespace
 
 size_t scratch_bytes(const CrossEntropyCall& c) {
-  return for_stored(c, [&](auto s) { return Workspace<decltype(s)>(c, nullptr).bytes; });
+  return c.float64 ? Workspace<double>(c, nullptr).bytes : Workspace<float>(c, nullptr).bytes;
 }
 
 TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
@@ -199,8 +219,8 @@ TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end
 
 double run_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
                  char* scratch) {
-  return for_stored(
-      c, [&](auto s) { return cross_entropy_chunk<decltype(s)>(tier, c, begin, end, scratch); });
+  return c.float64 ? cross_entropy_chunk<double>(tier, c, begin, end, scratch)
+                   : cross_entropy_chunk<float>(tier, c, begin, end, scratch);
 }
 
 }  // namespace xentropy

@@ -73,6 +73,7 @@ template <class T>
 struct Shift {
   Vec<T> anchor, lowest, highest;
 
+  Shift(Vec<T> a, Vec<T> l, Vec<T> h) : anchor(a), lowest(l), highest(h) {}
   explicit Shift(double k) {
     const double below = kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias;
     anchor = splat(T(kShift<T> - k));

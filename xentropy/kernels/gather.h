@@ -96,38 +96,47 @@ static inline void for_both(size_t m, ptrdiff_t stride_m, size_t n, ptrdiff_t st
   }
 }
 
-// Rows [row, row + n) into contiguous rows of T at `to`.
+// Rows [row, row + n) into T at `to`, where rows and classes have the strides given.
 template <class T>
-static void gather(const Layout& a, size_t row, size_t n, T* to) {
-  const size_t classes = a.classes.size();
+static void gather(const Layout& a, size_t row, size_t n, T* to, size_t to_row, size_t to_class) {
   const ptrdiff_t dr = a.rows.step(), dc = a.classes.step();
   for_element(a, [&](auto element) {
     using Element = decltype(element);
     for_pieces(a, row, n, [&](const char* p, size_t r, size_t m, size_t c, size_t k) {
-      T* start = to + r * classes + c;
+      T* start = to + r * to_row + c * to_class;
       for_both(m, dr, k, dc, [&](size_t i, size_t j) {
-        start[i * classes + j] =
+        start[i * to_row + j * to_class] =
             T(Element::read(p + ptrdiff_t(i) * dr + ptrdiff_t(j) * dc, a.swapped));
       });
     });
   });
 }
 
-// Contiguous rows of T at `from` into rows [row, row + n).
+// The same into contiguous rows.
 template <class T>
-static void scatter(const T* from, const Layout& a, size_t row, size_t n) {
-  const size_t classes = a.classes.size();
+static void gather(const Layout& a, size_t row, size_t n, T* to) {
+  gather(a, row, n, to, a.classes.size(), 1);
+}
+
+// T at `from`, with the strides given, into rows [row, row + n).
+template <class T>
+static void scatter(const T* from, size_t from_row, size_t from_class, const Layout& a, size_t row,
+                    size_t n) {
   const ptrdiff_t dr = a.rows.step(), dc = a.classes.step();
   for_element(a, [&](auto element) {
     using Element = decltype(element);
     for_pieces(a, row, n, [&](char* p, size_t r, size_t m, size_t c, size_t k) {
-      const T* start = from + r * classes + c;
+      const T* start = from + r * from_row + c * from_class;
       for_both(m, dr, k, dc, [&](size_t i, size_t j) {
-        Element::write(p + ptrdiff_t(i) * dr + ptrdiff_t(j) * dc, double(start[i * classes + j]),
-                       a.swapped);
+        Element::write(p + ptrdiff_t(i) * dr + ptrdiff_t(j) * dc,
+                       double(start[i * from_row + j * from_class]), a.swapped);
       });
     });
   });
+}
+template <class T>
+static void scatter(const T* from, const Layout& a, size_t row, size_t n) {
+  scatter(from, a.classes.size(), 1, a, row, n);
 }
 
 // The integer of row `row` as its 64 bits: sign-extended, or zero-extended if unsigned.

@@ -14,6 +14,7 @@ struct Axes {
   int ndim;
   ptrdiff_t shape[kMaxDims];
   ptrdiff_t stride[kMaxDims];
+  ptrdiff_t nearest;  // the smallest |stride|, of dimensions of length 1 too
 
   size_t size() const {
     size_t n = 1;

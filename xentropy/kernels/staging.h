@@ -34,6 +34,29 @@ static inline bool in_place_rows(const Layout& a) {
   return all % ptrdiff_t(sizeof(T)) == 0;
 }
 
+// Does the column kernel serve these rows? So it is if they are closer together than the classes
+// of one; wherever they lie, for the bits must not depend on the address. Beyond so many classes
+// its scratch would be larger than the cache.
+constexpr size_t kColumnClassesMost = size_t(1) << 16;
+template <class T>
+static inline bool are_columns(const Layout& a) {
+  const ptrdiff_t step = a.classes.ndim == 1 ? magnitude(a.classes.step()) : 0;
+  const ptrdiff_t element = a.dtype == kF64 ? 8 : a.dtype == kF32 ? 4 : 2;
+  return a.rows.nearest < step && step != element && a.classes.size() <= kColumnClassesMost;
+}
+
+// Can the column kernel read these rows where they lie? Of short runs it had better not: a lane
+// that is no row is wasted.
+constexpr size_t kColumnRunLeast = 16;
+template <class T>
+static inline bool in_place_columns(const Layout& a) {
+  if (a.dtype != kNative<T> || a.swapped || a.classes.ndim > 1) return false;
+  if (a.rows.step() != sizeof(T) || a.rows.run() < kColumnRunLeast) return false;
+  ptrdiff_t all = ptrdiff_t(reinterpret_cast<uintptr_t>(a.data)) | a.classes.step();
+  for (int d = 0; d < a.rows.ndim; ++d) all |= a.rows.stride[d];
+  return all % ptrdiff_t(sizeof(T)) == 0;
+}
+
 // Are rows closer together in memory than the classes of a row?
 static inline bool scattered(const Layout& a) {
   return a.data && magnitude(a.rows.step()) < magnitude(a.classes.step());
@@ -43,6 +66,12 @@ static inline bool scattered(const Layout& a) {
 static inline size_t staged_rows(size_t classes, bool any_scattered) {
   const size_t least = any_scattered ? kScratchRowsLeast : 1, fitting = kScratchElements / classes;
   return smaller(kBlockRows, fitting > least ? fitting : least);
+}
+
+// Rows of a block that passes through scratch by columns: whole cache lines of every type.
+static inline size_t staged_columns(size_t classes) {
+  const size_t fitting = kScratchElements / classes / 16 * 16;
+  return fitting < 16 ? 16 : smaller(fitting, 512);
 }
 
 // Hands out pieces of the scratch memory, each at the start of a cache line.
@@ -90,6 +119,37 @@ static inline void scatter_rows(const Tier& tier, const float* from, const Layou
   const Narrow narrow = a.dtype == kF16 ? tier.narrow_f16 : tier.narrow_bf16;
   const size_t C = a.classes.size();
   for (size_t i = 0; i < n; ++i) narrow(from + i * C, C, a.data + a.rows.offset(row + i));
+}
+
+// Rows [row, row + n) by columns: class c of them at to + c * stride. 16-bit rows that are
+// adjacent are widened and narrowed by the tier's vectors.
+static inline bool is_half_column(const Layout& a) {
+  const bool half = (a.dtype == kF16 || a.dtype == kBF16) && !a.swapped;
+  return half && a.classes.ndim == 1 && a.rows.step() == 2;
+}
+static inline void gather_columns(const Tier&, const Layout& a, size_t row, size_t n, double* to,
+                                  size_t stride) {
+  gather(a, row, n, to, 1, stride);
+}
+static inline void gather_columns(const Tier& tier, const Layout& a, size_t row, size_t n,
+                                  float* to, size_t stride) {
+  if (!is_half_column(a)) return gather(a, row, n, to, 1, stride);
+  const Widen widen = a.dtype == kF16 ? tier.widen_f16 : tier.widen_bf16;
+  for_pieces(a, row, n, [&](const char* p, size_t r, size_t m, size_t c, size_t k) {
+    for (size_t j = 0; j < k; ++j, p += a.classes.step()) widen(p, m, to + (c + j) * stride + r);
+  });
+}
+static inline void scatter_columns(const Tier&, const double* from, size_t stride, const Layout& a,
+                                   size_t row, size_t n) {
+  scatter(from, 1, stride, a, row, n);
+}
+static inline void scatter_columns(const Tier& tier, const float* from, size_t stride,
+                                   const Layout& a, size_t row, size_t n) {
+  if (!is_half_column(a)) return scatter(from, 1, stride, a, row, n);
+  const Narrow narrow = a.dtype == kF16 ? tier.narrow_f16 : tier.narrow_bf16;
+  for_pieces(a, row, n, [&](char* p, size_t r, size_t m, size_t c, size_t k) {
+    for (size_t j = 0; j < k; ++j, p += a.classes.step()) narrow(from + (c + j) * stride + r, m, p);
+  });
 }
 
 // As gather_rows, but rows whose label is kIgnored are not read.

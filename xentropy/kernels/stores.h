@@ -25,6 +25,7 @@ struct Finisher {
   Vec<T> factor = {}, rest = {}, bias = {};
 
   Finisher() {}
+  Finisher(Vec<T> f, Vec<T> r, Vec<T> b) : factor(f), rest(r), bias(b) {}
   explicit Finisher(Finish<T> f)
       : factor(splat(f.factor)), rest(splat(f.rest)), bias(splat(f.bias)) {}
 

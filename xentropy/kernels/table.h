@@ -1,8 +1,8 @@
 // The table of this tier's kernels. Included by tier_*.cpp alone, after XENTROPY_TIER.
 #pragma once
+#include "columns.h"
 #include "dense.h"
 #include "half.h"
-#include "rows.h"
 #include "softmax.h"
 
 namespace xentropy {
@@ -26,7 +26,7 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>, dense<T>, nullptr, nullptr, softmax<T>};
+constexpr Kernels<T> kKernels = {rows<T>, dense<T>, nullptr, columns<T>, softmax<T>};
 
 extern const Tier tier;
 const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),

@@ -37,6 +37,8 @@ struct Block {
   const int64_t* labels;   // kIgnored where a row does not count
   const T* probabilities;  // null: the labels are the targets
   ptrdiff_t probabilities_stride;
+  // Of the column kernel, whose rows are adjacent: the strides above are 1, and these are
+  ptrdiff_t logits_class_stride, gradient_class_stride;
   const double* weight;    // per class, or null
   const double* repeat;    // sample weight per row, or null
   const double* upstream;  // d result / d loss per row, or null: upstream_all
@@ -67,10 +69,9 @@ template <class T>
 struct Kernels {
   CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
   CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
-  // Places of kernels to come. Until then such shapes go through `rows`, the second by way
-  // of scratch.
+  // Place of a kernel to come. Until then such shapes go through `rows`.
   CrossEntropyKernel<T> groups;   // short rows, many at a time
-  CrossEntropyKernel<T> columns;  // class axis strided, rows adjacent
+  CrossEntropyKernel<T> columns;  // class indices, class axis strided, rows adjacent
   SoftmaxKernel<T> softmax;
 };
 
@@ -105,6 +106,23 @@ constexpr size_t kScratchChunk = 512;
 static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
 static inline size_t scratch_elements(size_t classes, size_t rows) {
   return kScratchChunk + rows * scratch_row(classes);
+}
+
+// Rows that the column kernel takes at a time: of more the exps leave the cache, of fewer every
+// page that is touched gives less. Measured with C = 20 to 20,000.
+constexpr size_t kColumnRows = 128;
+constexpr size_t kColumnRowsLeast = 64;
+constexpr size_t kColumnBytes = size_t(1) << 20, kColumnBytesMost = size_t(1) << 22;
+static inline size_t column_segment(size_t classes, size_t size) {
+  size_t n = kColumnRows;
+  while (n > kColumnRowsLeast && n * classes * size > kColumnBytes) n /= 2;
+  while (n > 16 && n * classes * size > kColumnBytesMost) n /= 2;
+  return n;
+}
+// Its scratch: a chunk and a row for rows that are done alone, and the exps of a segment.
+static inline size_t column_scratch(size_t classes, size_t size, bool gradient) {
+  const size_t exps = gradient ? classes * column_segment(classes, size) : 0;
+  return scratch_elements(classes, 1) + exps;
 }
 
 }  // namespace xentropy

@@ -1,0 +1,184 @@
+// settle.h for a vector of rows at a time: the same formulas, one row a float64 lane.
+//
+// Also how exps are added up where a lane is a row.
+//
+// Rows that need more care than a vector gives are left to settle.h, and marked: the
+// target's exp may have lost bits, the odds overflow, or a factor is no normal number.
+// Which rows those are, each row decides by its own numbers.
+#pragma once
+#include "log1p.h"
+#include "settle.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Many rows on their way from sums to gradient. Those that do not count have class_weight 0
+// and e_target 1.
+template <class T, size_t kRows>
+struct LaneRows {
+  alignas(kLineBytes) double others[kRows];
+  alignas(kLineBytes) double others_lost[kRows];  // of float64 alone
+  alignas(kLineBytes) double differences[kRows];  // sum of kSmall (logit - origin)
+  alignas(kLineBytes) double e_target[kRows];
+  alignas(kLineBytes) double x_target[kRows];  // logits; only where `far`
+  alignas(kLineBytes) double origin[kRows];
+  alignas(kLineBytes) double class_weight[kRows];
+  alignas(kLineBytes) double repeat[kRows];
+  alignas(kLineBytes) double upstream[kRows];
+  // what comes of them
+  alignas(kLineBytes) double loss[kRows];
+  alignas(kLineBytes) T factor[kRows];  // Finish<T>, and e at the target
+  alignas(kLineBytes) T rest[kRows];
+  alignas(kLineBytes) T bias[kRows];
+  alignas(kLineBytes) T at_target[kRows];
+  alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
+  alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
+
+  // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
+  XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
+    const VD total = load(others + i) + load(e_target + i);
+    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) &
+           (load(origin + i) != -INFINITY);
+  }
+  bool is_in_range(size_t i) const {
+    const double total = others[i] + e_target[i];
+    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && origin[i] != -INFINITY;
+  }
+};
+
+// Adds the exps of some classes (or other terms) to the float64 sums of as many rows as a vector
+// has lanes. An exp meets two roundings at most on its way there; of float64, whose exp without
+// fma is off by 1.05 ulp, one.
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) {
+  VF all = v[0];
+  if constexpr (kClasses == 4) all = (v[0] + v[1]) + (v[2] + v[3]);
+  double* upper = sum + kLanes<double>;
+  store(sum, load(sum) + widen_lower(all));
+  store(upper, load(upper) + widen_upper(all));
+}
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* lost) {
+  Total<double> total = {load(sum), load(lost)};
+  for (size_t q = 0; q + 1 < kClasses; q += 2) total.add(v[q] + v[q + 1]);
+  if (kClasses == 1) total.add(v[0]);
+  store(sum, total.lanes);
+  store(lost, total.lost);
+}
+
+// A vector of T as float64.
+XENTROPY_INLINE void store_wide(double* p, VD v) { store(p, v); }
+XENTROPY_INLINE void store_wide(double* p, VF v) {
+  store(p, widen_lower(v));
+  store(p + kLanes<double>, widen_upper(v));
+}
+
+static inline bool any_lane(IntVec<double> mask) {
+  int64_t lane[kLanes<double>], found = 0;
+  __builtin_memcpy(lane, &mask, sizeof lane);
+  for (const int64_t each : lane) found |= each;
+  return found != 0;
+}
+
+XENTROPY_INLINE VD abs_lanes(VD v) { return v < VD{} ? -v : v; }
+
+// v as T, for kLanes<double> elements.
+XENTROPY_INLINE void store_as(double* p, VD v) { store(p, v); }
+XENTROPY_INLINE void store_as(float* p, VD v) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  const Half narrow = __builtin_convertvector(v, Half);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+
+// v rounded to T.
+template <class T>
+XENTROPY_INLINE VD rounded(VD v) {
+  if (sizeof(T) == 8) return v;
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  return __builtin_convertvector(__builtin_convertvector(v, Half), VD);
+}
+
+// Does the loss need the distances between logits?
+static inline bool is_far(const Terms& t) { return t.label_smoothing != 0 || t.z_loss != 0; }
+
+// What Settled is for one row.
+struct SettledLanes {
+  VD loss, g, mass, numerator, bias;
+};
+
+template <class T, size_t kRows>
+XENTROPY_INLINE SettledLanes settle_lanes(const Terms& t, const LaneRows<T, kRows>& rows,
+                                          size_t i) {
+  const double classes = double(t.classes), uniform = t.label_smoothing / classes;
+  const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const VD repeat = load(rows.repeat + i);
+  const VD hard = load(rows.class_weight + i) * (1 - t.label_smoothing);
+  const VD nll = log1p_lanes<T>(others / e_target);
+  VD loss = t.unit * hard * nll, shift = {};
+  if (is_far(t)) {
+    const VD origin = load(rows.origin + i);
+    const VD above = nll + (load(rows.x_target + i) - origin) * t.logit_scale;
+    const VD differences = load(rows.differences + i) / kSmall * t.logit_scale;
+    const VD lse = origin * t.logit_scale + above;
+    if (uniform != 0) loss += t.unit * uniform * (classes * above - differences);
+    loss += t.z_loss * lse * lse;
+    shift = 2 * t.z_loss * lse;
+  }
+  const VD at_target = t.unit * (hard + uniform);
+  const VD rest = t.unit * uniform * (classes - 1) + shift;
+  return {repeat * loss, load(rows.upstream + i) * repeat * t.logit_scale, at_target + rest,
+          rest * e_target - at_target * others, splat(t.unit * uniform)};
+}
+
+// finish_row of settle.h. A row whose gradient is 0 altogether is fine too.
+template <class T, size_t kRows>
+XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledLanes& r,
+                                            LaneRows<T, kRows>& rows, size_t i) {
+  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+  const auto normal = [](VD v) XENTROPY_INLINE_LAMBDA {
+    return (abs_lanes(v) >= kLeast) & (abs_lanes(v) <= 1 / kLeast);
+  };
+  const VD zero = {}, others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const VD total = others + e_target;
+  const VD below = total * t.divisor, on_p = r.g * r.mass;
+  const VD factor = rounded<T>(on_p / below);
+  VD missed;
+  if (sizeof(T) == 4) {
+    missed = on_p / below - factor;
+  } else {
+    const VD moved = total - others;
+    const VD lost = (others - (total - moved)) + (e_target - moved) + load(rows.others_lost + i);
+    const VD below_lost = fma(total, splat(t.divisor), -below) + lost * t.divisor;
+    missed = (fma(-factor, below, on_p) - factor * below_lost) / below;
+  }
+  VD bias = zero, at_target = -others;
+  if (is_far(t)) {
+    bias = r.g * (r.bias / t.divisor);
+    at_target = r.numerator / r.mass + (bias == zero ? zero : bias / factor);
+  }
+  at_target = on_p == zero ? zero : at_target;
+  store_as(rows.factor + i, factor);
+  store_as(rows.rest + i, missed);
+  store_as(rows.bias + i, bias);
+  store_as(rows.at_target + i, at_target);
+  return (normal(factor) | ((on_p == zero) & (bias == zero))) & (normal(bias) | (bias == zero)) &
+         (abs_lanes(at_target) <= 1 / kLeast);
+}
+
+// The rows i .. i + kLanes<double>; of which all is settled and finished. A loss of nan is not.
+template <class T, bool kGradient, size_t kRows>
+XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows,
+                                                 size_t i) {
+  const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const SettledLanes lanes = settle_lanes(t, rows, i);
+  store(rows.loss + i, lanes.loss);
+  const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (others <= e_target * 0x1p1000);
+  __builtin_memcpy(rows.settled + i, &settled, sizeof settled);
+  if (!kGradient) return settled & (lanes.loss == lanes.loss);
+  const IntVec<double> finished = finish_lanes(t, lanes, rows, i) & settled;
+  __builtin_memcpy(rows.finished + i, &finished, sizeof finished);
+  return finished & (lanes.loss == lanes.loss);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
