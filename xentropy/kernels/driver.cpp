@@ -10,11 +10,29 @@ bool is_dense(const CrossEntropyCall& c) {
   return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
 }
 
+// The group kernel serves rows of up to so many classes.
+template <class T>
+constexpr size_t kGroupClasses = sizeof(T) == 4 ? 256 : 128;
+
+template <class T>
+bool are_groups(const CrossEntropyCall& c) {
+  return !is_dense(c) && c.terms.classes <= kGroupClasses<T>;
+}
+
+// Can the kernel work on this array where it lies? Groups must be adjacent rows; others pass
+// through scratch, so that memory layout changes no bit.
+template <class T>
+bool is_direct(const CrossEntropyCall& c, const Layout& a) {
+  const bool adjacent = a.rows.run() == 1 || a.rows.step() == ptrdiff_t(c.terms.classes * sizeof(T));
+  return in_place_rows<T>(a) && (adjacent || !are_groups<T>(c));
+}
+
 // The one place that chooses a kernel.
 template <class T>
 CrossEntropyKernel<T> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
   const Kernels<T>& k = kernels_of<T>(tier);
-  return is_dense(c) ? k.dense : k.rows;
+  if (is_dense(c)) return k.dense;
+  return are_groups<T>(c) ? k.groups : k.rows;
 }
 
 // The memory that one thread needs for its chunks, and how rows are cut into blocks.
@@ -28,8 +46,8 @@ struct Workspace {
   size_t bytes;
 
   Workspace(const CrossEntropyCall& c, char* scratch) {
-    logits_direct = in_place_rows<T>(c.logits);
-    gradient_direct = !c.gradient.data || in_place_rows<T>(c.gradient);
+    logits_direct = is_direct<T>(c, c.logits);
+    gradient_direct = !c.gradient.data || is_direct<T>(c, c.gradient);
     probabilities_direct = !c.probabilities.data || in_place_rows<T>(c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
@@ -38,7 +56,9 @@ struct Workspace {
     rows = direct ? kBlockRows : staged_rows(C, any_scattered);
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     Arena arena(scratch);
-    kernel = arena.take<T>(scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0)));
+    const size_t kept = (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0);
+    kernel = arena.take<T>(are_groups<T>(c) ? group_scratch_elements<T>(C)
+                                            : scratch_elements(C, kept));
     logits = logits_direct ? nullptr : arena.take<T>(rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
     if (!gradient_direct) gradient = logits_direct ? arena.take<T>(rows * C) : logits;

@@ -1,6 +1,7 @@
 // The table of this tier's kernels. Included by tier_*.cpp alone, after XENTROPY_TIER.
 #pragma once
 #include "dense.h"
+#include "groups.h"
 #include "half.h"
 #include "rows.h"
 #include "softmax.h"
@@ -26,7 +27,7 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>, dense<T>, nullptr, nullptr, softmax<T>};
+constexpr Kernels<T> kKernels = {rows<T>, dense<T>, groups<T>, nullptr, softmax<T>};
 
 extern const Tier tier;
 const Tier tier = {XENTROPY_STRING(XENTROPY_TIER), kKernels<float>,       kKernels<double>,

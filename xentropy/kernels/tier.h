@@ -62,9 +62,8 @@ template <class T>
 struct Kernels {
   CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
   CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
-  // Places of kernels to come. Until then such shapes go through `rows`, the second by way
-  // of scratch.
-  CrossEntropyKernel<T> groups;   // short rows, many at a time
+  CrossEntropyKernel<T> groups;  // short rows, adjacent, many at a time
+  // Place of a kernel to come. Until then such shapes go through `rows` by way of scratch.
   CrossEntropyKernel<T> columns;  // class axis strided, rows adjacent
   SoftmaxKernel<T> softmax;
 };
@@ -94,6 +93,20 @@ constexpr size_t kScratchChunk = 512;
 static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
 static inline size_t scratch_elements(size_t classes, size_t rows) {
   return kScratchChunk + rows * scratch_row(classes);
+}
+
+// The group kernel takes rows of about kGroupElements elements at a time, a multiple of 16.
+// Its scratch: the group and a copy of it, an index for 16 rows, and at most 14 numbers a row.
+constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
+static inline size_t group_rows(size_t classes) {
+  const size_t rows = kGroupElements / classes / 16 * 16;
+  return rows ? rows : 16;
+}
+template <class T>
+static inline size_t group_scratch_elements(size_t classes) {
+  const size_t rows = group_rows(classes);
+  return kScratchChunk + 2 * rows * classes + 16 * classes + 14 * rows * (8 / sizeof(T)) +
+         20 * kGroupPadding;
 }
 
 }  // namespace xentropy

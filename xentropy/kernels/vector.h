@@ -254,5 +254,43 @@ XENTROPY_INLINE VF ldexp(VF p, VF t) { return p * (VF)((IntVec<float>)t << 23); 
 XENTROPY_INLINE VD ldexp(VD p, VD t) { return p * (VD)((IntVec<double>)t << 52); }
 #endif
 
+// --- permute(v, index): lane i is lane l of v where lane i of index is permutation<T>(l) ---
+
+#if defined(__AVX512F__)
+template <class T>
+constexpr int64_t permutation(int64_t lane) {
+  return lane;
+}
+XENTROPY_INLINE VF permute(VF v, IntVec<float> index) {
+  return (VF)_mm512_permutexvar_ps((__m512i)index, (__m512)v);
+}
+XENTROPY_INLINE VD permute(VD v, IntVec<double> index) {
+  return (VD)_mm512_permutexvar_pd((__m512i)index, (__m512d)v);
+}
+#elif defined(__AVX2__)
+template <class T>
+constexpr int64_t permutation(int64_t lane) {  // in lanes of 32 bits
+  return sizeof(T) == 4 ? lane : 2 * lane | (2 * lane + 1) << 32;
+}
+template <class V, class I>
+XENTROPY_INLINE V permute(V v, I index) {
+  return (V)_mm256_permutevar8x32_ps((__m256)v, (__m256i)index);
+}
+#else
+template <class T>
+constexpr int64_t permutation(int64_t lane) {  // in bytes
+  return sizeof(T) == 4 ? lane * 0x04040404 + 0x03020100
+                        : lane * 0x0808080808080808 + 0x0706050403020100;
+}
+template <class V, class I>
+XENTROPY_INLINE V permute(V v, I index) {
+#if defined(__SSSE3__)
+  return (V)_mm_shuffle_epi8((__m128i)v, (__m128i)index);
+#else
+  return (V)vqtbl1q_u8((uint8x16_t)v, (uint8x16_t)index);
+#endif
+}
+#endif
+
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy
