@@ -83,33 +83,69 @@ struct Workspace {
   }
 };
 
+// Two questions about a label's 64 bits, answered by 0 or 1 in operations on 64-bit integers
+// that the oldest CPU has vectors for; comparisons are not among them.
+struct LabelCheck {
+  uint64_t last, ignored, all;
+
+  explicit LabelCheck(const CrossEntropyCall& c)
+      : last(c.terms.classes - 1), ignored(uint64_t(c.ignore_bits)), all(c.ignores ? 0 : 1) {}
+  // Is it a label that counts, right or wrong?
+  uint64_t counted(uint64_t y) const {
+    const uint64_t differs = y ^ ignored;
+    return (differs | (0 - differs)) >> 63 | all;
+  }
+  // Is it no class?
+  uint64_t wrong(uint64_t y) const { return (y | (last - y)) >> 63; }
+};
+
 // Labels of a block for the kernel. They were checked before; should another thread have
 // changed one since, its row is left out rather than memory beyond the classes touched.
 void read_labels(const CrossEntropyCall& c, size_t row, size_t n, const double* repeat,
                  int64_t* labels) {
-  for (size_t i = 0; i < n; ++i) labels[i] = 0;
-  for_labels(c.labels, row, row + n, [&](size_t r, int64_t label) {
-    const bool ignored = c.ignores && label == c.ignore_bits;
-    labels[r - row] = ignored || uint64_t(label) >= c.terms.classes ? kIgnored : label;
+  const LabelCheck check(c);
+  for (size_t i = 0; !c.labels.data && i < n; ++i) labels[i] = 0;
+  for_label_runs(c.labels, row, row + n, [=](size_t r, size_t m, auto label) {
+    int64_t* to = labels + (r - row);
+    for (size_t i = 0; i < m; ++i) {
+      const uint64_t y = label(i), counts = check.counted(y) & ~check.wrong(y);
+      to[i] = int64_t(y | (counts - 1));
+    }
     return true;
   });
+  static_assert(kIgnored == -1, "all bits");
   for (size_t i = 0; repeat && i < n; ++i) {
     if (repeat[i] == 0) labels[i] = kIgnored;
   }
 }
 
-double store_losses(const CrossEntropyCall& c, size_t row, size_t n, const double* loss,
-                    double sum) {
-  for (size_t i = 0; i < n; ++i) sum += loss[i];
-  if (!c.row_loss) return sum;
-  for (size_t i = 0; i < n; ++i) {
-    if (c.row_loss_float64) {
-      static_cast<double*>(c.row_loss)[row + i] = loss[i];
-    } else {
-      static_cast<float*>(c.row_loss)[row + i] = float(loss[i]);
+// Losses are added up in lanes by the number of their row, because a chain of additions would
+// take longer than the group kernel does. Blocks change nothing.
+struct LossSum {
+  static constexpr size_t kCount = 8;
+  double lane[kCount] = {};
+
+  void add(size_t row, size_t n, const double* loss) {
+    size_t i = 0;
+    for (; i < n && (row + i) % kCount != 0; ++i) lane[(row + i) % kCount] += loss[i];
+    for (; i + kCount <= n; i += kCount) {
+      for (size_t j = 0; j < kCount; ++j) lane[j] += loss[i + j];
     }
+    for (size_t j = 0; i < n; ++i, ++j) lane[j] += loss[i];
   }
-  return sum;
+  double value() const {
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+  }
+};
+
+void store_losses(const CrossEntropyCall& c, size_t row, size_t n, const double* loss) {
+  if (!c.row_loss) return;
+  if (c.row_loss_float64) {
+    __builtin_memcpy(static_cast<double*>(c.row_loss) + row, loss, n * sizeof(double));
+  } else {
+    float* to = static_cast<float*>(c.row_loss) + row;
+    for (size_t i = 0; i < n; ++i) to[i] = float(loss[i]);
+  }
 }
 
 // Where the rows of a block are for the kernel: in the array, or gathered in scratch.
@@ -130,7 +166,7 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
                            char* scratch) {
   const Workspace<T> w(c, scratch);
   const CrossEntropyKernel<T> kernel = choose_kernel<T>(tier, c);
-  double sum = 0;
+  LossSum sum;
   for (size_t row = begin, next; row < end; row = next) {
     next = w.block_end(c, row, end);
     const size_t n = next - row;
@@ -160,9 +196,10 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
     }
     kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
     if (c.gradient.data && !w.gradient_direct) scatter_rows(tier, w.gradient, c.gradient, row, n);
-    sum = store_losses(c, row, n, w.loss, sum);
+    sum.add(row, n, w.loss);
+    store_losses(c, row, n, w.loss);
   }
-  return sum;
+  return sum.value();
 }
 
 }  // namespace
@@ -173,18 +210,30 @@ size_t scratch_bytes(const CrossEntropyCall& c) {
 
 TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
   TargetReport report = {-1, 0};
+  const LabelCheck check(c);
+  const bool weighted = c.weight || c.repeat.data;
   const auto repeat = [&](size_t row) {
     double value = 1;
     if (c.repeat.data) gather(c.repeat, row, 1, &value);
     return value;
   };
-  for_labels(c.labels, begin, end, [&](size_t row, int64_t label) {
-    if (c.ignores && label == c.ignore_bits) return true;
-    if (uint64_t(label) >= c.terms.classes) {
-      report.bad_row = ptrdiff_t(row);
+  for_label_runs(c.labels, begin, end, [&, check](size_t row, size_t n, auto label) {
+    uint64_t counted = 0, wrong = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const uint64_t y = label(i), counts = check.counted(y);
+      counted += counts;
+      wrong |= check.wrong(y) & counts;
+    }
+    for (size_t i = 0; wrong; ++i) {
+      if ((check.wrong(label(i)) & check.counted(label(i))) == 0) continue;
+      report.bad_row = ptrdiff_t(row + i);
       return false;
     }
-    report.weight += repeat(row) * (c.weight ? c.weight[label] : 1);
+    if (!weighted) report.weight += double(counted);
+    for (size_t i = 0; weighted && i < n; ++i) {
+      const uint64_t y = label(i);
+      if (check.counted(y)) report.weight += repeat(row + i) * (c.weight ? c.weight[y] : 1);
+    }
     return true;
   });
   if (c.probabilities.data) {

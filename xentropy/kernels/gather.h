@@ -150,16 +150,26 @@ static inline int64_t read_label(const Layout& a, const char* p) {
   }
 }
 
-// visit(row, label) for rows [begin, end) until it returns false; nothing without labels.
+// visit(row, n, label) for the runs of rows [begin, end) until it returns false; label(i) is
+// the 64 bits of that of row + i. Integers of 32 and 64 bits side by side have loops of their own.
 template <class Visit>
-static inline void for_labels(const Layout& a, size_t begin, size_t end, Visit visit) {
-  for (size_t row = begin; a.data && row < end;) {
+static inline void for_label_runs(const Layout& a, size_t begin, size_t end, Visit visit) {
+  for (size_t row = begin, n; a.data && row < end; row += n) {
     const size_t left = a.rows.run() - row % a.rows.run();
-    const size_t stop = left < end - row ? row + left : end;
+    n = left < end - row ? left : end - row;
     const char* p = a.data + a.rows.offset(row);
-    for (; row < stop; ++row, p += a.rows.step()) {
-      if (!visit(row, read_label(a, p))) return;
+    const ptrdiff_t step = a.rows.step();
+    bool on;
+    if (a.dtype == kI64 && step == 8 && !a.swapped) {
+      on = visit(row, n, [p](size_t i) { return read_bits<uint64_t>(p + 8 * i, false); });
+    } else if (a.dtype == kI32 && step == 4 && !a.swapped) {
+      on = visit(row, n, [p](size_t i) {
+        return uint64_t(int64_t(int32_t(read_bits<uint32_t>(p + 4 * i, false))));
+      });
+    } else {
+      on = visit(row, n, [&](size_t i) { return uint64_t(read_label(a, p + ptrdiff_t(i) * step)); });
     }
+    if (!on) return;
   }
 }
 

@@ -71,7 +71,6 @@ template <class T>
 XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r, VD others,
                                            VD others_lost, VD e_target, VD reciprocal_total) {
   constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-  const auto magnitude = [](VD v) XENTROPY_INLINE_LAMBDA { return v < 0 ? -v : v; };
   const VD on_p = r.g * r.mass, zero = {};
   const LaneSums total = exact_sums(others, e_target);
   LaneFinish<T> f = {};
@@ -86,15 +85,14 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
     f.rest = ((on_p - product) - product_error<double>(f.factor, below, product) -
               f.factor * below_lost) / below;
   }
-  f.factor = rounded<T>(f.factor);
   const VD size = magnitude(f.factor);
-  const IntVec<double> none = (on_p == 0) & (r.numerator == 0);
   f.fine = (size >= kLeast) & (size <= 1 / kLeast);
   if (t.label_smoothing == 0 && t.z_loss == 0) {
     f.at_target = -others;
-    f.fine |= none;
+    f.fine |= on_p == 0;
     return f;
   }
+  f.factor = rounded<T>(f.factor);
   f.at_target = r.numerator / r.mass;
   if (t.label_smoothing != 0) {
     f.bias = r.g * r.bias / t.divisor;
@@ -103,7 +101,7 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
     f.fine &= (of_bias >= kLeast) & (of_bias <= 1 / kLeast);
   }
   f.fine &= magnitude(f.at_target) <= 1 / kLeast;
-  const IntVec<double> nothing = none & (r.g * r.bias == 0);
+  const IntVec<double> nothing = (on_p == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0);
   f.at_target = nothing ? zero : f.at_target;
   f.bias = nothing ? zero : f.bias;
   f.rest = nothing ? zero : f.rest;
@@ -111,49 +109,65 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
   return f;
 }
 
-// Losses, and unless there is no gradient the factors, of all rows. Returns whether every row
-// is settled.
+// A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts.
+// Without options almost all of settle is the same for every row.
+template <bool kOptions, class T>
+XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, size_t first,
+                                            size_t q, const GroupRows<T>& g) {
+  constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
+  constexpr IntVec<double> kFine = {};
+  const size_t n = g.rows - q, r = first + q;
+  const VD others = load(g.others + q), e_target = load_wide(g.e_target + q);
+  const VD total = others + e_target;
+  const LaneOdds odds = odds_of<T>(others, e_target, total);
+  const VD nll = log1p_lanes<T>(odds.odds);
+  VD origin = {}, differences = {}, class_weight = splat(1.0), repeat = class_weight;
+  VD upstream = splat(b.upstream_all);
+  if (kOptions) {
+    if (t.label_smoothing != 0 || t.z_loss != 0) origin = load(g.target + q) * t.logit_scale;
+    if (t.label_smoothing != 0) differences = load(g.differences + q) * t.logit_scale;
+    if (b.weight) class_weight = load(g.class_weight + q);
+    if (b.repeat) repeat = load_rows(b.repeat + r, n);
+    if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
+  }
+  const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, {nll, nll}, others,
+                                     e_target, origin, differences);
+  if (n >= kLanes<double>) {
+    store(b.loss + r, s.loss);
+  } else {
+    store_first(b.loss + r, s.loss, n);
+  }
+  // The total is not below kMinTotal: the largest exp is not. It may be nan.
+  const IntVec<double> in_range = (total < Exp<T>::kMaxTotal) & (odds.odds <= kMostOdds);
+  const IntVec<double> verdict = in_range ? kFine : kFine + kRowByHand;
+  if (b.gradient == nullptr) return verdict;
+  const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
+  const LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target, odds.reciprocal_total);
+  store_narrow(g.factor + q, f.factor);
+  store_narrow(g.at_target + q, f.at_target);
+  if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
+  if (kOptions && t.label_smoothing != 0) store_narrow(g.bias + q, f.bias);
+  return verdict | (f.fine ? kFine : kFine + kGradientByHand);
+}
+
+// All rows of a group; returns whether every one of them is settled.
 template <class T>
 bool settle_rows(const Terms& t, const Block<T>& b, size_t first, const GroupRows<T>& g) {
-  constexpr size_t L = kLanes<double>;
-  constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
-  const VD one = splat(1.0), all = splat(b.upstream_all);
-  const bool differs = t.label_smoothing != 0 || t.z_loss != 0;
   IntVec<double> open = {};
-  for (size_t q = 0; q < g.rows; q += L) {
-    const size_t n = g.rows - q;
-    const VD others = load(g.others + q), e_target = load_wide(g.e_target + q);
-    const VD total = others + e_target;
-    const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-    const LaneOdds odds = odds_of<T>(others, e_target, total);
-    LogsOf<VD> logs = {log1p_lanes<T>(odds.odds), {}};
-    logs.above_origin = logs.negative_log_p;  // the origin is the target
-    VD target = {}, differences = {};
-    if (differs) target = load(g.target + q) * t.logit_scale;
-    if (t.label_smoothing != 0) differences = load(g.differences + q) * t.logit_scale;
-    const VD class_weight = b.weight ? load(g.class_weight + q) : one;
-    const VD repeat = b.repeat ? load_rows(b.repeat + first + q, n) : one;
-    const VD upstream = b.upstream ? load_rows(b.upstream + first + q, n) * all : all;
-    const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, logs, others, e_target,
-                                       target, differences);
-    if (n >= L) {
-      store(b.loss + first + q, s.loss);
-    } else {
-      store_first(b.loss + first + q, s.loss, n);
+  const auto settle_all = [&](const Terms& terms, auto options) XENTROPY_INLINE_LAMBDA {
+    for (size_t q = 0; q < g.rows; q += kLanes<double>) {
+      const IntVec<double> verdict = settle_lanes<options.value>(terms, b, first, q, g);
+      store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
+      open |= verdict;
     }
-    const IntVec<double> in_range = (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) &
-                                    (odds.odds <= kMostOdds);
-    IntVec<double> verdict = in_range ? IntVec<double>{} : IntVec<double>{} + kRowByHand;
-    if (b.gradient) {
-      const LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target, odds.reciprocal_total);
-      verdict |= f.fine ? IntVec<double>{} : IntVec<double>{} + kGradientByHand;
-      store_narrow(g.factor + q, f.factor);
-      store_narrow(g.at_target + q, f.at_target);
-      if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
-      if (t.label_smoothing != 0) store_narrow(g.bias + q, f.bias);
-    }
-    store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
-    open |= verdict;
+  };
+  Terms plain = t;
+  plain.label_smoothing = plain.z_loss = 0;
+  const bool differs = t.label_smoothing != 0 || t.z_loss != 0;
+  if (differs || b.weight || b.repeat || b.upstream) {
+    settle_all(t, Constant<1>());
+  } else {
+    settle_all(plain, Constant<0>());
   }
   return !any(open);
 }

@@ -43,12 +43,12 @@ template <bool kExact, int kFull>
 XENTROPY_INLINE VD fold_row(const float* p, const RowShape<float>& shape) {
   constexpr size_t L = kLanes<float>;
   const size_t full = kFull >= 0 ? size_t(kFull) : shape.full;
-  const VF last = shape.last_or_zero(load(p + full * L));
   if (full == 0) {
-    const Halves h = halves(last);
-    if (shape.half) return widen(h.low);
-    return kExact ? widen(h.low) + widen(h.high) : widen(h.low + h.high);
+    if (shape.half) return widen(shape.last_or_zero.low(load_half(p)));
+    const HalfVF low = load_half(p), high = shape.last_or_zero.high(load_half(p + L / 2));
+    return kExact ? widen(low) + widen(high) : widen(low + high);
   }
+  const VF last = shape.last_or_zero(load(p + full * L));
   VD low = {}, high = {};
   const auto add = [&](VF v) XENTROPY_INLINE_LAMBDA {
     const Halves h = halves(v);
@@ -89,12 +89,15 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
       v[i] = {next.value, v[i].lost + next.lost};
     }
   }
-  return tree(v, [](auto step, const LaneSums& a, const LaneSums& b) XENTROPY_INLINE_LAMBDA {
+  const LaneSums s = tree(v, [](auto step, const LaneSums& a,
+                                const LaneSums& b) XENTROPY_INLINE_LAMBDA {
     const VD lost = step.evens(a.lost, b.lost) + step.odds(a.lost, b.lost);
     const LaneSums next =
         exact_sums(step.evens(a.value, b.value), step.odds(a.value, b.value));
     return LaneSums{next.value, lost + next.lost};
   });
+  const LaneSums whole = exact_sums(s.value, s.lost);
+  return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
 }
 
 template <int kValue>

@@ -88,26 +88,31 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
   }
 }
 
-// Step 3. A row that does not count gets exps of 0.
+// Step 3. A row that does not count gets exps of 0. Returns whether all rows count.
 template <class T>
-void take_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
+bool take_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
                   const GroupRows<T>& g) {
   const int64_t* labels = b.labels + first;
   const size_t C = t.classes;
+  int64_t all = 0;
   for (size_t q = 0; q < g.rows; ++q) {
-    const bool counts = labels[q] != kIgnored;
-    T* row = g.exps + q * C;
-    if (!counts) __builtin_memset(row, 0, C * sizeof(T));
-    const size_t y = counts ? size_t(labels[q]) : 0;
-    g.place[q] = uint32_t(q * C + y);
-    g.e_target[q] = row[y];
-    row[y] = 0;
+    size_t place = q * C;
+    if (labels[q] != kIgnored) {
+      place += size_t(labels[q]);
+    } else {
+      __builtin_memset(g.exps + place, 0, C * sizeof(T));
+    }
+    all |= labels[q];
+    g.place[q] = uint32_t(place);
+    g.e_target[q] = g.exps[place];
+    g.exps[place] = 0;
   }
   for (size_t q = 0; b.weight && q < g.rows; ++q) {
     g.class_weight[q] = b.weight[g.place[q] - q * C];
   }
-  if (t.label_smoothing == 0 && t.z_loss == 0) return;
-  for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[g.place[q]]);
+  const bool differs = t.label_smoothing != 0 || t.z_loss != 0;
+  for (size_t q = 0; differs && q < g.rows; ++q) g.target[q] = double(x[g.place[q]]);
+  return all >= 0;
 }
 
 // Step 4, with what label smoothing needs: the sum of x_c - x_target.
@@ -169,11 +174,11 @@ void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, c
   } else {
     exp_rows<T, false>(x, t.classes, t.logit_scale, s.index, next, g);
   }
-  take_targets(t, b, first, x, g);
+  const bool all_count = take_targets(t, b, first, x, g);
   sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
   if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
-  // A row that does not count has a total of 0: not settled.
-  if (!settle_rows(t, b, first, g)) settle_by_hand(t, b, first, x, s.chunk, g);
+  const bool all_settled = settle_rows(t, b, first, g);
+  if (!all_count || !all_settled) settle_by_hand(t, b, first, x, s.chunk, g);
 }
 
 // A group that runs on a copy: what is read may run over the end of the last row.

@@ -20,17 +20,21 @@ XENTROPY_INLINE Halves halves(VF v) {
   return h;
 }
 
+XENTROPY_INLINE HalfVF load_half(const float* p) {
+  return *reinterpret_cast<const UnalignedHalfVF*>(p);
+}
+
 XENTROPY_INLINE VD widen(HalfVF v) { return __builtin_convertvector(v, VD); }
 
 // kLanes<double> elements as float64, and back: rounded, if T is float.
-XENTROPY_INLINE VD load_wide(const float* p) {
-  return widen(*reinterpret_cast<const UnalignedHalfVF*>(p));
-}
+XENTROPY_INLINE VD load_wide(const float* p) { return widen(load_half(p)); }
 XENTROPY_INLINE VD load_wide(const double* p) { return load(p); }
 XENTROPY_INLINE void store_narrow(float* p, VD v) {
   *reinterpret_cast<UnalignedHalfVF*>(p) = __builtin_convertvector(v, HalfVF);
 }
 XENTROPY_INLINE void store_narrow(double* p, VD v) { store(p, v); }
+
+XENTROPY_INLINE VD magnitude(VD v) { return (VD)((IntVec<double>)v & INT64_MAX); }
 
 // Is any lane of a comparison's result true?
 XENTROPY_INLINE bool any(IntVec<double> v) {
@@ -39,7 +43,7 @@ XENTROPY_INLINE bool any(IntVec<double> v) {
   return all != 0;
 }
 
-// The first n lanes of whole vectors, 0 < n <= lanes, the others replaced.
+// The first n lanes of whole vectors, the others replaced; or 0, of halves.
 template <class T>
 struct FirstLanes {
   IntVec<T> mask, rest;
@@ -47,8 +51,18 @@ struct FirstLanes {
     for (size_t i = 0; i < kLanes<T>; ++i) mask[i] = i < n ? -1 : 0;
     rest = (IntVec<T>)splat(fill) & ~mask;
   }
+  XENTROPY_INLINE_MEMBER HalfVF low(HalfVF v) const { return first(v, 0); }
+  XENTROPY_INLINE_MEMBER HalfVF high(HalfVF v) const { return first(v, 1); }
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> v) const {
     return (Vec<T>)(((IntVec<T>)v & mask) | rest);
+  }
+
+ private:
+  XENTROPY_INLINE_MEMBER HalfVF first(HalfVF v, int half) const {
+    typedef int32_t I __attribute__((vector_size(kVectorBytes / 2)));
+    I masks[2];
+    __builtin_memcpy(masks, &mask, sizeof masks);
+    return (HalfVF)((I)v & masks[half]);
   }
 };
 
