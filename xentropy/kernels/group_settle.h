@@ -152,7 +152,9 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
 
 // All rows of a group; returns whether every one of them is settled.
 template <class T>
-bool settle_rows(const Terms& t, const Block<T>& b, size_t first, const GroupRows<T>& g) {
+bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const GroupRows<T>& rows) {
+  const Block<T> b = block;  // copies: no store can change them
+  const GroupRows<T> g = rows;
   IntVec<double> open = {};
   const auto settle_all = [&](const Terms& terms, auto options) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
@@ -161,11 +163,11 @@ bool settle_rows(const Terms& t, const Block<T>& b, size_t first, const GroupRow
       open |= verdict;
     }
   };
-  Terms plain = t;
+  Terms all = t, plain = t;
   plain.label_smoothing = plain.z_loss = 0;
   const bool differs = t.label_smoothing != 0 || t.z_loss != 0;
   if (differs || b.weight || b.repeat || b.upstream) {
-    settle_all(t, Constant<1>());
+    settle_all(all, Constant<1>());
   } else {
     settle_all(plain, Constant<0>());
   }

@@ -12,8 +12,9 @@ namespace XENTROPY_TIER {
 
 // to(i, gradient of the elements i, i + 1, ... of the group) for all vectors of its rows.
 template <bool kBias, class T, class To>
-XENTROPY_INLINE void scale_rows(const GroupRows<T>& g, size_t classes, const T* index,
+XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const T* index,
                                 const To& to) {
+  const GroupRows<T> g = rows;
   constexpr size_t L = kLanes<T>;
   constexpr bool kRest = sizeof(T) == 8;
   for (size_t q = 0; q < g.padded; q += L) {

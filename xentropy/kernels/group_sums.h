@@ -122,8 +122,9 @@ XENTROPY_INLINE void with_full(size_t full, const F& f) {
 
 // Sums of `rows` adjacent rows, a multiple of kLanes<double>, to value and lost (may be null).
 template <bool kExact, class T>
-void sum_rows(const T* p, size_t rows, const RowShape<T>& shape, double* value, double* lost) {
-  with_full(shape.full, [&](auto full) {
+void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, double* lost) {
+  with_full(row.full, [=](auto full) {
+    const RowShape<T> shape = row;  // a copy: no store can change it
     for (size_t q = 0; q < rows; q += kLanes<double>) {
       const LaneSums s = sum_lanes_of_rows<kExact, full.value>(p + q * shape.classes, shape);
       store(value + q, s.value);
@@ -162,15 +163,15 @@ XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
 // anchor[q] = kShift - k of row q, so that its largest exp is about 2^kTop; nan where the
 // row's maximum is not finite or |k| too large for full precision.
 template <class T>
-void anchor_rows(const T* x, size_t rows, const RowShape<T>& shape, double scale, T* anchor) {
+void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
   const Vec<T> factor = splat(T(scale * Exp<T>::kLog2E)), magic = splat(Exponent<T>::kMagic);
   const Vec<T> most = splat(T(Exp<T>::kMaxShift)), top = splat(T(kShift<T> + Exp<T>::kTop));
-  with_full(shape.full, [&](auto full) {
+  with_full(row.full, [=](auto full) {
+    const RowShape<T> shape = row;
     for (size_t q = 0; q < rows; q += kLanes<double>) {
       const Vec<T> m = max_lanes_of_rows<full.value>(x + q * shape.classes, shape) * factor;
       const Vec<T> n = (m + magic) - magic;
-      const Vec<T> size = n < 0 ? -n : n;
-      store_rows(anchor + q, size <= most ? top - n : splat(T(NAN)));
+      store_rows(anchor + q, (n <= most) & (n >= -most) ? top - n : splat(T(NAN)));
     }
   });
 }

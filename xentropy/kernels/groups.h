@@ -69,7 +69,8 @@ void index_rows(size_t classes, T* index) {
 // Step 2. `next` is what the next group will read.
 template <class T, bool kScaled>
 void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
-              const GroupRows<T>& g) {
+              const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
   constexpr size_t L = kLanes<T>;
   const LogitScale<T> scale(logit_scale);
   for (size_t q = 0; q < g.padded; q += L) {
@@ -91,7 +92,8 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
 // Step 3. A row that does not count gets exps of 0. Returns whether all rows count.
 template <class T>
 bool take_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
-                  const GroupRows<T>& g) {
+                  const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
   const int64_t* labels = b.labels + first;
   const size_t C = t.classes;
   int64_t all = 0;

@@ -7,7 +7,6 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-typedef float HalfVF __attribute__((vector_size(kVectorBytes / 2)));
 typedef float UnalignedHalfVF
     __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
 
@@ -24,13 +23,11 @@ XENTROPY_INLINE HalfVF load_half(const float* p) {
   return *reinterpret_cast<const UnalignedHalfVF*>(p);
 }
 
-XENTROPY_INLINE VD widen(HalfVF v) { return __builtin_convertvector(v, VD); }
-
 // kLanes<double> elements as float64, and back: rounded, if T is float.
 XENTROPY_INLINE VD load_wide(const float* p) { return widen(load_half(p)); }
 XENTROPY_INLINE VD load_wide(const double* p) { return load(p); }
 XENTROPY_INLINE void store_narrow(float* p, VD v) {
-  *reinterpret_cast<UnalignedHalfVF*>(p) = __builtin_convertvector(v, HalfVF);
+  *reinterpret_cast<UnalignedHalfVF*>(p) = narrow(v);
 }
 XENTROPY_INLINE void store_narrow(double* p, VD v) { store(p, v); }
 

@@ -59,13 +59,12 @@ template <>
 struct Total<float> {
   VD lanes[2] = {};
   XENTROPY_INLINE_MEMBER void add(VF v) {
-    typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
     union {
       VF whole;
-      Half half[2];
+      HalfVF half[2];
     } u = {v};
-    lanes[0] += __builtin_convertvector(u.half[0], VD);
-    lanes[1] += __builtin_convertvector(u.half[1], VD);
+    lanes[0] += widen(u.half[0]);
+    lanes[1] += widen(u.half[1]);
   }
   XENTROPY_INLINE_MEMBER Sum value() const { return {sum_lanes<double>(lanes[0] + lanes[1]), 0}; }
 };

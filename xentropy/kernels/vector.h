@@ -254,6 +254,18 @@ XENTROPY_INLINE VF ldexp(VF p, VF t) { return p * (VF)((IntVec<float>)t << 23); 
 XENTROPY_INLINE VD ldexp(VD p, VD t) { return p * (VD)((IntVec<double>)t << 52); }
 #endif
 
+// --- half a vector of float32 to and from float64 lanes ---
+
+typedef float HalfVF __attribute__((vector_size(kVectorBytes / 2)));
+
+#if defined(__AVX512F__)  // GCC 12 spells them in four instructions each
+XENTROPY_INLINE VD widen(HalfVF v) { return (VD)_mm512_cvtps_pd((__m256)v); }
+XENTROPY_INLINE HalfVF narrow(VD v) { return (HalfVF)_mm512_cvtpd_ps((__m512d)v); }
+#else
+XENTROPY_INLINE VD widen(HalfVF v) { return __builtin_convertvector(v, VD); }
+XENTROPY_INLINE HalfVF narrow(VD v) { return __builtin_convertvector(v, HalfVF); }
+#endif
+
 // --- permute(v, index): lane i is lane l of v where lane i of index is permutation<T>(l) ---
 
 #if defined(__AVX512F__)
