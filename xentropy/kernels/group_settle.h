@@ -27,7 +27,8 @@ struct GroupRows {
   T* at_target;      // what is put in its place, in the units of the exps
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
   T* bias;
-  uint32_t* place;       // of the target in exps
+  uint32_t* place;   // of the target in a group of rows
+  T* label;          // of few classes: the target, negative if the row does not count
   double *others, *others_lost;
   double* target;       // its logit, and
   double* differences;  // the sum over c of x_c, its rounding error in differences_lost

@@ -46,17 +46,22 @@ class RegularGroups {
  public:
   explicit RegularGroups(T* out) : out_(out) {}
 
+  // Appends n elements to what is written.
+  void put(const T* e, size_t n) {
+    __builtin_memcpy(out_, e, n * sizeof(T));
+    out_ += n;
+  }
+
   template <bool kBias>
   void write(const GroupRows<T>& g, size_t classes, const T* index, bool last) {
     const size_t n = g.rows * classes;
     if (last) {
       scale_in_place<kBias>(g, classes, index);
-      __builtin_memcpy(out_, g.exps, n * sizeof(T));
-    } else {
-      scale_rows<kBias>(g, classes, index, [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA {
-        store(out_ + i, v);
-      });
+      return put(g.exps, n);
     }
+    scale_rows<kBias>(g, classes, index, [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA {
+      store(out_ + i, v);
+    });
     out_ += n;
   }
   void flush() {}
@@ -86,14 +91,6 @@ class StreamedGroups {
     }
   }
 
-  // Writes what waits for the rest of its line.
-  void flush() {
-    T* line = out_ - filled_;
-    for (size_t i = first_; i < filled_; ++i) line[i] = waiting_[i];
-    first_ = filled_ = 0;
-  }
-
- private:
   // Appends n elements to what is written.
   void put(const T* e, size_t n) {
     size_t i = 0;
@@ -108,6 +105,14 @@ class StreamedGroups {
     append(e + i, n - i);
   }
 
+  // Writes what waits for the rest of its line.
+  void flush() {
+    T* line = out_ - filled_;
+    for (size_t i = first_; i < filled_; ++i) line[i] = waiting_[i];
+    first_ = filled_ = 0;
+  }
+
+ private:
   void append(const T* e, size_t n) {
     for (size_t i = 0; i < n; ++i) waiting_[filled_ + i] = e[i];
     filled_ += n;

@@ -160,18 +160,28 @@ XENTROPY_INLINE void store_rows(float* p, VF pairs) {
 }
 XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
 
-// anchor[q] = kShift - k of row q, so that its largest exp is about 2^kTop; nan where the
-// row's maximum is not finite or |k| too large for full precision.
+// From the maxima of rows kShift - k, so that the largest exp of a row is about 2^kTop; nan
+// where the maximum is not finite or |k| too large for full precision.
+template <class T>
+struct Anchors {
+  Vec<T> factor;
+  explicit Anchors(double scale) : factor(splat(T(scale * Exp<T>::kLog2E))) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> peak) const {
+    const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxShift));
+    const Vec<T> n = (peak * factor + magic) - magic;
+    return (n <= most) & (n >= -most) ? splat(T(kShift<T> + Exp<T>::kTop)) - n : splat(T(NAN));
+  }
+};
+
 template <class T>
 void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
-  const Vec<T> factor = splat(T(scale * Exp<T>::kLog2E)), magic = splat(Exponent<T>::kMagic);
-  const Vec<T> most = splat(T(Exp<T>::kMaxShift)), top = splat(T(kShift<T> + Exp<T>::kTop));
+  const Anchors<T> anchors(scale);
   with_full(row.full, [=](auto full) {
     const RowShape<T> shape = row;
     for (size_t q = 0; q < rows; q += kLanes<double>) {
-      const Vec<T> m = max_lanes_of_rows<full.value>(x + q * shape.classes, shape) * factor;
-      const Vec<T> n = (m + magic) - magic;
-      store_rows(anchor + q, (n <= most) & (n >= -most) ? top - n : splat(T(NAN)));
+      store_rows(anchor + q,
+                 anchors(max_lanes_of_rows<full.value>(x + q * shape.classes, shape)));
     }
   });
 }

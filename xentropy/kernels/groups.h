@@ -18,6 +18,7 @@
 #pragma once
 #include "group_settle.h"
 #include "group_stores.h"
+#include "group_tiny.h"
 #include "peak.h"
 
 namespace xentropy {
@@ -36,17 +37,19 @@ struct Pieces {
 
 template <class T>
 struct GroupScratch {
-  T *chunk, *copy, *index;
+  T *chunk, *row, *copy, *index;
   GroupRows<T> g;
 
   GroupScratch(size_t classes, T* scratch) {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
     Pieces p = {reinterpret_cast<char*>(scratch)};
     chunk = p.take<T>(kScratchChunk);
+    row = p.take<T>(classes);
     copy = p.take<T>(elements);
     index = p.take<T>(kPack * classes + kGroupPadding);
     g.exps = p.take<T>(elements);
-    T** const numbers[] = {&g.anchor, &g.e_target, &g.at_target, &g.factor, &g.rest, &g.bias};
+    T** const numbers[] = {&g.anchor, &g.e_target, &g.at_target, &g.factor, &g.rest, &g.bias,
+                          &g.label};
     for (T** array : numbers) *array = p.take<T>(rows);
     g.place = p.take<uint32_t>(rows);
     double** const sums[] = {&g.others, &g.others_lost, &g.target, &g.differences,
@@ -89,31 +92,36 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
   }
 }
 
-// Step 3. A row that does not count gets exps of 0. Returns whether all rows count.
+// Step 3. A row that does not count gets exps of 0.
 template <class T>
-bool take_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
-                  const GroupRows<T>& rows) {
+void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
   const int64_t* labels = b.labels + first;
-  const size_t C = t.classes;
-  int64_t all = 0;
   for (size_t q = 0; q < g.rows; ++q) {
-    size_t place = q * C;
+    size_t place = q * classes;
     if (labels[q] != kIgnored) {
       place += size_t(labels[q]);
     } else {
-      __builtin_memset(g.exps + place, 0, C * sizeof(T));
+      __builtin_memset(g.exps + place, 0, classes * sizeof(T));
     }
-    all |= labels[q];
     g.place[q] = uint32_t(place);
     g.e_target[q] = g.exps[place];
     g.exps[place] = 0;
   }
-  for (size_t q = 0; b.weight && q < g.rows; ++q) {
-    g.class_weight[q] = b.weight[g.place[q] - q * C];
+}
+
+// What options need to know of the target. Returns whether all rows count.
+template <class T>
+bool look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
+                     const GroupRows<T>& g) {
+  const int64_t* labels = b.labels + first;
+  const auto class_of = [=](size_t q) { return labels[q] < 0 ? 0 : size_t(labels[q]); };
+  int64_t all = 0;
+  for (size_t q = 0; q < g.rows; ++q) all |= labels[q];
+  for (size_t q = 0; b.weight && q < g.rows; ++q) g.class_weight[q] = b.weight[class_of(q)];
+  if (t.label_smoothing != 0 || t.z_loss != 0) {
+    for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[q * t.classes + class_of(q)]);
   }
-  const bool differs = t.label_smoothing != 0 || t.z_loss != 0;
-  for (size_t q = 0; differs && q < g.rows; ++q) g.target[q] = double(x[g.place[q]]);
   return all >= 0;
 }
 
@@ -132,37 +140,52 @@ void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRo
   }
 }
 
-// Step 6, and rows that do not count.
+// Step 6 for row q, and rows that do not count.
 template <class T>
-void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, const T* x, T* chunk,
-                    const GroupRows<T>& g) {
-  const size_t C = t.classes;
-  for (size_t q = 0; q < g.rows; ++q) {
-    const size_t r = first + q;
-    if (b.labels[r] == kIgnored) {
-      b.loss[r] = 0;
-      g.factor[q] = g.rest[q] = g.bias[q] = g.at_target[q] = 0;
-      continue;
-    }
-    if (g.verdict[q] == kSettled) continue;
+void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
+                    const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  const size_t C = t.classes, r = first + q;
+  T* e = b.gradient ? s.row : nullptr;
+  Finish<T> f = {0, 0, 0};
+  if (b.labels[r] == kIgnored) {
+    b.loss[r] = 0;
+    for (size_t c = 0; c < C; ++c) s.row[c] = 0;
+  } else {
     const T *row = x + q * C, peak = max_of(row, C);
-    T* e = b.gradient ? g.exps + q * C : nullptr;
     const size_t y = size_t(b.labels[r]);
     const RowSums sums =
         t.label_smoothing != 0
-            ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, chunk)
-            : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, chunk);
+            ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
+            : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
     const double class_weight = b.weight ? b.weight[y] : 1;
-    const Settled settled =
-        settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
+    const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
     if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
-    if (!e) continue;
-    const Finish<T> f = finish_row<T>(t, settled, sums, y, nullptr, e);
-    g.factor[q] = f.factor;
-    g.rest[q] = f.rest;
-    g.bias[q] = f.bias;
-    g.at_target[q] = e[y];
+    if (e) f = finish_row<T>(t, settled, sums, y, nullptr, e);
+    g.at_target[q] = s.row[y];
   }
+  g.factor[q] = f.factor;
+  g.rest[q] = f.rest;
+  g.bias[q] = f.bias;
+  for (size_t c = 0; e && c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
+}
+
+// Steps 1 to 4.
+template <bool kScaled, class T>
+void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                 const RowShape<T>& shape, const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  if (is_tiny(t.classes)) {
+    for (size_t q = 0; q < g.rows; ++q) g.label[q] = T(b.labels[first + q]);
+    for (size_t q = g.rows; q < g.padded; ++q) g.label[q] = 0;
+    return with_classes(t.classes, [&](auto classes) {
+      tiny_exps<classes.value, kScaled>(x, t.logit_scale, next, g);
+    });
+  }
+  anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
+  exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
+  take_targets(b, first, t.classes, g);
+  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
 }
 
 // Steps 1 to 6 for rows [first, first + g.rows) of the block; x is where they are read.
@@ -170,17 +193,34 @@ template <class T>
 void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
                   const RowShape<T>& shape, const GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
-  anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
   if (t.logit_scale != 1) {
-    exp_rows<T, true>(x, t.classes, t.logit_scale, s.index, next, g);
+    exp_and_sum<true>(t, b, first, x, next, shape, s);
   } else {
-    exp_rows<T, false>(x, t.classes, t.logit_scale, s.index, next, g);
+    exp_and_sum<false>(t, b, first, x, next, shape, s);
   }
-  const bool all_count = take_targets(t, b, first, x, g);
-  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+  const bool all_count = look_up_targets(t, b, first, x, g);
   if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
   const bool all_settled = settle_rows(t, b, first, g);
-  if (!all_count || !all_settled) settle_by_hand(t, b, first, x, s.chunk, g);
+  for (size_t q = 0; (!all_count || !all_settled) && q < g.rows; ++q) {
+    if (g.verdict[q] != kSettled || b.labels[first + q] == kIgnored) {
+      settle_by_hand(t, b, first, q, x, s);
+    }
+  }
+}
+
+// Step 7.
+template <bool kBias, class T, class Stores>
+void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
+                 const GroupScratch<T>& s, Stores& stores) {
+  const GroupRows<T>& g = s.g;
+  if (is_tiny(classes)) {
+    with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias>(g); });
+    return stores.put(g.exps, g.rows * classes);
+  }
+  for (size_t q = 0; q < g.rows; ++q) {
+    if (b.labels[first + q] != kIgnored) g.exps[g.place[q]] = g.at_target[q];
+  }
+  stores.template write<kBias>(g, classes, s.index, last);
 }
 
 // A group that runs on a copy: what is read may run over the end of the last row.
@@ -210,13 +250,10 @@ void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
     if (last) x = fill_up(x, C, g, s.copy);
     settle_group(t, b, first, x, next, shape, s);
     if (b.gradient == nullptr) continue;
-    for (size_t q = 0; q < g.rows; ++q) {
-      if (b.labels[first + q] != kIgnored) g.exps[g.place[q]] = g.at_target[q];
-    }
     if (t.label_smoothing != 0) {
-      stores.template write<true>(g, C, s.index, last);
+      write_group<true>(b, first, C, last, s, stores);
     } else {
-      stores.template write<false>(g, C, s.index, last);
+      write_group<false>(b, first, C, last, s, stores);
     }
   }
   stores.flush();

@@ -96,7 +96,7 @@ static inline size_t scratch_elements(size_t classes, size_t rows) {
 }
 
 // The group kernel takes rows of about kGroupElements elements at a time, a multiple of 16.
-// Its scratch: the group and a copy of it, an index for 16 rows, and at most 14 numbers a row.
+// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 16 numbers a row.
 constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
 static inline size_t group_rows(size_t classes) {
   const size_t rows = kGroupElements / classes / 16 * 16;
@@ -105,7 +105,7 @@ static inline size_t group_rows(size_t classes) {
 template <class T>
 static inline size_t group_scratch_elements(size_t classes) {
   const size_t rows = group_rows(classes);
-  return kScratchChunk + 2 * rows * classes + 16 * classes + 14 * rows * (8 / sizeof(T)) +
+  return kScratchChunk + 2 * rows * classes + 17 * classes + 16 * rows * (8 / sizeof(T)) +
          20 * kGroupPadding;
 }
 
