@@ -21,6 +21,7 @@ constexpr size_t kPack = 16;
 template <class T>
 struct GroupRows {
   size_t rows, padded;
+  bool all_count;    // so do the rows after, as far as they are read
   T* exps;           // row after row, 0 at the target
   T* anchor;         // kShift - k
   T* e_target;       // exp of the target

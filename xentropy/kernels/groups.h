@@ -110,19 +110,15 @@ void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRo
   }
 }
 
-// What options need to know of the target. Returns whether all rows count.
+// What options need to know of the target.
 template <class T>
-bool look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
+void look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
                      const GroupRows<T>& g) {
   const int64_t* labels = b.labels + first;
   const auto class_of = [=](size_t q) { return labels[q] < 0 ? 0 : size_t(labels[q]); };
-  int64_t all = 0;
-  for (size_t q = 0; q < g.rows; ++q) all |= labels[q];
   for (size_t q = 0; b.weight && q < g.rows; ++q) g.class_weight[q] = b.weight[class_of(q)];
-  if (t.label_smoothing != 0 || t.z_loss != 0) {
-    for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[q * t.classes + class_of(q)]);
-  }
-  return all >= 0;
+  if (t.label_smoothing == 0 && t.z_loss == 0) return;
+  for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[q * t.classes + class_of(q)]);
 }
 
 // Step 4, with what label smoothing needs: the sum of x_c - x_target.
@@ -198,10 +194,10 @@ void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, c
   } else {
     exp_and_sum<false>(t, b, first, x, next, shape, s);
   }
-  const bool all_count = look_up_targets(t, b, first, x, g);
+  look_up_targets(t, b, first, x, g);
   if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
   const bool all_settled = settle_rows(t, b, first, g);
-  for (size_t q = 0; (!all_count || !all_settled) && q < g.rows; ++q) {
+  for (size_t q = 0; !(g.all_count && all_settled) && q < g.rows; ++q) {
     if (g.verdict[q] != kSettled || b.labels[first + q] == kIgnored) {
       settle_by_hand(t, b, first, q, x, s);
     }
@@ -223,14 +219,34 @@ void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
   stores.template write<kBias>(g, classes, s.index, last);
 }
 
-// A group that runs on a copy: what is read may run over the end of the last row.
+// A group that runs on a copy: what is read may run over the end of the last row, and rows that
+// do not count are not read.
 template <class T>
-const T* fill_up(const T* x, size_t classes, const GroupRows<T>& g, T* copy) {
+const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
+                 T* copy) {
   const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
-  __builtin_memcpy(copy, x, n * sizeof(T));
   __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
+  for (size_t q = 0, end; q < g.rows; q = end) {
+    const bool counts = labels[q] != kIgnored;
+    for (end = q + 1; end < g.rows && (labels[end] != kIgnored) == counts; ++end) {
+    }
+    const size_t begin = q * classes, bytes = (end - q) * classes * sizeof(T);
+    if (counts) {
+      __builtin_memcpy(copy + begin, x + begin, bytes);
+    } else {
+      __builtin_memset(copy + begin, 0, bytes);
+    }
+  }
   for (size_t q = g.rows; q < g.padded; ++q) g.target[q] = 0;
   return copy;
+}
+
+// Do the rows [first, end) of the block count, as far as there are?
+template <class T>
+bool all_rows_count(const Block<T>& b, size_t first, size_t end) {
+  int64_t all = 0;
+  for (size_t r = first; r < end && r < b.rows; ++r) all |= b.labels[r];
+  return all >= 0;
 }
 
 template <class T, class Stores>
@@ -247,7 +263,9 @@ void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
     g.padded = (g.rows + kPack - 1) / kPack * kPack;
     const T* x = b.logits + first * C;
     const T* next = x + g.rows * C;
-    if (last) x = fill_up(x, C, g, s.copy);
+    // What runs over the end is less than a vector: of kPack rows at most.
+    g.all_count = all_rows_count(b, first, first + g.rows + kPack);
+    if (last || !g.all_count) x = fill_up(x, b.labels + first, C, g, s.copy);
     settle_group(t, b, first, x, next, shape, s);
     if (b.gradient == nullptr) continue;
     if (t.label_smoothing != 0) {
