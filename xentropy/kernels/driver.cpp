@@ -23,7 +23,8 @@ bool are_groups(const CrossEntropyCall& c) {
 // through scratch, so that memory layout changes no bit.
 template <class T>
 bool is_direct(const CrossEntropyCall& c, const Layout& a) {
-  const bool adjacent = a.rows.run() == 1 || a.rows.step() == ptrdiff_t(c.terms.classes * sizeof(T));
+  const bool adjacent =
+      a.rows.run() == 1 || a.rows.step() == ptrdiff_t(c.terms.classes * sizeof(T));
   return in_place_rows<T>(a) && (adjacent || !are_groups<T>(c));
 }
 
@@ -57,8 +58,8 @@ struct Workspace {
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     Arena arena(scratch);
     const size_t kept = (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0);
-    kernel = arena.take<T>(are_groups<T>(c) ? group_scratch_elements<T>(C)
-                                            : scratch_elements(C, kept));
+    kernel =
+        arena.take<T>(are_groups<T>(c) ? group_scratch_elements<T>(C) : scratch_elements(C, kept));
     logits = logits_direct ? nullptr : arena.take<T>(rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
     if (!gradient_direct) gradient = logits_direct ? arena.take<T>(rows * C) : logits;
@@ -119,22 +120,23 @@ void read_labels(const CrossEntropyCall& c, size_t row, size_t n, const double* 
   }
 }
 
-// Losses are added up in lanes by the number of their row, because a chain of additions would
-// take longer than the group kernel does. Blocks change nothing.
-struct LossSum {
+// What is added over rows is added in lanes by the number of the row, because a chain of additions
+// would take longer than the group kernel does. Blocks change nothing.
+struct SumOverRows {
   static constexpr size_t kCount = 8;
   double lane[kCount] = {};
 
-  void add(size_t row, size_t n, const double* loss) {
+  void add(size_t row, size_t n, const double* value) {
     size_t i = 0;
-    for (; i < n && (row + i) % kCount != 0; ++i) lane[(row + i) % kCount] += loss[i];
+    for (; i < n && (row + i) % kCount != 0; ++i) lane[(row + i) % kCount] += value[i];
     for (; i + kCount <= n; i += kCount) {
-      for (size_t j = 0; j < kCount; ++j) lane[j] += loss[i + j];
+      for (size_t j = 0; j < kCount; ++j) lane[j] += value[i + j];
     }
-    for (size_t j = 0; i < n; ++i, ++j) lane[j] += loss[i];
+    for (size_t j = 0; i < n; ++i, ++j) lane[j] += value[i];
   }
-  double value() const {
-    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+  double total() const {
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
+           ((lane[1] + lane[5]) + (lane[3] + lane[7]));
   }
 };
 
@@ -166,7 +168,7 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
                            char* scratch) {
   const Workspace<T> w(c, scratch);
   const CrossEntropyKernel<T> kernel = choose_kernel<T>(tier, c);
-  LossSum sum;
+  SumOverRows sum;
   for (size_t row = begin, next; row < end; row = next) {
     next = w.block_end(c, row, end);
     const size_t n = next - row;
@@ -199,7 +201,21 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
     sum.add(row, n, w.loss);
     store_losses(c, row, n, w.loss);
   }
-  return sum.value();
+  return sum.total();
+}
+
+// Adds weight(i, sample weight of row + i) for i < n to `sum`.
+template <class Weight>
+void add_weights(const CrossEntropyCall& c, size_t row, size_t n, SumOverRows& sum, Weight weight) {
+  constexpr size_t kMost = 256;
+  double value[kMost];
+  for (size_t i = 0, m; i < n; i += m) {
+    m = smaller(kMost, n - i);
+    for (size_t j = 0; j < m; ++j) value[j] = 1;
+    if (c.repeat.data) gather(c.repeat, row + i, m, value);
+    for (size_t j = 0; j < m; ++j) value[j] = weight(i + j, value[j]);
+    sum.add(row + i, m, value);
+  }
 }
 
 }  // namespace
@@ -211,12 +227,7 @@ size_t scratch_bytes(const CrossEntropyCall& c) {
 TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
   TargetReport report = {-1, 0};
   const LabelCheck check(c);
-  const bool weighted = c.weight || c.repeat.data;
-  const auto repeat = [&](size_t row) {
-    double value = 1;
-    if (c.repeat.data) gather(c.repeat, row, 1, &value);
-    return value;
-  };
+  SumOverRows weights;
   for_label_runs(c.labels, begin, end, [&, check](size_t row, size_t n, auto label) {
     uint64_t counted = 0, wrong = 0;
     for (size_t i = 0; i < n; ++i) {
@@ -229,16 +240,20 @@ TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end
       report.bad_row = ptrdiff_t(row + i);
       return false;
     }
-    if (!weighted) report.weight += double(counted);
-    for (size_t i = 0; weighted && i < n; ++i) {
-      const uint64_t y = label(i);
-      if (check.counted(y)) report.weight += repeat(row + i) * (c.weight ? c.weight[y] : 1);
+    if (!c.weight && !c.repeat.data) report.weight += double(counted);
+    if (c.weight || c.repeat.data) {
+      add_weights(c, row, n, weights, [&](size_t i, double value) {
+        const uint64_t y = label(i);
+        return check.counted(y) ? value * (c.weight ? c.weight[y] : 1) : 0;
+      });
     }
     return true;
   });
-  if (c.probabilities.data) {
-    for (size_t row = begin; row < end; ++row) report.weight += repeat(row);
+  if (c.probabilities.data && !c.repeat.data) report.weight = double(end - begin);
+  if (c.probabilities.data && c.repeat.data) {
+    add_weights(c, begin, end - begin, weights, [](size_t, double value) { return value; });
   }
+  report.weight += weights.total();
   return report;
 }
 

@@ -96,9 +96,27 @@ static inline void for_both(size_t m, ptrdiff_t stride_m, size_t n, ptrdiff_t st
   }
 }
 
+// One number a row, side by side as float32 or float64: a loop of its own.
+template <class T>
+static bool gather_numbers(const Layout& a, size_t row, size_t n, T* to) {
+  const bool single = a.dtype == kF32 && a.rows.step() == 4;
+  const bool adjacent = single || (a.dtype == kF64 && a.rows.step() == 8);
+  if (!adjacent || a.swapped || a.rows.ndim != 1) return false;
+  const char* p = a.data + a.rows.offset(row);
+  if (single) {
+    for (size_t i = 0; i < n; ++i)
+      to[i] = T(bit_cast<float>(read_bits<uint32_t>(p + 4 * i, false)));
+  } else {
+    for (size_t i = 0; i < n; ++i)
+      to[i] = T(bit_cast<double>(read_bits<uint64_t>(p + 8 * i, false)));
+  }
+  return true;
+}
+
 // Rows [row, row + n) into contiguous rows of T at `to`.
 template <class T>
 static void gather(const Layout& a, size_t row, size_t n, T* to) {
+  if (a.classes.ndim == 0 && gather_numbers(a, row, n, to)) return;
   const size_t classes = a.classes.size();
   const ptrdiff_t dr = a.rows.step(), dc = a.classes.step();
   for_element(a, [&](auto element) {
@@ -167,7 +185,8 @@ static inline void for_label_runs(const Layout& a, size_t begin, size_t end, Vis
         return uint64_t(int64_t(int32_t(read_bits<uint32_t>(p + 4 * i, false))));
       });
     } else {
-      on = visit(row, n, [&](size_t i) { return uint64_t(read_label(a, p + ptrdiff_t(i) * step)); });
+      on =
+          visit(row, n, [&](size_t i) { return uint64_t(read_label(a, p + ptrdiff_t(i) * step)); });
     }
     if (!on) return;
   }

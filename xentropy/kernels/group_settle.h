@@ -28,8 +28,8 @@ struct GroupRows {
   T* at_target;      // what is put in its place, in the units of the exps
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
   T* bias;
-  uint32_t* place;   // of the target in a group of rows
-  T* label;          // of few classes: the target, negative if the row does not count
+  uint32_t* place;  // of the target in a group of rows
+  T* label;         // of few classes: the target, negative if the row does not count
   double *others, *others_lost;
   double* target;       // its logit, and
   double* differences;  // the sum over c of x_c, its rounding error in differences_lost
@@ -80,12 +80,13 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
     f.factor = on_p * (1 / t.divisor) * reciprocal_total;
   } else {
     const VD divisor = splat(t.divisor), below = total.value * divisor;
-    const VD below_lost = product_error<double>(total.value, divisor, below) +
-                          (total.lost + others_lost) * divisor;
+    const VD below_lost =
+        product_error<double>(total.value, divisor, below) + (total.lost + others_lost) * divisor;
     f.factor = on_p / below;
     const VD product = f.factor * below;
     f.rest = ((on_p - product) - product_error<double>(f.factor, below, product) -
-              f.factor * below_lost) / below;
+              f.factor * below_lost) /
+             below;
   }
   const VD size = magnitude(f.factor);
   f.fine = (size >= kLeast) & (size <= 1 / kLeast);

@@ -36,9 +36,8 @@ XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const 
 // Scales in place, in scratch.
 template <bool kBias, class T>
 void scale_in_place(const GroupRows<T>& g, size_t classes, const T* index) {
-  scale_rows<kBias>(g, classes, index, [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA {
-    store(g.exps + i, v);
-  });
+  scale_rows<kBias>(g, classes, index,
+                    [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(g.exps + i, v); });
 }
 
 template <class T>
@@ -59,9 +58,8 @@ class RegularGroups {
       scale_in_place<kBias>(g, classes, index);
       return put(g.exps, n);
     }
-    scale_rows<kBias>(g, classes, index, [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA {
-      store(out_ + i, v);
-    });
+    scale_rows<kBias>(g, classes, index,
+                      [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(out_ + i, v); });
     out_ += n;
   }
   void flush() {}
@@ -81,9 +79,8 @@ class StreamedGroups {
   void write(const GroupRows<T>& g, size_t classes, const T* index, bool last) {
     const size_t n = g.rows * classes;
     if (!last && filled_ == 0) {
-      scale_rows<kBias>(g, classes, index, [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA {
-        stream(out_ + i, v);
-      });
+      scale_rows<kBias>(g, classes, index,
+                        [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { stream(out_ + i, v); });
       out_ += n;
     } else {
       scale_in_place<kBias>(g, classes, index);

@@ -72,9 +72,9 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const float* p, const RowShape<float>
   for (size_t i = 0; i < kLanes<double>; ++i) {
     v[i] = fold_row<kExact, kFull>(p + i * shape.classes, shape);
   }
-  return {tree(v, [](auto step, VD a, VD b) XENTROPY_INLINE_LAMBDA {
-            return step.evens(a, b) + step.odds(a, b);
-          }), VD{}};
+  return {tree(v, [](auto step, VD a, VD b)
+                      XENTROPY_INLINE_LAMBDA { return step.evens(a, b) + step.odds(a, b); }),
+          VD{}};
 }
 
 template <bool kExact, int kFull>
@@ -89,13 +89,12 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
       v[i] = {next.value, v[i].lost + next.lost};
     }
   }
-  const LaneSums s = tree(v, [](auto step, const LaneSums& a,
-                                const LaneSums& b) XENTROPY_INLINE_LAMBDA {
-    const VD lost = step.evens(a.lost, b.lost) + step.odds(a.lost, b.lost);
-    const LaneSums next =
-        exact_sums(step.evens(a.value, b.value), step.odds(a.value, b.value));
-    return LaneSums{next.value, lost + next.lost};
-  });
+  const LaneSums s =
+      tree(v, [](auto step, const LaneSums& a, const LaneSums& b) XENTROPY_INLINE_LAMBDA {
+        const VD lost = step.evens(a.lost, b.lost) + step.odds(a.lost, b.lost);
+        const LaneSums next = exact_sums(step.evens(a.value, b.value), step.odds(a.value, b.value));
+        return LaneSums{next.value, lost + next.lost};
+      });
   const LaneSums whole = exact_sums(s.value, s.lost);
   return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
 }
@@ -180,8 +179,7 @@ void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, 
   with_full(row.full, [=](auto full) {
     const RowShape<T> shape = row;
     for (size_t q = 0; q < rows; q += kLanes<double>) {
-      store_rows(anchor + q,
-                 anchors(max_lanes_of_rows<full.value>(x + q * shape.classes, shape)));
+      store_rows(anchor + q, anchors(max_lanes_of_rows<full.value>(x + q * shape.classes, shape)));
     }
   });
 }

@@ -55,9 +55,8 @@ Transposition<T, n> to_columns() {
 template <class T, size_t n>
 Transposition<T, n> to_rows() {
   constexpr size_t L = kLanes<T>;
-  return Transposition<T, n>([](size_t i, size_t l) {
-    return (i * L + l) % n * L + (i * L + l) / n;
-  });
+  return Transposition<T, n>(
+      [](size_t i, size_t l) { return (i * L + l) % n * L + (i * L + l) / n; });
 }
 
 // Adds up to four vectors of float32 in float64, pairs of them in float32; or of float64.

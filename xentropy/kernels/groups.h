@@ -48,12 +48,12 @@ struct GroupScratch {
     copy = p.take<T>(elements);
     index = p.take<T>(kPack * classes + kGroupPadding);
     g.exps = p.take<T>(elements);
-    T** const numbers[] = {&g.anchor, &g.e_target, &g.at_target, &g.factor, &g.rest, &g.bias,
-                          &g.label};
+    T** const numbers[] = {&g.anchor, &g.e_target, &g.at_target, &g.factor,
+                           &g.rest,   &g.bias,     &g.label};
     for (T** array : numbers) *array = p.take<T>(rows);
     g.place = p.take<uint32_t>(rows);
-    double** const sums[] = {&g.others, &g.others_lost, &g.target, &g.differences,
-                             &g.differences_lost, &g.class_weight};
+    double** const sums[] = {&g.others,      &g.others_lost,      &g.target,
+                             &g.differences, &g.differences_lost, &g.class_weight};
     for (double** array : sums) *array = p.take<double>(rows);
     g.verdict = p.take<int64_t>(rows);
   }
@@ -150,10 +150,9 @@ void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, c
   } else {
     const T *row = x + q * C, peak = max_of(row, C);
     const size_t y = size_t(b.labels[r]);
-    const RowSums sums =
-        t.label_smoothing != 0
-            ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
-            : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
+    const RowSums sums = t.label_smoothing != 0
+                             ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
+                             : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
     const double class_weight = b.weight ? b.weight[y] : 1;
     const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
     if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;

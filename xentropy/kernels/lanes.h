@@ -7,8 +7,7 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-typedef float UnalignedHalfVF
-    __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
+typedef float UnalignedHalfVF __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
 
 struct Halves {
   HalfVF low, high;

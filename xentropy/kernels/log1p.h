@@ -22,9 +22,9 @@ struct Log1p;
 template <>
 struct Log1p<float> {
   static constexpr double kPolynomial[] = {
-      0x1.1455b4c4e2e29p-4, -0x1.de3bc8d4182c8p-4, 0x1.e6f12608bd464p-4,
-      -0x1.fc221d7a0ea2ap-4, 0x1.23375be5c91a4p-3, -0x1.555c4c6380fafp-3,
-      0x1.99a4b5dd97df3p-3, -0x1.00000674285c5p-2, 0x1.5555476a9b1fdp-2};
+      0x1.1455b4c4e2e29p-4,  -0x1.de3bc8d4182c8p-4, 0x1.e6f12608bd464p-4,
+      -0x1.fc221d7a0ea2ap-4, 0x1.23375be5c91a4p-3,  -0x1.555c4c6380fafp-3,
+      0x1.99a4b5dd97df3p-3,  -0x1.00000674285c5p-2, 0x1.5555476a9b1fdp-2};
 };
 template <>
 struct Log1p<double> {

@@ -60,8 +60,8 @@ using Narrow = void (*)(const float* from, size_t n, char* to);
 
 template <class T>
 struct Kernels {
-  CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
-  CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
+  CrossEntropyKernel<T> rows;    // class indices, class axis contiguous
+  CrossEntropyKernel<T> dense;   // every class of a row has target mass of its own
   CrossEntropyKernel<T> groups;  // short rows, adjacent, many at a time
   // Place of a kernel to come. Until then such shapes go through `rows` by way of scratch.
   CrossEntropyKernel<T> columns;  // class axis strided, rows adjacent
@@ -96,7 +96,8 @@ static inline size_t scratch_elements(size_t classes, size_t rows) {
 }
 
 // The group kernel takes rows of about kGroupElements elements at a time, a multiple of 16.
-// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 16 numbers a row.
+// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 16 numbers a
+// row.
 constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
 static inline size_t group_rows(size_t classes) {
   const size_t rows = kGroupElements / classes / 16 * 16;
