@@ -169,7 +169,7 @@ struct Anchors {
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> peak) const {
     const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxShift));
     const Vec<T> n = (peak * factor + magic) - magic;
-    return (n <= most) & (n >= -most) ? splat(T(kShift<T> + Exp<T>::kTop)) - n : splat(T(NAN));
+    return ((n <= most) & (n >= -most)) ? splat(T(kShift<T> + Exp<T>::kTop)) - n : splat(T(NAN));
   }
 };
 

@@ -19,7 +19,7 @@ namespace XENTROPY_TIER {
 // mass * value with 0 * inf = 0, as in 0 log 0 = 0.
 template <class D>
 XENTROPY_INLINE D mass_times(D mass, D value) {
-  return (mass == 0) & (value == value) ? D{} : mass * value;
+  return ((mass == 0) & (value == value)) ? D{} : mass * value;
 }
 
 // Logarithms of a row.
