@@ -101,7 +101,7 @@ class ColumnRows {
     IntVec<double> bad = {};
     for (size_t i = 0; i < n_; i += L) take_targets(i);
     for (size_t i = 0; i < n_; i += D) bad |= ~rows_.in_range(i);
-    if (any_lane(bad)) try_again();
+    if (any(bad)) try_again();
   }
 
   // Step 4.
@@ -110,7 +110,7 @@ class ColumnRows {
     for (size_t i = 0; i < n_; i += D) {
       fine &= settle_and_finish<T, kGradient>(t_, rows_, i) & rows_.in_range(i);
     }
-    if (any_lane(~fine)) {
+    if (any(~fine)) {
       for (size_t i = 0; i < n_; ++i) settle_alone(i);
       return;
     }

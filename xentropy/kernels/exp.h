@@ -95,6 +95,21 @@ XENTROPY_INLINE Vec<T> shifted_exp(Vec<T> x, Vec<T> rest, const Shift<T>& k) {
   return ldexp(exp_reduced<T>(kRest ? r + rest : r), t);
 }
 
+// exp(x + rest) * 2^-k for lanes that have a k each, not far above 2^kTop: anchor is
+// kShift - k, or nan. Nothing but nan comes of that, and of a nan in x.
+template <class T, bool kRest>
+XENTROPY_INLINE Vec<T> anchored_exp(Vec<T> x, Vec<T> rest, Vec<T> anchor) {
+  const Vec<T> lowest = splat(sizeof(T) == 4 ? T(-0x1p21) : T(-0x1p32));  // exp is 0 below
+  if (kRest) rest = x > lowest ? rest : Vec<T>{};
+  x = max(lowest, x);
+  const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), anchor);
+  const Vec<T> n = t - anchor;
+  const Vec<T> head = fma(n, splat(-Exp<T>::kLn2Head), x);
+  const Vec<T> r = fma(n, splat(-Exp<T>::kLn2Rest), head);
+  const Vec<T> p = exp_reduced<T>(kRest ? r + rest : r);
+  return ldexp(p, kHasScalef ? t : max(splat(Exponent<T>::kMagic), t));
+}
+
 // The rounding error of product = a * b: with fma directly, else by Dekker's splitting.
 template <class T>
 XENTROPY_INLINE Vec<T> product_error(Vec<T> a, Vec<T> b, Vec<T> product) {
@@ -114,6 +129,14 @@ struct LogitScale {
       : head(splat(T(scale))), rest(splat(T(scale - double(T(scale))))) {}
 };
 
+// scale * x, and what rounding took from it.
+template <class T>
+XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest) {
+  const Vec<T> head = x * scale.head;
+  *rest = fma(x, scale.rest, product_error<T>(x, scale.head, head));
+  return head;
+}
+
 // x -> exp(scale * x) * 2^-k
 template <class T, bool kScaled>
 struct DirectExp {
@@ -121,9 +144,9 @@ struct DirectExp {
   LogitScale<T> scale;
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
-    if (!kScaled) return shifted_exp<T, false>(x, Vec<T>{}, k);
-    const Vec<T> head = x * scale.head;
-    return shifted_exp<T, true>(head, fma(x, scale.rest, product_error<T>(x, scale.head, head)), k);
+    Vec<T> rest = {};
+    if (kScaled) x = scaled<T>(x, scale, &rest);
+    return shifted_exp<T, kScaled>(x, rest, k);
   }
 };
 

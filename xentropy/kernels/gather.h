@@ -96,6 +96,23 @@ static inline void for_both(size_t m, ptrdiff_t stride_m, size_t n, ptrdiff_t st
   }
 }
 
+// One number a row, side by side as float32 or float64: a loop of its own.
+template <class T>
+static bool gather_numbers(const Layout& a, size_t row, size_t n, T* to) {
+  const bool single = a.dtype == kF32 && a.rows.step() == 4;
+  const bool adjacent = single || (a.dtype == kF64 && a.rows.step() == 8);
+  if (!adjacent || a.swapped || a.rows.ndim != 1) return false;
+  const char* p = a.data + a.rows.offset(row);
+  if (single) {
+    for (size_t i = 0; i < n; ++i)
+      to[i] = T(bit_cast<float>(read_bits<uint32_t>(p + 4 * i, false)));
+  } else {
+    for (size_t i = 0; i < n; ++i)
+      to[i] = T(bit_cast<double>(read_bits<uint64_t>(p + 8 * i, false)));
+  }
+  return true;
+}
+
 // Rows [row, row + n) into T at `to`, where rows and classes have the strides given.
 template <class T>
 static void gather(const Layout& a, size_t row, size_t n, T* to, size_t to_row, size_t to_class) {
@@ -115,6 +132,7 @@ static void gather(const Layout& a, size_t row, size_t n, T* to, size_t to_row, 
 // The same into contiguous rows.
 template <class T>
 static void gather(const Layout& a, size_t row, size_t n, T* to) {
+  if (a.classes.ndim == 0 && gather_numbers(a, row, n, to)) return;
   gather(a, row, n, to, a.classes.size(), 1);
 }
 
@@ -159,16 +177,27 @@ static inline int64_t read_label(const Layout& a, const char* p) {
   }
 }
 
-// visit(row, label) for rows [begin, end) until it returns false; nothing without labels.
+// visit(row, n, label) for the runs of rows [begin, end) until it returns false; label(i) is
+// the 64 bits of that of row + i. Integers of 32 and 64 bits side by side have loops of their own.
 template <class Visit>
-static inline void for_labels(const Layout& a, size_t begin, size_t end, Visit visit) {
-  for (size_t row = begin; a.data && row < end;) {
+static inline void for_label_runs(const Layout& a, size_t begin, size_t end, Visit visit) {
+  for (size_t row = begin, n; a.data && row < end; row += n) {
     const size_t left = a.rows.run() - row % a.rows.run();
-    const size_t stop = left < end - row ? row + left : end;
+    n = left < end - row ? left : end - row;
     const char* p = a.data + a.rows.offset(row);
-    for (; row < stop; ++row, p += a.rows.step()) {
-      if (!visit(row, read_label(a, p))) return;
+    const ptrdiff_t step = a.rows.step();
+    bool on;
+    if (a.dtype == kI64 && step == 8 && !a.swapped) {
+      on = visit(row, n, [p](size_t i) { return read_bits<uint64_t>(p + 8 * i, false); });
+    } else if (a.dtype == kI32 && step == 4 && !a.swapped) {
+      on = visit(row, n, [p](size_t i) {
+        return uint64_t(int64_t(int32_t(read_bits<uint32_t>(p + 4 * i, false))));
+      });
+    } else {
+      on =
+          visit(row, n, [&](size_t i) { return uint64_t(read_label(a, p + ptrdiff_t(i) * step)); });
     }
+    if (!on) return;
   }
 }
 

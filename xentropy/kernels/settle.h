@@ -14,16 +14,21 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
+// Numbers below are double, or a vector of them: as many rows at once.
+
 // mass * value with 0 * inf = 0, as in 0 log 0 = 0.
-XENTROPY_INLINE double mass_times(double mass, double value) {
-  return mass == 0 && value == value ? 0 : mass * value;
+template <class D>
+XENTROPY_INLINE D mass_times(D mass, D value) {
+  return ((mass == 0) & (value == value)) ? D{} : mass * value;
 }
 
 // Logarithms of a row.
-struct RowLogs {
-  double negative_log_p;  // of the target
-  double above_origin;    // lse - origin
+template <class D>
+struct LogsOf {
+  D negative_log_p;  // of the target
+  D above_origin;    // lse - origin
 };
+using RowLogs = LogsOf<double>;
 
 // Both go through log1p of the odds against the target, exact where it is almost certain,
 // unless the target's exp may have lost bits (or the odds overflow). The loss is then so
@@ -52,29 +57,38 @@ XENTROPY_INLINE double upstream_of(const Block<S>& b, size_t r) {
 //     gradient_c = g * (mass * e_c / total - bias * q_c)
 //
 // where q_c is 1 for class indices; but at the target it is g * numerator / total.
-struct Settled {
-  double loss, g, mass, numerator, bias;
+template <class D>
+struct SettledOf {
+  D loss, g, mass, numerator, bias;
 };
+using Settled = SettledOf<double>;
 
 // A row with a class index: mass (1 - smoothing) weight_y at y and smoothing / C everywhere.
-template <class T>
-XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
-                               const RowSums& s) {
-  const double hard = (1 - t.label_smoothing) * class_weight;
+// Origin and differences as in RowSums.
+template <class D>
+XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D repeat, D upstream,
+                                    const LogsOf<D>& logs, D others, D e_target, D origin,
+                                    D differences) {
   const double classes = double(t.classes), uniform = t.label_smoothing / classes;
-  const RowLogs logs = row_logs<T>(s);
-  double loss = t.unit * mass_times(hard, logs.negative_log_p), shift = 0;
-  if (uniform != 0) loss += t.unit * uniform * (classes * logs.above_origin - s.differences);
+  const D hard = (1 - t.label_smoothing) * class_weight;
+  D loss = t.unit * mass_times(hard, logs.negative_log_p), shift = {};
+  if (uniform != 0) loss += t.unit * uniform * (classes * logs.above_origin - differences);
   if (t.z_loss != 0) {
-    const double lse = s.origin + logs.above_origin;
+    const D lse = origin + logs.above_origin;
     loss += t.z_loss * lse * lse;
     shift = 2 * t.z_loss * lse;
   }
-  const double g = upstream * repeat * t.logit_scale;
-  const double at_target = t.unit * (hard + uniform);
-  const double rest = t.unit * uniform * (classes - 1) + shift;
-  return {repeat * loss, g, at_target + rest, rest * s.e_target - at_target * s.others,
-          t.unit * uniform};
+  const D g = upstream * repeat * t.logit_scale;
+  const D at_target = t.unit * (hard + uniform);
+  const D rest = t.unit * uniform * (classes - 1) + shift;
+  return {repeat * loss, g, at_target + rest, rest * e_target - at_target * others,
+          D{} + t.unit * uniform};
+}
+template <class T>
+XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
+                               const RowSums& s) {
+  return settle<double>(t, class_weight, repeat, upstream, row_logs<T>(s), s.others, s.e_target,
+                        s.origin, s.differences);
 }
 
 // How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what

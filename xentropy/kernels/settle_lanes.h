@@ -6,6 +6,7 @@
 // target's exp may have lost bits, the odds overflow, or a factor is no normal number.
 // Which rows those are, each row decides by its own numbers.
 #pragma once
+#include "lanes.h"
 #include "log1p.h"
 #include "settle.h"
 
@@ -73,70 +74,31 @@ XENTROPY_INLINE void store_wide(double* p, VF v) {
   store(p + kLanes<double>, widen_upper(v));
 }
 
-static inline bool any_lane(IntVec<double> mask) {
-  int64_t lane[kLanes<double>], found = 0;
-  __builtin_memcpy(lane, &mask, sizeof lane);
-  for (const int64_t each : lane) found |= each;
-  return found != 0;
-}
-
-XENTROPY_INLINE VD abs_lanes(VD v) { return v < VD{} ? -v : v; }
-
-// v as T, for kLanes<double> elements.
-XENTROPY_INLINE void store_as(double* p, VD v) { store(p, v); }
-XENTROPY_INLINE void store_as(float* p, VD v) {
-  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
-  const Half narrow = __builtin_convertvector(v, Half);
-  __builtin_memcpy(p, &narrow, sizeof narrow);
-}
-
-// v rounded to T.
-template <class T>
-XENTROPY_INLINE VD rounded(VD v) {
-  if (sizeof(T) == 8) return v;
-  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
-  return __builtin_convertvector(__builtin_convertvector(v, Half), VD);
-}
-
 // Does the loss need the distances between logits?
 static inline bool is_far(const Terms& t) { return t.label_smoothing != 0 || t.z_loss != 0; }
 
-// What Settled is for one row.
-struct SettledLanes {
-  VD loss, g, mass, numerator, bias;
-};
-
 template <class T, size_t kRows>
-XENTROPY_INLINE SettledLanes settle_lanes(const Terms& t, const LaneRows<T, kRows>& rows,
-                                          size_t i) {
-  const double classes = double(t.classes), uniform = t.label_smoothing / classes;
+XENTROPY_INLINE SettledOf<VD> settle_lanes(const Terms& t, const LaneRows<T, kRows>& rows,
+                                           size_t i) {
   const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
-  const VD repeat = load(rows.repeat + i);
-  const VD hard = load(rows.class_weight + i) * (1 - t.label_smoothing);
   const VD nll = log1p_lanes<T>(others / e_target);
-  VD loss = t.unit * hard * nll, shift = {};
+  VD origin = {}, above = nll, differences = {};
   if (is_far(t)) {
-    const VD origin = load(rows.origin + i);
-    const VD above = nll + (load(rows.x_target + i) - origin) * t.logit_scale;
-    const VD differences = load(rows.differences + i) / kSmall * t.logit_scale;
-    const VD lse = origin * t.logit_scale + above;
-    if (uniform != 0) loss += t.unit * uniform * (classes * above - differences);
-    loss += t.z_loss * lse * lse;
-    shift = 2 * t.z_loss * lse;
+    origin = load(rows.origin + i) * t.logit_scale;
+    above = nll + (load(rows.x_target + i) - load(rows.origin + i)) * t.logit_scale;
+    differences = load(rows.differences + i) / kSmall * t.logit_scale;
   }
-  const VD at_target = t.unit * (hard + uniform);
-  const VD rest = t.unit * uniform * (classes - 1) + shift;
-  return {repeat * loss, load(rows.upstream + i) * repeat * t.logit_scale, at_target + rest,
-          rest * e_target - at_target * others, splat(t.unit * uniform)};
+  return settle<VD>(t, load(rows.class_weight + i), load(rows.repeat + i), load(rows.upstream + i),
+                    {nll, above}, others, e_target, origin, differences);
 }
 
 // finish_row of settle.h. A row whose gradient is 0 altogether is fine too.
 template <class T, size_t kRows>
-XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledLanes& r,
+XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledOf<VD>& r,
                                             LaneRows<T, kRows>& rows, size_t i) {
   constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
   const auto normal = [](VD v) XENTROPY_INLINE_LAMBDA {
-    return (abs_lanes(v) >= kLeast) & (abs_lanes(v) <= 1 / kLeast);
+    return (magnitude(v) >= kLeast) & (magnitude(v) <= 1 / kLeast);
   };
   const VD zero = {}, others = load(rows.others + i), e_target = load(rows.e_target + i);
   const VD total = others + e_target;
@@ -157,12 +119,12 @@ XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledLanes& 
     at_target = r.numerator / r.mass + (bias == zero ? zero : bias / factor);
   }
   at_target = on_p == zero ? zero : at_target;
-  store_as(rows.factor + i, factor);
-  store_as(rows.rest + i, missed);
-  store_as(rows.bias + i, bias);
-  store_as(rows.at_target + i, at_target);
+  store_narrow(rows.factor + i, factor);
+  store_narrow(rows.rest + i, missed);
+  store_narrow(rows.bias + i, bias);
+  store_narrow(rows.at_target + i, at_target);
   return (normal(factor) | ((on_p == zero) & (bias == zero))) & (normal(bias) | (bias == zero)) &
-         (abs_lanes(at_target) <= 1 / kLeast);
+         (magnitude(at_target) <= 1 / kLeast);
 }
 
 // The rows i .. i + kLanes<double>; of which all is settled and finished. A loss of nan is not.
@@ -170,7 +132,7 @@ template <class T, bool kGradient, size_t kRows>
 XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows,
                                                  size_t i) {
   const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
-  const SettledLanes lanes = settle_lanes(t, rows, i);
+  const SettledOf<VD> lanes = settle_lanes(t, rows, i);
   store(rows.loss + i, lanes.loss);
   const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (others <= e_target * 0x1p1000);
   __builtin_memcpy(rows.settled + i, &settled, sizeof settled);

@@ -97,12 +97,22 @@ static inline bool is_half_row(const Layout& a) {
   return half && a.classes.ndim == 1 && a.classes.step() == 2;
 }
 
+template <class T>
+static inline void copy_rows(const Layout& a, size_t row, size_t n, T* to) {
+  const size_t C = a.classes.size();
+  for (size_t i = 0; i < n; ++i) {
+    __builtin_memcpy(to + i * C, a.data + a.rows.offset(row + i), C * sizeof(T));
+  }
+}
+
 // 16-bit rows with contiguous classes are widened and narrowed by the tier's vectors, all
 // other layouts element by element.
 static inline void gather_rows(const Tier&, const Layout& a, size_t row, size_t n, double* to) {
-  gather(a, row, n, to);
+  if (!in_place_rows<double>(a)) return gather(a, row, n, to);
+  copy_rows(a, row, n, to);
 }
 static inline void gather_rows(const Tier& tier, const Layout& a, size_t row, size_t n, float* to) {
+  if (in_place_rows<float>(a)) return copy_rows(a, row, n, to);
   if (!is_half_row(a)) return gather(a, row, n, to);
   const Widen widen = a.dtype == kF16 ? tier.widen_f16 : tier.widen_bf16;
   const size_t C = a.classes.size();

@@ -4,6 +4,7 @@
 // threads, batch, address or k.
 #pragma once
 #include "exp.h"
+#include "vector_lanes.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {

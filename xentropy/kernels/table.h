@@ -2,6 +2,7 @@
 #pragma once
 #include "columns.h"
 #include "dense.h"
+#include "groups.h"
 #include "half.h"
 #include "softmax.h"
 
@@ -26,7 +27,7 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>, dense<T>, nullptr, columns<T>, softmax<T>};
+constexpr Kernels<T> kKernels = {rows<T>, dense<T>, groups<T>, columns<T>, softmax<T>};
 
 extern const Tier tier;
 const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),

@@ -67,10 +67,9 @@ using Narrow = void (*)(const float* from, size_t n, char* to);
 
 template <class T>
 struct Kernels {
-  CrossEntropyKernel<T> rows;   // class indices, class axis contiguous
-  CrossEntropyKernel<T> dense;  // every class of a row has target mass of its own
-  // Place of a kernel to come. Until then such shapes go through `rows`.
-  CrossEntropyKernel<T> groups;   // short rows, many at a time
+  CrossEntropyKernel<T> rows;     // class indices, class axis contiguous
+  CrossEntropyKernel<T> dense;    // every class of a row has target mass of its own
+  CrossEntropyKernel<T> groups;   // class indices, short rows, adjacent, many at a time
   CrossEntropyKernel<T> columns;  // class indices, class axis strided, rows adjacent
   SoftmaxKernel<T> softmax;
 };
@@ -123,6 +122,21 @@ static inline size_t column_segment(size_t classes, size_t size) {
 static inline size_t column_scratch(size_t classes, size_t size, bool gradient) {
   const size_t exps = gradient ? classes * column_segment(classes, size) : 0;
   return scratch_elements(classes, 1) + exps;
+}
+
+// The group kernel takes rows of about kGroupElements elements at a time, a multiple of 16.
+// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 16 numbers a
+// row.
+constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
+static inline size_t group_rows(size_t classes) {
+  const size_t rows = kGroupElements / classes / 16 * 16;
+  return rows ? rows : 16;
+}
+template <class T>
+static inline size_t group_scratch_elements(size_t classes) {
+  const size_t rows = group_rows(classes);
+  return kScratchChunk + 2 * rows * classes + 17 * classes + 16 * rows * (8 / sizeof(T)) +
+         20 * kGroupPadding;
 }
 
 }  // namespace xentropy

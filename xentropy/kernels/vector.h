@@ -2,7 +2,8 @@
 //
 // GNU vector types give + - * / and comparisons; the few words that compilers cannot
 // spell (fused multiply-add, partial and streamed memory access, scaling by 2^n) are
-// functions below. Only here and in vector16.h are there intrinsics, and #if on the CPU.
+// functions below. Only here, in vector16.h and in vector_lanes.h are there intrinsics, and #if on
+// the CPU.
 //
 // Vectors wider than the hardware's are scalarised by GCC, so there are none.
 #pragma once
@@ -236,29 +237,6 @@ template <class V>
 XENTROPY_INLINE V fma(V a, V b, V c) {
   return a * b + c;
 }
-#endif
-
-// --- the lower and the upper half of a float32 vector as float64 ---
-
-#if defined(__AVX512F__)
-XENTROPY_INLINE VD widen_lower(VF v) {
-  return (VD)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-}
-XENTROPY_INLINE VD widen_upper(VF v) {
-  return (VD)_mm512_cvtps_pd(
-      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1)));
-}
-#elif defined(__AVX2__)
-XENTROPY_INLINE VD widen_lower(VF v) {
-  return (VD)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
-}
-XENTROPY_INLINE VD widen_upper(VF v) {
-  return (VD)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
-}
-#else
-typedef float HalfVF __attribute__((vector_size(kVectorBytes / 2)));
-XENTROPY_INLINE VD widen_lower(VF v) { return __builtin_convertvector((HalfVF){v[0], v[1]}, VD); }
-XENTROPY_INLINE VD widen_upper(VF v) { return __builtin_convertvector((HalfVF){v[2], v[3]}, VD); }
 #endif
 
 // --- ldexp(p, t) = p * 2^n, where t = n + kShift<T> was rounded to an integer n ---

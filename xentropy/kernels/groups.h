@@ -1,0 +1,290 @@
+// The group kernel: short rows that are adjacent in memory, class indices.
+//
+// Cost: as the row kernel, each logit read and each gradient written once. About 1024
+// elements (a multiple of 16 rows) stay in the L1 cache while simple loops pass over them;
+// no pass reads soon what it wrote in other widths, which would stall:
+//
+//   1. anchor: the maximum of every row by a tree of shuffles, and from it the row's k;
+//   2. exp of all elements, in whole vectors; k comes to each element by a permutation;
+//   3. take the targets' exps out, one by one;
+//   4. others: the sums of the rows, by the same tree in float64;
+//   5. settle: losses and factors, in vectors of rows;
+//   6. rows out of range (|x| huge, inf, nan, a loss beyond the exponents) one by one, from
+//      their maximum;
+//   7. put the targets' gradients in, scale, and write whole cache lines.
+//
+// k is a function of the row alone, and the arithmetic that of a lane: no row depends on its
+// neighbours in any bit. A last group that is not full runs on a copy filled up with zeros.
+#pragma once
+#include "group_settle.h"
+#include "group_stores.h"
+#include "group_tiny.h"
+#include "peak.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Hands out scratch, each piece at the start of a cache line.
+struct Pieces {
+  char* next;
+  template <class U>
+  U* take(size_t n) {
+    U* piece = reinterpret_cast<U*>(next);
+    next += (n * sizeof(U) + kLineBytes - 1) / kLineBytes * kLineBytes;
+    return piece;
+  }
+};
+
+template <class T>
+struct GroupScratch {
+  T *chunk, *row, *copy, *index;
+  GroupRows<T> g;
+
+  GroupScratch(size_t classes, T* scratch) {
+    const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
+    Pieces p = {reinterpret_cast<char*>(scratch)};
+    chunk = p.take<T>(kScratchChunk);
+    row = p.take<T>(classes);
+    copy = p.take<T>(elements);
+    index = p.take<T>(kPack * classes + kGroupPadding);
+    g.exps = p.take<T>(elements);
+    T** const numbers[] = {&g.anchor, &g.e_target, &g.at_target, &g.factor,
+                           &g.rest,   &g.bias,     &g.label};
+    for (T** array : numbers) *array = p.take<T>(rows);
+    g.place = p.take<uint32_t>(rows);
+    double** const sums[] = {&g.others,      &g.others_lost,      &g.target,
+                             &g.differences, &g.differences_lost, &g.class_weight};
+    for (double** array : sums) *array = p.take<double>(rows);
+    g.verdict = p.take<int64_t>(rows);
+  }
+};
+
+// Which of kLanes<T> rows an element belongs to, for permute: C vectors.
+template <class T>
+void index_rows(size_t classes, T* index) {
+  for (size_t q = 0; q < kLanes<T>; ++q) {
+    IntVec<T> row;
+    for (size_t i = 0; i < kLanes<T>; ++i) row[i] = permutation<T>(int64_t(q));
+    for (size_t c = 0; c < classes; c += kLanes<T>) store(index + q * classes + c, (Vec<T>)row);
+  }
+}
+
+// Step 2. `next` is what the next group will read.
+template <class T, bool kScaled>
+void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
+              const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  constexpr size_t L = kLanes<T>;
+  const LogitScale<T> scale(logit_scale);
+  for (size_t q = 0; q < g.padded; q += L) {
+    const Vec<T> anchors = load(g.anchor + q);
+    const size_t begin = q * classes;
+    for (size_t i = 0; i < L * classes; i += L) {
+      if (i % kLine<T> == 0) {
+        prefetch_far(next + begin + i + (4 << 10) / sizeof(T));
+        prefetch_near(next + begin + i);
+      }
+      Vec<T> v = load(x + begin + i), rest = {};
+      if (kScaled) v = scaled<T>(v, scale, &rest);
+      const Vec<T> anchor = permute(anchors, (IntVec<T>)load(index + i));
+      store(g.exps + begin + i, anchored_exp<T, kScaled>(v, rest, anchor));
+    }
+  }
+}
+
+// Step 3. A row that does not count gets exps of 0.
+template <class T>
+void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  const int64_t* labels = b.labels + first;
+  for (size_t q = 0; q < g.rows; ++q) {
+    size_t place = q * classes;
+    if (labels[q] != kIgnored) {
+      place += size_t(labels[q]);
+    } else {
+      __builtin_memset(g.exps + place, 0, classes * sizeof(T));
+    }
+    g.place[q] = uint32_t(place);
+    g.e_target[q] = g.exps[place];
+    g.exps[place] = 0;
+  }
+}
+
+// What options need to know of the target.
+template <class T>
+void look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
+                     const GroupRows<T>& g) {
+  const int64_t* labels = b.labels + first;
+  const auto class_of = [=](size_t q) { return labels[q] < 0 ? 0 : size_t(labels[q]); };
+  for (size_t q = 0; b.weight && q < g.rows; ++q) g.class_weight[q] = b.weight[class_of(q)];
+  if (t.label_smoothing == 0 && t.z_loss == 0) return;
+  for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[q * t.classes + class_of(q)]);
+}
+
+// Step 4, with what label smoothing needs: the sum of x_c - x_target.
+template <class T>
+void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRows<T>& g) {
+  sum_rows<true>(x, g.padded, shape, g.differences, g.differences_lost);
+  const VD classes = splat(double(shape.classes));
+  for (size_t q = 0; q < g.padded; q += kLanes<double>) {
+    const VD target = load(g.target + q), all = classes * target;
+    VD difference = load(g.differences + q) - all;
+    if (sizeof(T) == 8) {
+      difference += load(g.differences_lost + q) - product_error<double>(classes, target, all);
+    }
+    store(g.differences + q, difference);
+  }
+}
+
+// Step 6 for row q, and rows that do not count.
+template <class T>
+void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
+                    const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  const size_t C = t.classes, r = first + q;
+  T* e = b.gradient ? s.row : nullptr;
+  Finish<T> f = {0, 0, 0};
+  if (b.labels[r] == kIgnored) {
+    b.loss[r] = 0;
+    for (size_t c = 0; c < C; ++c) s.row[c] = 0;
+  } else {
+    const T *row = x + q * C, peak = max_of(row, C);
+    const size_t y = size_t(b.labels[r]);
+    const RowSums sums = t.label_smoothing != 0
+                             ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
+                             : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
+    const double class_weight = b.weight ? b.weight[y] : 1;
+    const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
+    if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
+    if (e) f = finish_row<T>(t, settled, sums, y, nullptr, e);
+    g.at_target[q] = s.row[y];
+  }
+  g.factor[q] = f.factor;
+  g.rest[q] = f.rest;
+  g.bias[q] = f.bias;
+  for (size_t c = 0; e && c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
+}
+
+// Steps 1 to 4.
+template <bool kScaled, class T>
+void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                 const RowShape<T>& shape, const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  if (is_tiny(t.classes)) {
+    for (size_t q = 0; q < g.rows; ++q) g.label[q] = T(b.labels[first + q]);
+    for (size_t q = g.rows; q < g.padded; ++q) g.label[q] = 0;
+    return with_classes(t.classes, [&](auto classes) {
+      tiny_exps<classes.value, kScaled>(x, t.logit_scale, next, g);
+    });
+  }
+  anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
+  exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
+  take_targets(b, first, t.classes, g);
+  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+}
+
+// Steps 1 to 6 for rows [first, first + g.rows) of the block; x is where they are read.
+template <class T>
+void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                  const RowShape<T>& shape, const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  if (t.logit_scale != 1) {
+    exp_and_sum<true>(t, b, first, x, next, shape, s);
+  } else {
+    exp_and_sum<false>(t, b, first, x, next, shape, s);
+  }
+  look_up_targets(t, b, first, x, g);
+  if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
+  const bool all_settled = settle_rows(t, b, first, g);
+  for (size_t q = 0; !(g.all_count && all_settled) && q < g.rows; ++q) {
+    if (g.verdict[q] != kSettled || b.labels[first + q] == kIgnored) {
+      settle_by_hand(t, b, first, q, x, s);
+    }
+  }
+}
+
+// Step 7.
+template <bool kBias, class T, class Stores>
+void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
+                 const GroupScratch<T>& s, Stores& stores) {
+  const GroupRows<T>& g = s.g;
+  if (is_tiny(classes)) {
+    with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias>(g); });
+    return stores.put(g.exps, g.rows * classes);
+  }
+  for (size_t q = 0; q < g.rows; ++q) {
+    if (b.labels[first + q] != kIgnored) g.exps[g.place[q]] = g.at_target[q];
+  }
+  stores.template write<kBias>(g, classes, s.index, last);
+}
+
+// A group that runs on a copy: what is read may run over the end of the last row, and rows that
+// do not count are not read.
+template <class T>
+const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
+                 T* copy) {
+  const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
+  __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
+  for (size_t q = 0, end; q < g.rows; q = end) {
+    const bool counts = labels[q] != kIgnored;
+    for (end = q + 1; end < g.rows && (labels[end] != kIgnored) == counts; ++end) {
+    }
+    const size_t begin = q * classes, bytes = (end - q) * classes * sizeof(T);
+    if (counts) {
+      __builtin_memcpy(copy + begin, x + begin, bytes);
+    } else {
+      __builtin_memset(copy + begin, 0, bytes);
+    }
+  }
+  for (size_t q = g.rows; q < g.padded; ++q) g.target[q] = 0;
+  return copy;
+}
+
+// Do the rows [first, end) of the block count, as far as there are?
+template <class T>
+bool all_rows_count(const Block<T>& b, size_t first, size_t end) {
+  int64_t all = 0;
+  for (size_t r = first; r < end && r < b.rows; ++r) all |= b.labels[r];
+  return all >= 0;
+}
+
+template <class T, class Stores>
+void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
+  const size_t C = t.classes, capacity = group_rows(C);
+  GroupScratch<T> s(C, scratch);
+  GroupRows<T>& g = s.g;
+  const RowShape<T> shape(C);
+  index_rows(C, s.index);
+  Stores stores(b.gradient);
+  for (size_t first = 0; first < b.rows; first += capacity) {
+    const bool last = b.rows - first <= capacity;
+    g.rows = last ? b.rows - first : capacity;
+    g.padded = (g.rows + kPack - 1) / kPack * kPack;
+    const T* x = b.logits + first * C;
+    const T* next = x + g.rows * C;
+    // What runs over the end is less than a vector: of kPack rows at most.
+    g.all_count = all_rows_count(b, first, first + g.rows + kPack);
+    if (last || !g.all_count) x = fill_up(x, b.labels + first, C, g, s.copy);
+    settle_group(t, b, first, x, next, shape, s);
+    if (b.gradient == nullptr) continue;
+    if (t.label_smoothing != 0) {
+      write_group<true>(b, first, C, last, s, stores);
+    } else {
+      write_group<false>(b, first, C, last, s, stores);
+    }
+  }
+  stores.flush();
+}
+
+template <class T>
+void groups(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+  if (streamed && b.gradient) {
+    run_groups<T, StreamedGroups<T>>(t, b, scratch);
+    stream_fence();
+  } else {
+    run_groups<T, RegularGroups<T>>(t, b, scratch);
+  }
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
