@@ -43,6 +43,7 @@ class Peer:
     modules: tuple  # that must be there
     modes: tuple = ("loss", "fresh")
     divides: bool = True  # its loss is the mean, else the sum
+    compiles: bool = False  # for every shape, at the first call
     dtypes: tuple = DTYPES
     most_dimensions: int = 32
     most_elements: int = 1 << 62
@@ -280,8 +281,10 @@ REFERENCE = "numpy reference"
 PEERS = {
     US: Peer(xentropy, plain_answer, ("xentropy-cpu",), ("xentropy",), modes=tuple(MODES)),
     "torch": Peer(torch_eager, torch_answer, ("torch",), ("torch",)),
-    "torch.compile": Peer(torch_compile, torch_answer, ("torch",), ("torch",)),
-    "jax.jit + optax": Peer(jax_optax, jax_answer, ("optax", "jax", "jaxlib"), ("jax", "optax")),
+    "torch.compile": Peer(torch_compile, torch_answer, ("torch",), ("torch",), compiles=True),
+    "jax.jit + optax": Peer(
+        jax_optax, jax_answer, ("optax", "jax", "jaxlib"), ("jax", "optax"), compiles=True
+    ),
     "onnxruntime": Peer(
         onnx_runtime,
         onnx_answer,

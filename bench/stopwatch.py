@@ -45,8 +45,8 @@ def _status(field):
 def peak_extra_bytes(way):
     """Bytes that the process grows by, at most, during one call; None where it cannot tell.
 
-    The call has been made before, so that what it loads or compiles is there; what free
-    memory that left in the process is given back first.
+    What the call loads or compiles should be there; free memory of the process is given back to
+    the system first.
     """
     if not sys.platform.startswith("linux"):
         return None
