@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from . import machine
-from .tables import all_tables, mode_table, noise_notes, summary_table, tails_table
+from .tables import all_tables, summary_table, tails_table
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -28,9 +28,6 @@ def readme_part(results, name, stem):
     if name == "machine":
         return "\n".join(f"> {line}  " for line in machine.describe(results.header)).rstrip()
     if name == "summary":
-        notes = noise_notes(results)
-        for mode in ("loss", "fresh"):
-            notes[:0] = [note for note in mode_table(results, mode).notes if "mean" in note]
         return summary_table(results).markdown()
     if name == "tails":
         return tails_table(results).markdown()

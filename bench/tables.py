@@ -119,12 +119,14 @@ def mode_table(results, mode):
 
 
 def noise_notes(results):
-    moved = {cell: results.noisy(cell) for cell in results.cells()}
-    worst = {cell.name: max(kinds.values()) for cell, kinds in moved.items() if kinds}
+    """That a ceiling moved by more than 15 % within a cell, and where it moved most."""
+    moved = {cell.name: results.noisy(cell) for cell in results.cells()}
+    worst = {name: max(kinds.values()) for name, kinds in moved.items() if kinds}
     if not worst:
         return []
-    cells = ", ".join(f"{name} (by {100 * move:.0f} %)" for name, move in worst.items())
-    return [f"The machine was noisy: a ceiling moved by more than 15 % in {cells}."]
+    name = max(worst, key=worst.get)
+    text = f"The machine was noisy: in {len(worst)} of {len(moved)} cells a ceiling moved by more"
+    return [f"{text} than 15 % between visits, most in {name} (by {100 * worst[name]:.0f} %)."]
 
 
 def peers_table(results, mode, title, text):
@@ -225,7 +227,10 @@ def summary_table(results):
         m = results.find(cell, US, "fresh")
         row += [memory(m, cell), ulp(m.grad_ulp) if m else NONE]
         rows.append(row)
-    return Table("Summary", columns, rows)
+    means = [times(results.geometric_mean(mode)) for mode in shown]
+    if all(means):
+        rows.append(["geometric mean", *means, NONE, NONE])
+    return Table("Summary", columns, rows, noise_notes(results))
 
 
 def all_tables(results):

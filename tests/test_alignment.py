@@ -56,6 +56,19 @@ def test_streamed_stores_at_every_offset(shape):
         assert (surroundings(out)() == FILLER).all(), f"offset {k}: wrote outside"
 
 
+@pytest.mark.parametrize("kind", TARGETS)
+def test_streamed_stores_of_every_type_at_many_offsets(dtype, kind):
+    shape = (4_500_000 // dtype.itemsize // 1001, 1001)
+    x, target = make_logits(shape, dtype), make_target(kind, shape, dtype=dtype)
+    loss, grad = assert_plain(x, target)
+    for k in (1, 2, 5, 15, 16, 17, 31):
+        out = at_offset(np.zeros_like(x), k)
+        again = both(at_offset(x, 32 - k), target, reduction="none", out=out)
+        assert_bits(again[0], loss, f"loss, offset {k}")
+        assert_bits(again[1], grad, f"gradient, offset {k}")
+        assert (surroundings(out)() == FILLER).all(), f"offset {k}: wrote outside"
+
+
 @pytest.mark.parametrize("shape", STREAMED, ids=str)
 def test_streamed_regular_and_in_place_stores_agree(dtype, shape):
     rows = shape[0] if dtype.itemsize >= 4 else 2 * shape[0] + 1

@@ -98,6 +98,7 @@ def test_a_ceiling_that_moves_by_more_than_15_percent_is_noise(results):
     assert results.noisy(SMALL) == {}
     notes = tables.noise_notes(results)
     assert len(notes) == 1
+    assert "in 1 of 2 cells" in notes[0]
     assert "4096x1000 (by 50 %)" in notes[0]
 
 
