@@ -154,6 +154,11 @@ def test_wrong_peers_are_marked_and_not_dropped(results):
     assert row["ceiling (copy)"] == "4.10"
 
 
+def test_a_wrong_answer_of_ours_is_marked_too():
+    results = measured((BIG, US, "fresh", 0.002, {"wrong": True, "grad_ulp": 1e6}))
+    assert tables.mode_table(results, "fresh").rows[0][-1] == "1.0e+06 wrong!"
+
+
 def test_markdown_has_as_many_columns_in_every_line(results):
     for table in tables.all_tables(results):
         lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
