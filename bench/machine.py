@@ -28,14 +28,16 @@ def wait_policy():
 
 
 def openmp_runtime():
-    """Name of the library that our kernels are linked with."""
-    from threadpoolctl import threadpool_info
+    """Name of the library that our kernels have loaded, or of the one they were built for."""
+    from xentropy import _kernels
 
-    import xentropy
-
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return _kernels.config()["openmp"]
     loaded = [info for info in threadpool_info() if info["user_api"] == "openmp"]
     names = {re.match(r"lib\w+", os.path.basename(info["filepath"]))[0] for info in loaded}
-    return ", ".join(sorted(names)) or xentropy._kernels.config()["openmp"]
+    return ", ".join(sorted(names)) or _kernels.config()["openmp"]
 
 
 def header(names, threads):
