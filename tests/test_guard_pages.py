@@ -30,6 +30,15 @@ def test_columns(dtype, inner, side, kind):
         check(make_logits((2, classes, inner), dtype), kind, side)
 
 
+@pytest.mark.parametrize("extra", [0, 1, 2, 3, 17])
+def test_short_rows_after_the_last_full_group(extra):
+    """A group of about 1,024 elements may be followed by less than a vector."""
+    for classes in (1, 2, 3, 4, 5, 6, 7, 9, 11, 15, 17, 33):
+        for dtype in ("float32", "float64"):
+            rows = 1024 // classes // 16 * 16 + extra
+            check(make_logits((rows, classes), dtype), "labels", "after")
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("shape", [(1_100_003, 1), (110_003, 10), (1103, 1001), (2, 9, 60_001)])
 def test_streamed_stores(shape, side):

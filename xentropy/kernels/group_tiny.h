@@ -64,7 +64,7 @@ template <size_t n>
 XENTROPY_INLINE void store_sums(const VF (&v)[n], double* value, double*) {
   Halves h = halves(n > 1 ? v[0] + v[1] : v[0]);
   VD low = widen(h.low), high = widen(h.high);
-  if (n > 2) {
+  if constexpr (n > 2) {
     h = halves(n > 3 ? v[2] + v[n - 1] : v[2]);
     low += widen(h.low);
     high += widen(h.high);

@@ -262,9 +262,10 @@ void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
     g.padded = (g.rows + kPack - 1) / kPack * kPack;
     const T* x = b.logits + first * C;
     const T* next = x + g.rows * C;
-    // What runs over the end is less than a vector: of kPack rows at most.
+    // What runs over the end is less than a vector: of kPack rows at most, if there are as many.
     g.all_count = all_rows_count(b, first, first + g.rows + kPack);
-    if (last || !g.all_count) x = fill_up(x, b.labels + first, C, g, s.copy);
+    const bool at_the_end = (b.rows - first - g.rows) * C < kLanes<T>;
+    if (at_the_end || !g.all_count) x = fill_up(x, b.labels + first, C, g, s.copy);
     settle_group(t, b, first, x, next, shape, s);
     if (b.gradient == nullptr) continue;
     if (t.label_smoothing != 0) {

@@ -187,27 +187,22 @@ XENTROPY_INLINE V max(V bound, V x) {
 
 // --- any(mask): is a comparison true in any lane? ---
 
-#if defined(__AVX512F__)
-XENTROPY_INLINE bool any(IntVec<float> m) {
-  return _mm512_test_epi32_mask((__m512i)m, (__m512i)m) != 0;
-}
-XENTROPY_INLINE bool any(IntVec<double> m) {
-  return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
-}
-#elif defined(__AVX2__)
-XENTROPY_INLINE bool any(IntVec<float> m) { return _mm256_movemask_epi8((__m256i)m) != 0; }
-XENTROPY_INLINE bool any(IntVec<double> m) { return _mm256_movemask_epi8((__m256i)m) != 0; }
-#elif defined(__SSE2__)
-XENTROPY_INLINE bool any(IntVec<float> m) { return _mm_movemask_epi8((__m128i)m) != 0; }
-XENTROPY_INLINE bool any(IntVec<double> m) { return _mm_movemask_epi8((__m128i)m) != 0; }
-#else
 template <class M>
-XENTROPY_INLINE bool any(M mask) {
-  bool any = false;
-  for (size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) any |= mask[i] != 0;
-  return any;
-}
+XENTROPY_INLINE bool any(M mask) {  // compilers differ in the type of a comparison of doubles
+#if defined(__AVX512F__)
+  const __m512i m = (__m512i)mask;
+  return sizeof(mask[0]) == 4 ? _mm512_test_epi32_mask(m, m) != 0
+                              : _mm512_test_epi64_mask(m, m) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8((__m256i)mask) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8((__m128i)mask) != 0;
+#else
+  bool found = false;
+  for (size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) found |= mask[i] != 0;
+  return found;
 #endif
+}
 
 // --- fma(a, b, c) = a * b + c, rounded once where kHasFma ---
 
