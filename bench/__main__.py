@@ -102,10 +102,13 @@ def measure(chosen, console):
         run = Run(names, tuple(chosen.modes), threads, rounds, budget, advance)
         steps = run.steps(cells, curves)
         progress.update(task, total=sum(cost for *_, cost in steps))
-        for function, these, _ in steps:
+        done = 0
+        for function, these, cost in steps:
             if not console.is_terminal:  # a log: one line a step
                 console.print(f"{time.strftime('%H:%M:%S')} {step_text(function, these)}")
             function(*these)
+            done += cost  # also what a step found measured already
+            progress.update(task, completed=done)
     return run.results
 
 

@@ -14,7 +14,8 @@
 //   7. put the targets' gradients in, scale, and write whole cache lines.
 //
 // k is a function of the row alone, and the arithmetic that of a lane: no row depends on its
-// neighbours in any bit. A last group that is not full runs on a copy filled up with zeros.
+// neighbours in any bit. Where a whole vector may not be read, at the end of a batch and beside
+// rows that do not count, a group runs on a copy filled up with zeros.
 #pragma once
 #include "group_settle.h"
 #include "group_stores.h"
