@@ -121,6 +121,7 @@ kernels = Extension(
         f"{KERNELS}/pages.cpp",
         f"{KERNELS}/driver.cpp",
         f"{KERNELS}/driver_softmax.cpp",
+        f"{KERNELS}/driver_split.cpp",
         f"{KERNELS}/driver_targets.cpp",
         *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),
     ],

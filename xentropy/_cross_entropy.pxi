@@ -270,6 +270,9 @@ cdef void compute_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
 cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
     """The sum of the losses; the gradient and the losses of the rows where they are wanted."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
+    cdef size_t team = team_for(c.terms.classes, n_threads)
+    if 2 * c.rows <= team and 2 * c.rows <= parts_of(c[0]):
+        return run_split(c, &p, <int>team)
     cdef Memory memory
     cdef Py_ssize_t chunk
     cdef double total = 0
@@ -278,5 +281,47 @@ cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
     start(compute_chunk, c, &p, loss, memory.scratch, each)
     for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
         total += loss[chunk]
+    release(&memory)
+    return total
+
+
+# One step of a row that threads share.
+cdef struct RowStep:
+    const CrossEntropyCall* call
+    char* scratch
+    Py_ssize_t row
+    Step step
+
+
+cdef void compute_part(const void* row_step, const Plan* p, Py_ssize_t part, void* loss,
+                       char* scratch) noexcept nogil:
+    cdef const RowStep* s = <const RowStep*>row_step
+    run_part(current[0], s.call[0], s.step, s.row, part, <double*>loss, s.scratch)
+
+
+cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except? -1:
+    """As `run`, to the bit, where there are rows for less than half of the threads."""
+    cdef Plan all_parts, whole
+    cdef Memory memory
+    cdef Py_ssize_t chunk
+    cdef double total = 0
+    cdef RowStep s
+    cdef double* loss = <double*>take(&memory, c.rows * sizeof(double), split_bytes(c[0]))
+    s.call, s.scratch = c, memory.scratch
+    all_parts.rows = all_parts.chunks = parts_of(c[0])
+    whole.rows = whole.chunks = whole.team = 1
+    all_parts.per_chunk = whole.per_chunk = 1
+    all_parts.keeps_gil = whole.keeps_gil = False
+    all_parts.team = <int>min(<size_t>team, <size_t>all_parts.chunks)
+    for s.row in range(<Py_ssize_t>c.rows):
+        s.step = Step.kExps
+        start(compute_part, &s, &all_parts, loss, NULL, 0)
+        s.step = Step.kSettle
+        start(compute_part, &s, &whole, loss, NULL, 0)
+        s.step = Step.kGradient
+        if c.gradient.data is not NULL:
+            start(compute_part, &s, &all_parts, loss, NULL, 0)
+    for chunk in range(p.chunks):
+        total += finish_rows(c[0], begin(p, chunk), end(p, chunk), loss)
     release(&memory)
     return total

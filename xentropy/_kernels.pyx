@@ -97,6 +97,12 @@ cdef extern from "kernels/tiers.h" namespace "xentropy" nogil:
     const Tier& tier_at(int index)
     bint tier_supported(int index)
 
+cdef extern from "kernels/tier.h" namespace "xentropy" nogil:
+    cdef enum class Step:
+        kExps
+        kSettle
+        kGradient
+
 cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
     cdef struct Terms:
         size_t classes
@@ -153,6 +159,11 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
                      char* scratch)
     void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                    char* scratch)
+    size_t parts_of(const CrossEntropyCall& call)
+    size_t split_bytes(const CrossEntropyCall& call)
+    void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t row,
+                  size_t part, double* loss, char* scratch)
+    double finish_rows(const CrossEntropyCall& call, size_t begin, size_t end, const double* loss)
 
 
 # --- tiers -----------------------------------------------------------------------------
@@ -261,19 +272,22 @@ cdef struct Plan:
     bint keeps_gil
 
 
+cdef size_t team_for(size_t elements, int asked) noexcept:
+    """How many threads may share the work on so many elements."""
+    if elements < PARALLEL_ELEMENTS or after_fork:
+        return 1
+    if asked > 0:
+        return asked
+    return 1 if in_debt() else default_threads()
+
+
 cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept:
     """How a batch is cut, and how many threads share the work on so many elements."""
     cdef Plan p
-    cdef size_t team = 1
     p.rows = rows
     p.per_chunk = chunk_rows(rows, classes)
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
-    if elements >= PARALLEL_ELEMENTS and not after_fork:
-        if asked > 0:
-            team = asked
-        elif not in_debt():
-            team = default_threads()
-    p.team = <int>min(team, <size_t>p.chunks)
+    p.team = <int>min(team_for(elements, asked), <size_t>p.chunks)
     p.keeps_gil = elements < GIL_ELEMENTS
     return p
 

@@ -110,10 +110,8 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T*
   const Peak<T> peak = peak_of(x, C);
   const Masses<T> masses(q, C, peak.at, chunks + kChunk<T>);
   MassAccumulator<T> sums;
-  for (size_t i = 0; i < C; i += kChunk<T>) {
-    const size_t n = C - i < kChunk<T> ? C - i : kChunk<T>;
-    sums.chunk(x + i, masses.chunk(i), n, peak.value);
-  }
+  for_chunks<T>(0, C,
+                [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
   const RowSums s = exp_any_row<T, false>(x, C, peak.at, peak.value, t.logit_scale, e, chunks);
   const Settled settled = settle_dense<T>(t, masses.of_m, sums.total(), sums.distance(),
                                           repeat_of(b, r), upstream_of(b, r), s);

@@ -56,4 +56,13 @@ double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, s
                  char* scratch);
 void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end, char* scratch);
 
+// Fewer rows than threads: into how many parts these may cut each row (1: not at all), the scratch
+// that they share, and one step of one part. The loss of a row goes to loss[row]; what becomes of
+// the losses of a chunk is up to finish_rows, which returns their sum. The same bits as run_chunk.
+size_t parts_of(const CrossEntropyCall& call);
+size_t split_bytes(const CrossEntropyCall& call);
+void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t row, size_t part,
+              double* loss, char* scratch);
+double finish_rows(const CrossEntropyCall& call, size_t begin, size_t end, const double* loss);
+
 }  // namespace xentropy

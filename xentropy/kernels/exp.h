@@ -12,6 +12,9 @@
 // The integer k keeps the exps of a row in the middle of the exponent range, so they are
 // never subnormal where it could matter and their sum never overflows. A power of two
 // changes no mantissa bit, hence neither the loss nor the gradient depends on k.
+//
+// All tiers with fma compute the same bits, but below 2^-126 (float32) some give 0 and some
+// subnormal numbers. Where those could show, a row's exps below kLeast are set to 0.
 #pragma once
 #include <math.h>
 
@@ -35,7 +38,10 @@ struct Exp<float> {
   static constexpr int kTop = 50;  // the first exps of a row are about 2^50
   static constexpr double kFromTop = 0x1p-50;
   static constexpr double kMinTotal = 0x1p49, kMaxTotal = 0x1p100;
-  static constexpr double kSafe = 0x1p-100;  // above it an exp has all its bits
+  static constexpr double kSafe = 0x1p-100;       // above it an exp has all its bits
+  static constexpr float kLeast = 0x1p-125f;      // tiers differ in the exps below
+  static constexpr double kTiny = 0x1p-48;        // those show in sums below this,
+  static constexpr double kMostFactor = 0x1p-25;  // and in gradients by factors above this
 };
 template <>
 struct Exp<double> {
@@ -51,6 +57,7 @@ struct Exp<double> {
   static constexpr double kFromTop = 0x1p-400;
   static constexpr double kMinTotal = 0x1p399, kMaxTotal = 0x1p900;
   static constexpr double kSafe = 0x1p-960;
+  static constexpr double kLeast = 0x1p-1021, kTiny = 0x1p-860, kMostFactor = 0x1p-60;
 };
 
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;

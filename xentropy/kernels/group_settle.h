@@ -82,9 +82,9 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
              below;
   }
   const VD size = magnitude(f.factor);
-  f.fine = (size >= kLeast) & (size <= 1 / kLeast);
+  f.fine = (size >= kLeast) & (size <= Exp<T>::kMostFactor);
   if (t.label_smoothing == 0 && t.z_loss == 0) {
-    f.at_target = -others;
+    f.at_target = VD{} - others;  // +0 where there are no others, as in settle.h
     f.fine |= on_p == 0;
     return f;
   }
@@ -134,7 +134,8 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
     store_first(b.loss + r, s.loss, n);
   }
   // The total is not below kMinTotal: the largest exp is not. It may be nan.
-  const IntVec<double> in_range = (total < Exp<T>::kMaxTotal) & (odds.odds <= kMostOdds);
+  const IntVec<double> in_range =
+      (total < Exp<T>::kMaxTotal) & (odds.odds <= kMostOdds) & ~has_tiny<T>(others);
   const IntVec<double> verdict = in_range ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};

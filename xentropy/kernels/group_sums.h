@@ -3,7 +3,8 @@
 //
 // Cost: for rows of up to a vector one load and about two shuffles a row.
 //
-// The order of every addition depends on the number of classes alone.
+// The order of every addition depends on the number of classes alone: rows are cut into lines of
+// kLine<T> lanes, whatever the tier's vectors, and lanes are added in halves.
 #pragma once
 #include "lanes.h"
 #include "sums.h"
@@ -11,20 +12,25 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// How a row divides into vectors. What is read may run over its end, by less than a vector.
+// How a row divides into vectors, and into lines. What is read may run over its end, by less than a
+// line.
 template <class T>
 struct RowShape {
+  static constexpr size_t L = kLanes<T>, K = kLine<T>;
+
   size_t classes;
-  size_t full;  // whole vectors before the last, which has 1 to kLanes<T> elements
-  FirstLanes<T> last_or_zero, last_or_least;
-  bool half;  // the last fits into half a vector
+  size_t vectors, lines;  // whole ones before the last, which has 1 to L or K elements
+  bool half;              // the last line fits into half a line
+  FirstLanes<T> last_or_least;
+  LastLine<T> last_line;
 
   explicit RowShape(size_t c)
       : classes(c),
-        full((c - 1) / kLanes<T>),
-        last_or_zero(c - full * kLanes<T>, T(0)),
-        last_or_least(c - full * kLanes<T>, T(-INFINITY)),
-        half(2 * (c - full * kLanes<T>) <= kLanes<T>) {}
+        vectors((c - 1) / L),
+        lines((c - 1) / K),
+        half(2 * (c - lines * K) <= K),
+        last_or_least(c - vectors * L, T(-INFINITY)),
+        last_line(c - lines * K) {}
 };
 
 // Sums of rows: value + lost where T is float64 itself; lost is 0 otherwise.
@@ -36,64 +42,96 @@ XENTROPY_INLINE LaneSums exact_sums(VD a, VD b) {  // two-sum
   const VD sum = a + b, moved = sum - a;
   return {sum, (a - (sum - moved)) + (b - moved)};
 }
+XENTROPY_INLINE LaneSums exact_sums(const LaneSums& a, const LaneSums& b) {
+  const LaneSums next = exact_sums(a.value, b.value);
+  return {next.value, (a.lost + b.lost) + next.lost};
+}
+
+// n vectors to one: halves are added to halves.
+template <size_t n, class V, class Add>
+XENTROPY_INLINE V fold(V (&v)[n], const Add& add) {
+  for (size_t width = n / 2; width > 0; width /= 2) {
+    for (size_t i = 0; i < width; ++i) v[i] = add(v[i], v[i + width]);
+  }
+  return v[0];
+}
 
 // A row of float32 in float64 lanes. An exp meets one rounding to float32 at most; with
 // kExact none.
-template <bool kExact, int kFull>
+template <bool kExact, int kLines>
 XENTROPY_INLINE VD fold_row(const float* p, const RowShape<float>& shape) {
-  constexpr size_t L = kLanes<float>;
-  const size_t full = kFull >= 0 ? size_t(kFull) : shape.full;
-  if (full == 0) {
-    if (shape.half) return widen(shape.last_or_zero.low(load_half(p)));
-    const HalfVF low = load_half(p), high = shape.last_or_zero.high(load_half(p + L / 2));
-    return kExact ? widen(low) + widen(high) : widen(low + high);
-  }
-  const VF last = shape.last_or_zero(load(p + full * L));
-  VD low = {}, high = {};
-  const auto add = [&](VF v) XENTROPY_INLINE_LAMBDA {
-    const Halves h = halves(v);
-    low += widen(h.low);
-    high += widen(h.high);
+  constexpr size_t D = kLanes<double>, kHalf = kLine<float> / 2 / D;
+  const size_t lines = kLines >= 0 ? size_t(kLines) : shape.lines;
+  const auto add = [](VD a, VD b) XENTROPY_INLINE_LAMBDA { return a + b; };
+  const auto sum = [](HalfVF a, HalfVF b) XENTROPY_INLINE_LAMBDA {
+    return kExact ? widen(a) + widen(b) : widen(a + b);
   };
-  size_t i = 0;
-  for (; i + 2 <= full; i += 2) {
-    const VF a = load(p + i * L), b = load(p + (i + 1) * L);
-    if (kExact) add(a);
-    add(kExact ? b : a + b);
+  const float* end = p + lines * kLine<float>;
+  const auto last = [&](size_t h) XENTROPY_INLINE_LAMBDA {
+    return shape.last_line(load_half(end + h * D), h);
+  };
+  if (lines == 0) {
+    VD v[kHalf];
+    for (size_t h = 0; h < kHalf; ++h) {
+      v[h] = shape.half ? widen(last(h)) : sum(load_half(p + h * D), last(h + kHalf));
+    }
+    return fold(v, add);
   }
-  if (i < full && kExact) add(load(p + i * L));
-  add(i < full && !kExact ? last + load(p + i * L) : last);
-  return low + high;
+  VD v[2 * kHalf] = {};
+  size_t i = 0;
+  for (; i + 2 <= lines; i += 2) {
+    for (size_t h = 0; h < 2 * kHalf; ++h) {
+      const float* at = p + i * kLine<float> + h * D;
+      v[h] += sum(load_half(at), load_half(at + kLine<float>));
+    }
+  }
+  for (size_t h = 0; h < 2 * kHalf; ++h) {
+    const bool none = h >= kHalf && shape.half;
+    const HalfVF rest = none ? HalfVF{} : last(h);
+    v[h] += i < lines ? sum(rest, load_half(end - kLine<float> + h * D)) : widen(rest);
+  }
+  return fold(v, add);
 }
 
-template <bool kExact, int kFull>
+template <bool kExact, int kLines>
 XENTROPY_INLINE LaneSums sum_lanes_of_rows(const float* p, const RowShape<float>& shape) {
   VD v[kLanes<double>];
   for (size_t i = 0; i < kLanes<double>; ++i) {
-    v[i] = fold_row<kExact, kFull>(p + i * shape.classes, shape);
+    v[i] = fold_row<kExact, kLines>(p + i * shape.classes, shape);
   }
   return {tree(v, [](auto step, VD a, VD b)
-                      XENTROPY_INLINE_LAMBDA { return step.evens(a, b) + step.odds(a, b); }),
+                      XENTROPY_INLINE_LAMBDA { return step.lower(a, b) + step.upper(a, b); }),
           VD{}};
 }
 
-template <bool kExact, int kFull>
-XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<double>& shape) {
-  LaneSums v[kLanes<double>];
-  const size_t full = kFull >= 0 ? size_t(kFull) : shape.full;
-  for (size_t i = 0; i < kLanes<double>; ++i) {
-    const double* row = p + i * shape.classes;
-    v[i] = {shape.last_or_zero(load(row + full * kLanes<double>)), VD{}};
-    for (size_t j = 0; j < full; ++j) {
-      const LaneSums next = exact_sums(v[i].value, load(row + j * kLanes<double>));
-      v[i] = {next.value, v[i].lost + next.lost};
+// A row of float64, without a rounding error.
+template <int kLines>
+XENTROPY_INLINE LaneSums fold_row(const double* p, const RowShape<double>& shape) {
+  constexpr size_t L = kLanes<double>, K = kLine<double>;
+  const size_t lines = kLines >= 0 ? size_t(kLines) : shape.lines;
+  LaneSums v[K / L];
+  for (size_t h = 0; h < K / L; ++h) {
+    const bool none = 2 * h >= K / L && K > L && shape.half;
+    v[h] = {none ? VD{} : shape.last_line(load(p + lines * K + h * L), h), VD{}};
+  }
+  for (size_t i = 0; i < lines; ++i) {
+    for (size_t h = 0; h < K / L; ++h) {
+      const LaneSums next = exact_sums(v[h].value, load(p + i * K + h * L));
+      v[h] = {next.value, v[h].lost + next.lost};
     }
   }
+  return fold(v, [](const LaneSums& a, const LaneSums& b)
+                     XENTROPY_INLINE_LAMBDA { return exact_sums(a, b); });
+}
+
+template <bool kExact, int kLines>
+XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<double>& shape) {
+  LaneSums v[kLanes<double>];
+  for (size_t i = 0; i < kLanes<double>; ++i) v[i] = fold_row<kLines>(p + i * shape.classes, shape);
   const LaneSums s =
       tree(v, [](auto step, const LaneSums& a, const LaneSums& b) XENTROPY_INLINE_LAMBDA {
-        const VD lost = step.evens(a.lost, b.lost) + step.odds(a.lost, b.lost);
-        const LaneSums next = exact_sums(step.evens(a.value, b.value), step.odds(a.value, b.value));
-        return LaneSums{next.value, lost + next.lost};
+        return exact_sums(LaneSums{step.lower(a.value, b.value), step.lower(a.lost, b.lost)},
+                          LaneSums{step.upper(a.value, b.value), step.upper(a.lost, b.lost)});
       });
   const LaneSums whole = exact_sums(s.value, s.lost);
   return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
@@ -104,10 +142,10 @@ struct Constant {
   static constexpr int value = kValue;
 };
 
-// f(full) with the number of full vectors as a constant where it is small, else -1.
+// f(n) with n as a constant where it is small, else -1.
 template <class F>
-XENTROPY_INLINE void with_full(size_t full, const F& f) {
-  switch (full) {
+XENTROPY_INLINE void with_small(size_t n, const F& f) {
+  switch (n) {
     case 0:
       return f(Constant<0>());
     case 1:
@@ -122,10 +160,10 @@ XENTROPY_INLINE void with_full(size_t full, const F& f) {
 // Sums of `rows` adjacent rows, a multiple of kLanes<double>, to value and lost (may be null).
 template <bool kExact, class T>
 void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, double* lost) {
-  with_full(row.full, [=](auto full) {
+  with_small(row.lines, [=](auto lines) {
     const RowShape<T> shape = row;  // a copy: no store can change it
     for (size_t q = 0; q < rows; q += kLanes<double>) {
-      const LaneSums s = sum_lanes_of_rows<kExact, full.value>(p + q * shape.classes, shape);
+      const LaneSums s = sum_lanes_of_rows<kExact, lines.value>(p + q * shape.classes, shape);
       store(value + q, s.value);
       if (sizeof(T) == 8) store(lost + q, s.lost);
     }
@@ -133,18 +171,18 @@ void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, do
 }
 
 // The largest element of kLanes<double> rows; float32 lanes hold it twice.
-template <int kFull, class T>
+template <int kVectors, class T>
 XENTROPY_INLINE Vec<T> max_lanes_of_rows(const T* p, const RowShape<T>& shape) {
-  const size_t full = kFull >= 0 ? size_t(kFull) : shape.full;
+  const size_t vectors = kVectors >= 0 ? size_t(kVectors) : shape.vectors;
   VD v[kLanes<double>];
   for (size_t i = 0; i < kLanes<double>; ++i) {
     const T* row = p + i * shape.classes;
-    Vec<T> m = shape.last_or_least(load(row + full * kLanes<T>));
-    for (size_t j = 0; j < full; ++j) m = max(m, load(row + j * kLanes<T>));
+    Vec<T> m = shape.last_or_least(load(row + vectors * kLanes<T>));
+    for (size_t j = 0; j < vectors; ++j) m = max(m, load(row + j * kLanes<T>));
     v[i] = (VD)m;
   }
   const VD m = tree(v, [](auto step, VD a, VD b) XENTROPY_INLINE_LAMBDA {
-    return (VD)max((Vec<T>)step.evens(a, b), (Vec<T>)step.odds(a, b));
+    return (VD)max((Vec<T>)step.lower(a, b), (Vec<T>)step.upper(a, b));
   });
   if (sizeof(T) == 8) return (Vec<T>)m;
   const IntVec<double> bits = (IntVec<double>)m;
@@ -176,10 +214,11 @@ struct Anchors {
 template <class T>
 void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
   const Anchors<T> anchors(scale);
-  with_full(row.full, [=](auto full) {
+  with_small(row.vectors, [=](auto vectors) {
     const RowShape<T> shape = row;
     for (size_t q = 0; q < rows; q += kLanes<double>) {
-      store_rows(anchor + q, anchors(max_lanes_of_rows<full.value>(x + q * shape.classes, shape)));
+      store_rows(anchor + q,
+                 anchors(max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape)));
     }
   });
 }

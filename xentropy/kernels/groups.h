@@ -14,7 +14,7 @@
 //   7. put the targets' gradients in, scale, and write whole cache lines.
 //
 // k is a function of the row alone, and the arithmetic that of a lane: no row depends on its
-// neighbours in any bit. Where a whole vector may not be read, at the end of a batch and beside
+// neighbours in any bit. Where a whole line may not be read, at the end of a batch and beside
 // rows that do not count, a group runs on a copy filled up with zeros.
 #pragma once
 #include "group_settle.h"
@@ -263,9 +263,9 @@ void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
     g.padded = (g.rows + kPack - 1) / kPack * kPack;
     const T* x = b.logits + first * C;
     const T* next = x + g.rows * C;
-    // What runs over the end is less than a vector: of kPack rows at most, if there are as many.
+    // What runs over the end is less than a line: of kPack rows at most, if there are as many.
     g.all_count = all_rows_count(b, first, first + g.rows + kPack);
-    const bool at_the_end = (b.rows - first - g.rows) * C < kLanes<T>;
+    const bool at_the_end = (b.rows - first - g.rows) * C < kLine<T>;
     if (at_the_end || !g.all_count) x = fill_up(x, b.labels + first, C, g, s.copy);
     settle_group(t, b, first, x, next, shape, s);
     if (b.gradient == nullptr) continue;

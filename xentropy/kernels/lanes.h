@@ -40,7 +40,7 @@ XENTROPY_INLINE VD rounded(VD v) {
   return load_wide(lanes);
 }
 
-// The first n lanes of whole vectors, the others replaced; or 0, of halves.
+// The first n lanes of a vector; the others are replaced by `fill`.
 template <class T>
 struct FirstLanes {
   IntVec<T> mask, rest;
@@ -48,18 +48,26 @@ struct FirstLanes {
     for (size_t i = 0; i < kLanes<T>; ++i) mask[i] = i < n ? -1 : 0;
     rest = (IntVec<T>)splat(fill) & ~mask;
   }
-  XENTROPY_INLINE_MEMBER HalfVF low(HalfVF v) const { return first(v, 0); }
-  XENTROPY_INLINE_MEMBER HalfVF high(HalfVF v) const { return first(v, 1); }
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> v) const {
     return (Vec<T>)(((IntVec<T>)v & mask) | rest);
   }
+};
 
- private:
-  XENTROPY_INLINE_MEMBER HalfVF first(HalfVF v, int half) const {
-    typedef int32_t I __attribute__((vector_size(kVectorBytes / 2)));
-    I masks[2];
-    __builtin_memcpy(masks, &mask, sizeof masks);
-    return (HalfVF)((I)v & masks[half]);
+// The first n lanes of a line, in pieces of kLanes<double> elements; the others are 0.
+template <class T>
+struct LastLine {
+  typedef decltype(IntVec<T>{}[0] + 0) Int;
+  typedef Int Mask __attribute__((vector_size(kLanes<double> * sizeof(T))));
+  Mask mask[kLine<T> / kLanes<double>];
+
+  explicit LastLine(size_t n) {
+    for (size_t i = 0; i < kLine<T>; ++i) {
+      mask[i / kLanes<double>][i % kLanes<double>] = i < n ? -1 : 0;
+    }
+  }
+  template <class Piece>
+  XENTROPY_INLINE_MEMBER Piece operator()(Piece v, size_t piece) const {
+    return (Piece)((Mask)v & mask[piece]);
   }
 };
 
@@ -69,70 +77,80 @@ struct FirstLanes {
 #define XENTROPY_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
 #endif
 
-// One step of the tree for vectors of kCount 64-bit lanes: evens(a, b) and odds(a, b) hold
-// the two operands of every sum that is to be taken, those of a before those of b.
+// One step of the tree for vectors of kCount 64-bit lanes, whose sums so far are in halves, or
+// pieces, of kCount >> kStep lanes: lower(a, b) and upper(a, b) are the halves of those, of a
+// before b, so that lane i of a row meets lane i + kCount / 2, then + kCount / 4, ...
 template <int kStep, size_t kCount>
 struct TreeStep;
 template <>
 struct TreeStep<0, 2> {
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V evens(V a, V b) {
+  static XENTROPY_INLINE_MEMBER V lower(V a, V b) {
     return XENTROPY_SHUFFLE(a, b, 0, 2);
   }
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V odds(V a, V b) {
+  static XENTROPY_INLINE_MEMBER V upper(V a, V b) {
     return XENTROPY_SHUFFLE(a, b, 1, 3);
   }
 };
 template <>
 struct TreeStep<0, 4> {
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V evens(V a, V b) {
-    return XENTROPY_SHUFFLE(a, b, 0, 4, 2, 6);
+  static XENTROPY_INLINE_MEMBER V lower(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 0, 1, 4, 5);
   }
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V odds(V a, V b) {
-    return XENTROPY_SHUFFLE(a, b, 1, 5, 3, 7);
+  static XENTROPY_INLINE_MEMBER V upper(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 2, 3, 6, 7);
   }
 };
 template <>
 struct TreeStep<1, 4> {
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V evens(V a, V b) {
-    return XENTROPY_SHUFFLE(a, b, 0, 1, 4, 5);
+  static XENTROPY_INLINE_MEMBER V lower(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 0, 4, 2, 6);
   }
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V odds(V a, V b) {
-    return XENTROPY_SHUFFLE(a, b, 2, 3, 6, 7);
+  static XENTROPY_INLINE_MEMBER V upper(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 1, 5, 3, 7);
   }
 };
 template <>
 struct TreeStep<0, 8> {
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V evens(V a, V b) {
-    return XENTROPY_SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+  static XENTROPY_INLINE_MEMBER V lower(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
   }
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V odds(V a, V b) {
-    return XENTROPY_SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  static XENTROPY_INLINE_MEMBER V upper(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
   }
 };
-template <int kStep>
-struct TreeStep<kStep, 8> {  // 1 and 2: whole pairs of lanes
+template <>
+struct TreeStep<1, 8> {
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V evens(V a, V b) {
+  static XENTROPY_INLINE_MEMBER V lower(V a, V b) {
     return XENTROPY_SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13);
   }
   template <class V, class I = IntVec<double>>
-  static XENTROPY_INLINE_MEMBER V odds(V a, V b) {
+  static XENTROPY_INLINE_MEMBER V upper(V a, V b) {
     return XENTROPY_SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
   }
 };
+template <>
+struct TreeStep<2, 8> {
+  template <class V, class I = IntVec<double>>
+  static XENTROPY_INLINE_MEMBER V lower(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+  }
+  template <class V, class I = IntVec<double>>
+  static XENTROPY_INLINE_MEMBER V upper(V a, V b) {
+    return XENTROPY_SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  }
+};
 
-// Lane i of the result: op over all 64-bit lanes of v[i], in pairs. `Node` is a vector, or
-// several that go the same way: node(even and odd operands of a and b) makes the next one.
-template <int kStep = 0, class Node, size_t kCount, class Op>
-XENTROPY_INLINE Node tree(const Node (&v)[kCount], const Op& op) {
+template <int kStep, class Node, size_t kCount, class Op>
+XENTROPY_INLINE Node tree_from(const Node (&v)[kCount], const Op& op) {
   if constexpr (kCount == 1) {
     return v[0];
   } else {
@@ -140,8 +158,17 @@ XENTROPY_INLINE Node tree(const Node (&v)[kCount], const Op& op) {
     for (size_t i = 0; i < kCount / 2; ++i) {
       next[i] = op(TreeStep<kStep, kLanes<double>>(), v[2 * i], v[2 * i + 1]);
     }
-    return tree<kStep + 1>(next, op);
+    return tree_from<kStep + 1>(next, op);
   }
+}
+
+// Lane i of the result: op over all 64-bit lanes of v[i], in halves. `Node` is a vector, or
+// several that go the same way: op(step, a, b) makes the next one of the halves of a and b.
+template <class Node, size_t kCount, class Op>
+XENTROPY_INLINE Node tree(const Node (&v)[kCount], const Op& op) {
+  Node evens_first[kCount];  // the last step takes its lanes in turns from two vectors
+  for (size_t i = 0; i < kCount; ++i) evens_first[i / 2 + i % 2 * (kCount / 2)] = v[i];
+  return tree_from<0>(evens_first, op);
 }
 
 }  // namespace XENTROPY_TIER

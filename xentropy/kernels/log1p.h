@@ -63,5 +63,8 @@ XENTROPY_INLINE VD log1p_lanes(VD x) {
   }
 }
 
+// Of one number: the same bits on every machine, which no two mathematical libraries promise.
+XENTROPY_INLINE double log1p_of(double x) { return log1p_lanes<double>(splat(x))[0]; }
+
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy

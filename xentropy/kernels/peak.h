@@ -53,27 +53,59 @@ XENTROPY_INLINE double octaves_from(double n, double value, double scale) {
          __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
 }
 
-// Sums and exps of one row: the exps go to `row`, with 0 at the target; if it is null the sums
-// alone are wanted. `row` has no padding: its last chunk is made in `chunk`. It may be x itself.
-// Distances and origin are left to the caller.
-template <class T, bool kSmooth, class S, class Exps>
-RowSums exp_row(const S* x, size_t classes, size_t target, const Exps& exp, T peak, double scale,
-                T* row, T* chunk) {
-  RowAccumulator<T> sums;
-  for (size_t b = 0; b < classes; b += kChunk<T>) {
-    const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
-    T* e = row && n == kChunk<T> ? row + b : chunk;
-    sums.template chunk<kSmooth, false>(x, b, n, target, exp, peak, e);
-    if (row && e == chunk) __builtin_memcpy(row + b, chunk, n * sizeof(T));
-  }
+// What the loss needs of the sums of a row; distances and origin are left to the caller.
+template <class T, bool kSmooth>
+RowSums row_sums(const RowAccumulator<T, kSmooth>& sums, double scale) {
   RowSums s = {};
   const Sum others = sums.others.value();
   s.others = others.value;
   s.others_lost = others.lost;
   s.e_target = sums.e_target;
-  s.origin = double(peak) * scale;
   s.differences = kSmooth ? sums.differences.value().value / kSmall * scale : 0;
   return s;
+}
+
+// Sums and exps of one row: the exps go to `row`, with 0 at the target; if it is null the sums
+// alone are wanted. `row` has no padding: its last chunk is made in `chunk`. It may be x itself.
+template <class T, bool kSmooth, class S, class Exps>
+RowSums exp_row(const S* x, size_t classes, size_t target, const Exps& exp, T peak, double scale,
+                T* row, T* chunk) {
+  const auto sums = sum_parts<T, kSmooth>(classes, [&](size_t begin, size_t end) {
+    RowAccumulator<T, kSmooth> part;
+    for_chunks<T>(begin, end, [&](size_t b, size_t n) {
+      T* e = row && n == kChunk<T> ? row + b : chunk;
+      part.template chunk<false>(x, b, n, target, exp, peak, e);
+      if (row && e == chunk) __builtin_memcpy(row + b, chunk, n * sizeof(T));
+    });
+    return part;
+  });
+  return row_sums(sums, scale);
+}
+
+// Exps below kLeast as 0.
+template <class T, class Exps>
+struct Flushed {
+  Exps exp;
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
+    const Vec<T> e = exp(x);
+    return e < splat(Exp<T>::kLeast) ? Vec<T>{} : e;
+  }
+};
+
+// exp_row once more: from the exps themselves, where x may be overwritten.
+template <class T, bool kSmooth, class S, class Exps>
+RowSums exp_row_flushed(const S* x, size_t classes, size_t target, const Exps& exp, T peak,
+                        double scale, T* row, T* chunk, RowSums s) {
+  const Flushed<T, Exps> flushed = {exp};
+  if (row) {
+    const auto stored = [](Vec<T> e) XENTROPY_INLINE_LAMBDA { return e; };
+    const Flushed<T, decltype(stored)> again = {stored};
+    const RowSums others = exp_row<T, false>(row, classes, classes, again, peak, scale, row, chunk);
+    s.others = others.others;
+    s.others_lost = others.others_lost;
+    return s;
+  }
+  return exp_row<T, kSmooth>(x, classes, target, flushed, peak, scale, row, chunk);
 }
 
 // round(scale * peak / ln 2), and whether exp(scale * x) * 2^-n is exact enough without taking the
@@ -106,8 +138,11 @@ RowSums exp_any_row(const S* x, size_t classes, size_t target, T peak, double sc
   if (peak - peak == 0) {
     const double value = double(value_of(x[target]));  // before `row`, which may be x, is written
     RowSums s = with_exp_of(peak, scale, [&](const auto& exp) {
-      return exp_row<T, kSmooth>(x, classes, target, exp, peak, scale, row, chunk);
+      const RowSums first = exp_row<T, kSmooth>(x, classes, target, exp, peak, scale, row, chunk);
+      if (!has_tiny<T>(first.others)) return first;
+      return exp_row_flushed<T, kSmooth>(x, classes, target, exp, peak, scale, row, chunk, first);
     });
+    s.origin = double(peak) * scale;
     const Octave octave = octave_of(peak, scale);
     if (octave.direct) {
       s.target_distance = octaves_from(octave.n, value, scale);

@@ -42,7 +42,6 @@ struct RowInFlight {
   double scale, shift;
   T origin;
   DirectExp<T, kScaled> exp;
-  RowAccumulator<T> sums;
 
   RowInFlight(const S* row, size_t row_classes, size_t label, double logit_scale)
       : x(row),
@@ -53,31 +52,32 @@ struct RowInFlight {
         origin(max_of(row, row_classes < kProbe ? row_classes : kProbe)),
         exp{Shift<T>(shift = guess_shift<T>(origin, logit_scale)), LogitScale<T>(logit_scale)} {}
 
-  template <bool kPrefetch>
-  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
-    sums.template chunk<kSmooth, kPrefetch>(x, begin, n, target, exp, origin, e);
+  // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go.
+  template <bool kPrefetch, class ExpsAt>
+  XENTROPY_INLINE_MEMBER RowAccumulator<T, kSmooth> part(size_t begin, size_t end,
+                                                         const ExpsAt& exps_at) const {
+    RowAccumulator<T, kSmooth> sums;
+    for_chunks<T>(begin, end, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      sums.template chunk<kPrefetch>(x, i, n, target, exp, origin, exps_at(i, n));
+    });
+    return sums;
   }
 
   // scale * value - (k + kTop) ln 2
   double distance(double value) const { return octaves_from(shift + Exp<T>::kTop, value, scale); }
 
   // `row` holds the exps, or is null if only their sums are wanted.
-  RowSums finish(T* row, T* scratch_chunk) const {
-    RowSums s;
-    const Sum others = sums.others.value();
-    s.others = others.value;
-    s.others_lost = others.lost;
-    s.e_target = sums.e_target;
+  RowSums finish(const RowAccumulator<T, kSmooth>& sums, T* row, T* scratch_chunk) const {
+    RowSums s = row_sums(sums, scale);
     const double total = s.total();
     const bool in_range = total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal;
-    if (!in_range || origin == T(-INFINITY)) {
+    if (!in_range || origin == T(-INFINITY) || has_tiny<T>(s.others)) {
       return exp_any_row<T, kSmooth>(x, classes, target, max_of(x, classes), scale, row,
                                      scratch_chunk);
     }
     s.target_distance = distance(double(value_of(x[target])));
     s.origin = double(origin) * scale;
     s.origin_distance = distance(double(origin));
-    s.differences = kSmooth ? sums.differences.value().value / kSmall * scale : 0;
     return s;
   }
 };
@@ -99,13 +99,16 @@ void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratc
     const S* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
     Finish<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
     if (reads) {
-      RowInFlight<S, kScaled, kSmooth> row(x, C, size_t(b.labels[r]), t.logit_scale);
-      for (size_t i = 0; i < C; i += kChunk<T>) {
-        const size_t n = C - i < kChunk<T> ? C - i : kChunk<T>;
+      const RowInFlight<S, kScaled, kSmooth> row(x, C, size_t(b.labels[r]), t.logit_scale);
+      const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
         if (writes) stores.advance(e, i + n, x);
-        row.template chunk<false>(i, n, e + i);
-      }
-      const RowSums sums = row.finish(e, scratch);
+        return e + i;
+      };
+      const auto total =
+          sum_parts<T, kSmooth>(C, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+            return row.template part<false>(begin, end, exps_at);
+          });
+      const RowSums sums = row.finish(total, e, scratch);
       const Settled settled = settle_row(t, b, r, sums);
       b.loss[r] = settled.loss;
       finish = finish_row<T>(t, settled, sums, row.target, nullptr, e);
@@ -127,13 +130,14 @@ void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
   for (size_t r = 0; r < b.rows; ++r) {
     b.loss[r] = 0;
     if (b.labels[r] == kIgnored) continue;
-    RowInFlight<S, kScaled, kSmooth> row(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes,
-                                         size_t(b.labels[r]), t.logit_scale);
-    for (size_t i = 0; i < t.classes; i += kChunk<T>) {
-      const size_t n = t.classes - i < kChunk<T> ? t.classes - i : kChunk<T>;
-      row.template chunk<true>(i, n, e);
-    }
-    b.loss[r] = settle_row(t, b, r, row.finish(nullptr, e)).loss;
+    const RowInFlight<S, kScaled, kSmooth> row(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes,
+                                               size_t(b.labels[r]), t.logit_scale);
+    const auto exps_at = [=](size_t, size_t) { return e; };
+    const auto total =
+        sum_parts<T, kSmooth>(t.classes, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+          return row.template part<true>(begin, end, exps_at);
+        });
+    b.loss[r] = settle_row(t, b, r, row.finish(total, nullptr, e)).loss;
   }
 }
 

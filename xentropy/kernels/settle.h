@@ -8,6 +8,7 @@
 // At the target, p_y may be 1 to the last bit. There (Q p - q) is written as
 // (Q - q) p - q (1 - p), with 1 - p = others / total: nothing cancels.
 #pragma once
+#include "log1p.h"
 #include "sums.h"
 #include "tier.h"
 
@@ -36,10 +37,11 @@ using RowLogs = LogsOf<double>;
 template <class T>
 XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
   if (s.e_target >= Exp<T>::kSafe && s.others <= s.e_target * 0x1p1000) {
-    const double nll = log1p(s.others / s.e_target);
+    const double nll = log1p_of(s.others / s.e_target);
     return {nll, nll + (s.target_distance - s.origin_distance)};
   }
-  const double log_total = log(s.total() * Exp<T>::kFromTop);
+  // No total is below 2^(kTop - 1).
+  const double log_total = log1p_of(2 * (s.total() * Exp<T>::kFromTop) - 1) - kLn2;
   return {log_total - s.target_distance, log_total - s.origin_distance};
 }
 
@@ -112,6 +114,12 @@ Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t 
   return {T(1), T(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022), T(0)};
 }
 
+// Sets the exps below kLeast to 0.
+template <class T>
+void flush_row(T* e, size_t classes) {
+  for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kLeast ? T(0) : e[c];
+}
+
 // Puts the target's gradient into the scratch row, in the units of the others. q is null
 // (all 1), or the masses, with 0 at the target.
 template <class T>
@@ -127,6 +135,7 @@ XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const Row
   const double on_p = r.g * r.mass, factor = double(T(on_p / below));
   const double bias = r.bias != 0 ? r.g * r.bias / t.divisor : 0;
   const double at_target = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
+  if (__builtin_fabs(factor) > Exp<T>::kMostFactor) flush_row(e, t.classes);
   if (!normal(factor) || !(bias == 0 || normal(bias)) ||
       !(__builtin_fabs(at_target) <= 1 / kLeast)) {
     return finish_by_hand(t, r, total.value, target, q, e);

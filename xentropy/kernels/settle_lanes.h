@@ -37,13 +37,14 @@ struct LaneRows {
 
   // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
   XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
-    const VD total = load(others + i) + load(e_target + i);
-    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) &
+    const VD sum = load(others + i), total = sum + load(e_target + i);
+    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) & ~has_tiny<T>(sum) &
            (load(origin + i) != -INFINITY);
   }
   bool is_in_range(size_t i) const {
     const double total = others[i] + e_target[i];
-    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && origin[i] != -INFINITY;
+    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && !has_tiny<T>(others[i]) &&
+           origin[i] != -INFINITY;
   }
 };
 
@@ -60,7 +61,7 @@ XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) 
 }
 template <size_t kClasses>
 XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* lost) {
-  Total<double> total = {load(sum), load(lost)};
+  LaneTotal<double> total = {load(sum), load(lost)};
   for (size_t q = 0; q + 1 < kClasses; q += 2) total.add(v[q] + v[q + 1]);
   if (kClasses == 1) total.add(v[0]);
   store(sum, total.lanes);
@@ -113,7 +114,7 @@ XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledOf<VD>&
     const VD below_lost = fma(total, splat(t.divisor), -below) + lost * t.divisor;
     missed = (fma(-factor, below, on_p) - factor * below_lost) / below;
   }
-  VD bias = zero, at_target = -others;
+  VD bias = zero, at_target = zero - others;  // +0 where there are no others, as in settle.h
   if (is_far(t)) {
     bias = r.g * (r.bias / t.divisor);
     at_target = r.numerator / r.mass + (bias == zero ? zero : bias / factor);
@@ -123,7 +124,8 @@ XENTROPY_INLINE IntVec<double> finish_lanes(const Terms& t, const SettledOf<VD>&
   store_narrow(rows.rest + i, missed);
   store_narrow(rows.bias + i, bias);
   store_narrow(rows.at_target + i, at_target);
-  return (normal(factor) | ((on_p == zero) & (bias == zero))) & (normal(bias) | (bias == zero)) &
+  const IntVec<double> fits = normal(factor) & (magnitude(factor) <= Exp<T>::kMostFactor);
+  return (fits | ((on_p == zero) & (bias == zero))) & (normal(bias) | (bias == zero)) &
          (magnitude(at_target) <= 1 / kLeast);
 }
 

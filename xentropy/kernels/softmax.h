@@ -8,6 +8,7 @@
 // cache, for its exps. These go straight to the result of softmax, which is then scaled in
 // place; the others keep one chunk of them.
 #pragma once
+#include "log1p.h"
 #include "peak.h"
 #include "stores.h"
 
@@ -48,13 +49,13 @@ void store_log_softmax(const T* x, size_t classes, T peak, double log1p_others, 
 template <class T>
 double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
   return with_exp_of(peak, 1, [&](const auto& exp) {
+    const Flushed<T, decltype(exp)> flushed = {exp};
     MassAccumulator<T> sums;
-    for (size_t b = 0; b < classes; b += kChunk<T>) {
-      const size_t n = classes - b < kChunk<T> ? classes - b : kChunk<T>;
+    for_chunks<T>(0, classes, [&](size_t b, size_t n) {
       Total<T> unused;
-      exp_chunk<false>(x + b, n, exp, chunk, unused);
+      exp_chunk<false>(x + b, n, flushed, chunk, unused);
       sums.chunk(x + b, chunk, n, peak);
-    }
+    });
     return sums.distance();
   });
 }
@@ -80,7 +81,7 @@ void softmax(Result what, const T* x, size_t classes, T* out, T* scratch, double
   const RowSums s = exp_any_row<T, false>(x, classes, m, peak, 1, row, scratch);
   const double total = s.total();
   if (total != total) return undefined_softmax(what, x, classes, peak, out, value);
-  const double log1p_others = log1p(s.others / s.e_target);
+  const double log1p_others = log1p_of(s.others / s.e_target);
   if (what == Result::kSoftmax) {
     out[m] = T(s.e_target);
     scale_softmax(out, classes, total);

@@ -5,6 +5,7 @@
 #include "groups.h"
 #include "half.h"
 #include "softmax.h"
+#include "split.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -27,7 +28,7 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>, dense<T>, groups<T>, columns<T>, softmax<T>};
+constexpr Kernels<T> kKernels = {rows<T>, split<T>, dense<T>, groups<T>, columns<T>, softmax<T>};
 
 extern const Tier tier;
 const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),
@@ -35,6 +36,8 @@ const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),
                    kKernels<double>,
                    rows<F16>,
                    rows<BF16>,
+                   split<F16>,
+                   split<BF16>,
                    widen_row<widen_f16>,
                    widen_row<widen_bf16>,
                    narrow_row<narrow_f16>,

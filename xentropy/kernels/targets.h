@@ -1,4 +1,5 @@
-// The labels of a call as kernels want them, and sums over rows whose order nothing changes.
+// The labels of a call as kernels want them, and what becomes of the losses: sums over rows, whose
+// order nothing changes, and an array.
 #pragma once
 #include "staging.h"
 
@@ -59,5 +60,16 @@ struct SumOverRows {
            ((lane[1] + lane[5]) + (lane[3] + lane[7]));
   }
 };
+
+static inline void store_losses(const CrossEntropyCall& c, size_t row, size_t n,
+                                const double* loss) {
+  if (!c.row_loss) return;
+  if (c.row_loss_float64) {
+    __builtin_memcpy(static_cast<double*>(c.row_loss) + row, loss, n * sizeof(double));
+  } else {
+    float* to = static_cast<float*>(c.row_loss) + row;
+    for (size_t i = 0; i < n; ++i) to[i] = float(loss[i]);
+  }
+}
 
 }  // namespace xentropy

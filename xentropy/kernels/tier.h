@@ -52,6 +52,13 @@ template <class S>
 using CrossEntropyKernel = void (*)(const Terms&, const Block<S>&, Arithmetic<S>* scratch,
                                     bool streamed);
 
+// One row by several threads, step by step: kExps of all parts, kSettle once (`part` is 0),
+// kGradient of all parts. The block has one row, with class indices, class axis contiguous.
+enum class Step { kExps, kSettle, kGradient };
+template <class S>
+using SplitKernel = void (*)(Step, const Terms&, const Block<S>&, Arithmetic<S>* scratch,
+                             size_t part, bool streamed);
+
 // What the softmax family writes of every row.
 enum class Result { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
 
@@ -68,6 +75,7 @@ using Narrow = void (*)(const float* from, size_t n, char* to);
 template <class T>
 struct Kernels {
   CrossEntropyKernel<T> rows;     // class indices, class axis contiguous
+  SplitKernel<T> split;           // the same, of one row
   CrossEntropyKernel<T> dense;    // every class of a row has target mass of its own
   CrossEntropyKernel<T> groups;   // class indices, short rows, adjacent, many at a time
   CrossEntropyKernel<T> columns;  // class indices, class axis strided, rows adjacent
@@ -82,6 +90,8 @@ struct Tier {
   // narrowed on the way out.
   CrossEntropyKernel<F16> rows_f16;
   CrossEntropyKernel<BF16> rows_bf16;
+  SplitKernel<F16> split_f16;
+  SplitKernel<BF16> split_bf16;
   Widen widen_f16, widen_bf16;
   Narrow narrow_f16, narrow_bf16;
 };
@@ -98,6 +108,18 @@ static inline const Kernels<T>& kernels_of(const Tier& tier) {
   }
 }
 
+static inline SplitKernel<F16> split_kernel(const Tier& tier, F16) { return tier.split_f16; }
+static inline SplitKernel<BF16> split_kernel(const Tier& tier, BF16) { return tier.split_bf16; }
+template <class T>
+static inline SplitKernel<T> split_kernel(const Tier& tier, T) {
+  return kernels_of<T>(tier).split;
+}
+
+// Sums over a row are closed after so many elements: pieces that threads share out where there are
+// fewer rows than threads.
+constexpr size_t kRowPart = size_t(1) << 14;
+static inline size_t row_parts(size_t classes) { return (classes + kRowPart - 1) / kRowPart; }
+
 // Scratch of a kernel call: room for one chunk, then whole rows, each with room for its last cache
 // line to be filled up. The row kernel keeps one row, the dense kernel two; for the losses alone
 // they keep one less.
@@ -105,6 +127,12 @@ constexpr size_t kScratchChunk = 512;
 static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
 static inline size_t scratch_elements(size_t classes, size_t rows) {
   return kScratchChunk + rows * scratch_row(classes);
+}
+
+// Of a row in parts: the sums of each, what makes the gradient, a chunk and the row.
+constexpr size_t kPartBytes = 512;
+static inline size_t split_scratch(size_t classes, size_t size, bool gradient) {
+  return (row_parts(classes) + 1) * kPartBytes / size + scratch_elements(classes, gradient ? 1 : 0);
 }
 
 // Rows that the column kernel takes at a time: of more the exps leave the cache, of fewer every

@@ -1,0 +1,152 @@
+"""The same bits on every machine whose tier has fused multiply-add: AVX2, AVX-512, NEON.
+
+The digests are those of results, not of a tier: whoever changes one changes what users get, and
+says so in CHANGELOG.md. `python tests/test_same_bits.py` prints them.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import xentropy as xe
+from xentropy import _kernels
+
+FUSED = ("x86_64_v3", "x86_64_v4", "arm64")
+
+# Around the lengths at which sums are cut in vectors, lines, chunks and parts of a row.
+CLASSES = (2, 3, 4, 5, 8, 9, 10, 16, 17, 24, 33, 63, 100, 150, 192, 193, 300, 320, 321, 1000, 4099)
+LONG = (20_000, 50_257)
+
+OPTIONS = {
+    "plain": {},
+    "confident": {"logit_scale": 8.0},
+    "certain": {"logit_scale": 64.0},
+    "label_smoothing": {"label_smoothing": 0.125},
+    "z_loss": {"z_loss": 0.001},
+    "logit_scale": {"logit_scale": 0.7},
+    "weight": {"weight": True},
+    "weight, label_smoothing": {"weight": True, "label_smoothing": 0.125},
+    "grad_output": {"grad_output": 2.0**40},
+}
+
+DIGESTS = {
+    "float16": {
+        "plain": "b1184122a9246d71",
+        "confident": "aa311d550ae30900",
+        "certain": "25707f546244c5e3",
+        "label_smoothing": "caf1f4cc5921fc64",
+        "z_loss": "b3e0dd7d5ed81df5",
+        "logit_scale": "971056b4caa40dda",
+        "weight": "573c8711350d32d7",
+        "weight, label_smoothing": "8584ad3de3a9a972",
+        "grad_output": "26bfa3d6a5d79872",
+        "probabilities": "46778f6aa59e07d4",
+        "softmax family": "5308994594981426",
+    },
+    "bfloat16": {
+        "plain": "3f14c3369d65c324",
+        "confident": "4f736df1713a4977",
+        "certain": "49c1fc0446026a9d",
+        "label_smoothing": "aee80ef41fed5229",
+        "z_loss": "4d51824f35b3ca68",
+        "logit_scale": "09cabfcfe056b50b",
+        "weight": "f49a752b556ffdc4",
+        "weight, label_smoothing": "9854e249a17f3492",
+        "grad_output": "1d22a5c756d867bb",
+        "probabilities": "19c9fff91976bef9",
+        "softmax family": "0b6a08b849af51b0",
+    },
+    "float32": {
+        "plain": "f60f0e5421174b2c",
+        "confident": "54da3ba044d6063e",
+        "certain": "4e0f459ecb4b03c1",
+        "label_smoothing": "8845be426d4177ad",
+        "z_loss": "69ed300bf8b6fd0e",
+        "logit_scale": "4ae188ead4e94979",
+        "weight": "02370d3042de9c5a",
+        "weight, label_smoothing": "78b1a518da5d51bb",
+        "grad_output": "5683a12c8389f09f",
+        "probabilities": "07dd581ea2eaeaf5",
+        "softmax family": "7032020257d7a8fa",
+    },
+    "float64": {
+        "plain": "a05f98a95d5e24c0",
+        "confident": "da20438163adf57d",
+        "certain": "2db7431de92b466b",
+        "label_smoothing": "1f485a1a364f4ad5",
+        "z_loss": "be5d9d004244bce7",
+        "logit_scale": "92309a155ce49f7e",
+        "weight": "e6a1b4434d6b8470",
+        "weight, label_smoothing": "42d000a62db8e8c3",
+        "grad_output": "61d975dfac4e6add",
+        "probabilities": "1c8bf9637c24bf2e",
+        "softmax family": "4dea5f20ce36da79",
+    },
+}
+
+
+def numbers(shape, seed, dtype):
+    """Multiples of 2^-16 in [-8, 8): no library function has a say in them."""
+    whole = np.random.Generator(np.random.PCG64(seed)).integers(-(1 << 19), 1 << 19, shape)
+    return (whole / 65536).astype(dtype)
+
+
+def digest(arrays):
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def losses_and_gradients(dtype, options):
+    options = dict(options)
+    weighted = options.pop("weight", False)
+    shapes = [(24, c) for c in CLASSES] + [(2, c) for c in LONG if len(options) == weighted]
+    shapes += [(2, c, 7, 5) for c in (3, 21, 400)]
+    for seed, shape in enumerate(shapes):
+        x, y = numbers(shape, seed, dtype), np.arange(shape[0] * np.prod(shape[2:], dtype=int))
+        y = (y * 7 % shape[1]).reshape(shape[0], *shape[2:])
+        weight = 1 + np.arange(shape[1]) % 5 / 4 if weighted else None
+        if "grad_output" not in options:
+            yield xe.cross_entropy(x, y, weight, **options)
+        yield from xe.cross_entropy_with_grad(x, y, weight, reduction="none", **options)
+
+
+def of_probabilities(dtype):
+    for seed, classes in enumerate(CLASSES + LONG):
+        x = numbers((8, classes), seed, dtype)
+        p = np.abs(numbers((8, classes), seed + 100, np.float32)) / 64
+        yield from xe.cross_entropy_with_grad(x, p, reduction="none")
+
+
+def of_softmax(dtype):
+    for seed, classes in enumerate(CLASSES + LONG):
+        x = numbers((8, classes), seed, dtype)
+        for function in (xe.softmax, xe.log_softmax, xe.logsumexp, xe.entropy):
+            yield function(x, axis=-1)
+
+
+def cases(dtype):
+    for name, options in OPTIONS.items():
+        yield name, losses_and_gradients(dtype, options)
+    yield "probabilities", of_probabilities(dtype)
+    yield "softmax family", of_softmax(dtype)
+
+
+def test_the_digests_of_results(tier, dtype):
+    if tier not in FUSED:
+        pytest.skip(f"{tier} has no fused multiply-add: its bits are its own")
+    found = {name: digest(results) for name, results in cases(dtype)}
+    assert found == DIGESTS[dtype.name]
+
+
+if __name__ == "__main__":
+    import ml_dtypes
+
+    print("tier", _kernels.tier())
+    for each in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64):
+        print(f'    "{np.dtype(each).name}": {{')
+        for case, arrays in cases(each):
+            print(f'        "{case}": "{digest(arrays)}",')
+        print("    },")
