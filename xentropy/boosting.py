@@ -37,10 +37,10 @@ def multiclass_objective(kind="exact", *, n_threads=None):
         Whose Hessian, with p the probability of a class, v the weight of the row, K the number
         of classes:
 
-        * "xgboost": ``max(2 v p (1 - p), 1e-16)``, as `multi:softprob` of XGBoost 3 has it
-          (dmlc/xgboost, src/objective/multiclass_obj.cu);
+        * "xgboost": ``max(2 v p (1 - p), 1e-16)``, as `multi:softprob` has it up to XGBoost 3.2
+          (dmlc/xgboost, src/objective/multiclass_obj.cu; #12537 makes ``|gradient|`` of it);
         * "lightgbm": ``K / (K - 1) v p (1 - p)``, Friedman's factor (Ann. Stat. 29, 2001), as
-          `multiclass` of LightGBM 4 has it (src/objective/multiclass_objective.hpp; 2 before);
+          `multiclass` has it since LightGBM 3 (src/objective/multiclass_objective.hpp, #3256);
         * "exact": ``v p (1 - p)``, the diagonal of the second derivative.
     n_threads : int, optional
         Threads of the kernel; without it see `set_num_threads`.
