@@ -1,0 +1,125 @@
+"""xentropy.jax against jit(optax): loss + gradient.
+
+    python -m bench.fronts.jax_front [--quick]
+
+The ways take turns, a round each; medians. Memory is that of one call in a process of its own. The
+third way is what xentropy.jax would be with `jax.pure_callback`: the same kernels, and copies.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+
+from ..cells import Cell, make_logits, make_target
+from ..options import seconds
+from ..peers import Way
+from ..stopwatch import peak_extra_bytes
+from .table import Table
+
+CELLS = ("32x10", "1000000x10", "8192x1000", "2048x50257")
+QUICK = ("32x10", "256x1000")
+WAYS = ("optax", "xentropy.jax", "pure_callback")
+
+
+def called_back():
+    """The loss by `jax.pure_callback`, differentiated as xentropy.jax is."""
+    import jax
+
+    import xentropy as xe
+
+    def losses(x, labels):
+        result = jax.ShapeDtypeStruct(labels.shape, x.dtype)
+        return jax.pure_callback(
+            lambda x, t: xe.cross_entropy(np.asarray(x), np.asarray(t), reduction="none"),
+            result,
+            x,
+            labels,
+        )
+
+    def backward(saved, upstream):
+        x, labels = saved
+        result = jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+        def gradient(x, t, g):
+            x, t, g = np.asarray(x), np.asarray(t), np.asarray(g)
+            return xe.cross_entropy_with_grad(x, t, reduction="none", grad_output=g)[1]
+
+        return jax.pure_callback(gradient, result, x, labels, upstream), None
+
+    function = jax.custom_vjp(losses)
+    function.defvjp(lambda x, labels: (losses(x, labels), (x, labels)), backward)
+    return function
+
+
+def calls(cell):
+    """Each way's step, compiled: the mean and its gradient."""
+    import jax
+    import optax
+
+    import xentropy.jax
+
+    functions = (
+        optax.softmax_cross_entropy_with_integer_labels,
+        xentropy.jax.softmax_cross_entropy_with_integer_labels,
+        called_back(),
+    )
+    x = jax.device_put(make_logits(cell))
+    labels = jax.device_put(make_target(cell).astype(np.int32))
+
+    def call(function):
+        step = jax.jit(jax.value_and_grad(lambda x, labels: function(x, labels).mean()))
+        return lambda: jax.block_until_ready(step(x, labels))
+
+    return dict(zip(WAYS, map(call, functions), strict=True))
+
+
+def extra_memory(way, name):
+    """The peak of one call in units of the logits, in a fresh process; None if unknown."""
+    command = [sys.executable, "-m", "bench.fronts.jax_front", "--memory", way, name]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    return None if said == "None" else int(said) / (4 * Cell.parse(name).elements)
+
+
+def memory(way, name):
+    """The peak of one call in bytes; what it loads and compiles is there before."""
+    call = calls(Cell.parse(name))[way]
+    call()
+    return peak_extra_bytes(Way(call))
+
+
+def row(name, quick):
+    cell = Cell.parse(name)
+    rounds = (5 if quick else 15) * (20 if cell.elements < 1 << 16 else 1)
+    taken = seconds(calls(cell), rounds)
+    measured = [round(taken[way] * 1e6, 1) for way in WAYS]
+    faster = round(taken["optax"] / taken["xentropy.jax"], 2)
+    if cell.elements < 1 << 20:  # less than what a process grows by anyway
+        return [name, *measured, faster, *(None for _ in WAYS)]
+    return [name, *measured, faster, *(round(extra_memory(way, name), 2) for way in WAYS)]
+
+
+def tables(quick):
+    """Time in microseconds, the ratio, peak extra memory in units of the logits."""
+    columns = ["cell", *(f"{way} us" for way in WAYS), "optax / xentropy.jax"]
+    columns += [f"{way} memory" for way in WAYS]
+    rows = [row(name, quick) for name in (QUICK if quick else CELLS)]
+    notes = [
+        "jit(value_and_grad(mean loss)), float32, result released each time",
+        "memory: peak beyond what was there before the call, over the size of the logits",
+    ]
+    return [Table("jax", "xentropy.jax: loss + gradient under jit", columns, rows, notes)]
+
+
+def main(arguments):
+    if arguments[:1] == ["--memory"]:
+        print(memory(*arguments[1:]))
+        return
+    for table in tables("--quick" in arguments):
+        print(*table.columns, sep=" | ")
+        for each in table.rows:
+            print(*each, sep=" | ")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
