@@ -12,8 +12,10 @@ try:
 except ImportError:
     bfloat16 = None
 
-BITS16 = (torch.float16, torch.bfloat16)
-FLOATS = (torch.float32, torch.float64, torch.float16) + (torch.bfloat16,) * (bfloat16 is not None)
+BITS16 = {torch.float16, torch.bfloat16}
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+if bfloat16 is None:
+    FLOATS.remove(torch.bfloat16)
 
 
 def array(tensor):
@@ -27,7 +29,7 @@ def array(tensor):
 
 def tensor(values):
     """The tensor of an array's memory."""
-    if values.dtype == bfloat16:
+    if values.dtype.kind == "V":  # bfloat16
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 
@@ -36,19 +38,22 @@ def loss_tensor(loss, dtype):
     """A loss of the kernels, a number or one a row, as torch returns it."""
     if isinstance(loss, np.ndarray):
         return torch.from_numpy(loss).to(dtype)
-    return torch.scalar_tensor(float(loss), dtype=dtype)
+    return torch.scalar_tensor(loss, dtype=dtype)
 
 
 def compute(with_grad, tensors, options, upstream=None, out=None):
     """Loss, or with_grad (loss, gradient), as arrays: a call of xentropy's NumPy functions.
 
     `tensors`: logits, target, weight, sample_weight. `options`: the others, in the order of
-    `xentropy.cross_entropy`. `upstream`: the gradient of the loss, a tensor of its shape.
+    `xentropy.cross_entropy`. `upstream`: the gradient in the loss, a tensor of its shape.
     """
     logits, target, weight, sample_weight = tensors
-    arguments = array(logits), array(target), array(weight), array(sample_weight), *options
+    arguments = array(logits), array(target), weight, sample_weight, *options
+    if weight is not None or sample_weight is not None:
+        arguments = *arguments[:2], array(weight), array(sample_weight), *options
     if upstream is not None:
         upstream = array(upstream) if upstream.dim() else upstream.item()
-    out = array(out)
+    if out is not None:
+        out = array(out)
     result = _kernels.cross_entropy(with_grad, arguments, upstream, out)
     return _api._checked(with_grad, arguments, upstream, out) if result is None else result

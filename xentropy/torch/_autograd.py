@@ -31,34 +31,41 @@ def check_in_place(logits, target):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """apply(logits, target, weight, sample_weight, options, dtype of the loss, inplace)."""
+    """apply(logits, target, call), call = (weight, sample_weight, options, loss dtype, inplace).
+
+    One argument for all that has no gradient: each costs time, in backward too.
+    """
 
     @staticmethod
-    def forward(ctx, logits, target, weight, sample_weight, options, dtype, inplace):
+    def forward(ctx, logits, target, call):
+        weight, sample_weight, options, dtype, ctx.inplace = call
+        ctx.options, kept, saved = options, None, logits
         tensors = logits, target, weight, sample_weight
-        ctx.options, ctx.inplace = options, inplace
-        if options[2] == "none" or not ctx.needs_input_grad[0]:
-            ctx.save_for_backward(*tensors, None)
-            return loss_tensor(compute(False, tensors, options), dtype)
-        if inplace:
-            kept = logits.detach()
-            loss, _ = compute(True, tensors, options, out=kept)
+        if options[2] == "none" or not logits.requires_grad:
+            loss = compute(False, tensors, options)
+        elif ctx.inplace:
+            kept, saved = logits.detach(), None
+            loss, _ = compute(True, tensors, options, None, kept)
             increment_version(logits)  # who has saved the logits is told in backward
-            ctx.save_for_backward(None, *tensors[1:], kept)
         else:
-            loss, gradient = compute(True, tensors, options)
-            ctx.save_for_backward(*tensors, tensor(gradient))
+            loss, kept = compute(True, tensors, options)
+            kept = tensor(kept)
+        if weight is None and sample_weight is None:
+            ctx.save_for_backward(saved, target, kept)
+        else:
+            ctx.save_for_backward(saved, target, kept, weight, sample_weight)
         return loss_tensor(loss, dtype)
 
     @staticmethod
     def backward(ctx, upstream):
-        *tensors, kept = ctx.saved_tensors
-        for_logits, for_target = ctx.needs_input_grad[:2]
+        logits, target, kept, *weights = ctx.saved_tensors
+        tensors = logits, target, *(weights or (None, None))
         if torch.is_grad_enabled():  # create_graph: the gradients need a graph of their own
-            return *_differentiable(ctx, tensors, upstream), None, None, None, None, None
-        logits = _of_logits(ctx, tensors, kept, upstream) if for_logits else None
-        target = _of_target(tensors, ctx.options, upstream) if for_target else None
-        return logits, target, None, None, None, None, None
+            return *_differentiable(ctx, tensors, upstream), None
+        for_logits, for_target, _ = ctx.needs_input_grad
+        of_logits = _of_logits(ctx, tensors, kept, upstream) if for_logits else None
+        of_target = _of_target(tensors, ctx.options, upstream) if for_target else None
+        return of_logits, of_target, None
 
 
 # Without the Python around it, which is there for transforms (they never come here): 2 us.

@@ -1,7 +1,9 @@
 """The public function and module, and which way a call goes."""
 
 import torch
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import _reduction
 
 from . import _operator
@@ -9,7 +11,7 @@ from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
 from ._refusals import as_torch_has_it, by_torch
 
-PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = {torch.Tensor, torch.nn.Parameter}  # what is no tensor subclass
 
 
 def cross_entropy(
@@ -108,47 +110,44 @@ def cross_entropy(
     dtype = _loss_dtype(tensors, ignore_index)
     if dtype is None:
         return by_torch(tensors, options)
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if is_compiling() or _len_torch_dispatch_stack():
         return _traced(tensors, options, dtype)
+    if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return by_torch(tensors, options)
     return _eager(tensors, options, dtype, inplace)
 
 
 def _loss_dtype(tensors, ignore_index):
     """The dtype of the loss as torch has it; None for tensors that need torch's own function.
 
-    That is where the kernels do not reach: or where it would refuse the types.
+    That is where the kernels do not reach, or where it would refuse the types.
     """
-    logits, target, weight, _ = tensors
-    for x in (logits, target, *(x for x in tensors[2:] if x is not None)):
-        if not (type(x) in PLAIN and x.is_cpu and x.layout is torch.strided):
-            return None
+    logits, target, weight, sample_weight = tensors
+    if not (type(logits) in PLAIN and logits.is_cpu and type(target) in PLAIN and target.is_cpu):
+        return None
+    if not (weight is None or (type(weight) in PLAIN and weight.is_cpu)):
+        return None
+    if not (sample_weight is None or (type(sample_weight) in PLAIN and sample_weight.is_cpu)):
+        return None
     if logits.dtype not in FLOATS:
         return None
-    wide = torch.is_autocast_enabled("cpu")
-    dtype = _widened(logits.dtype, wide)
-    if target.dtype is torch.int64 or (target.dtype is torch.uint8 and logits.dim() <= 2):
-        same = weight is None or _widened(weight.dtype, wide) is dtype
-        return dtype if same else None
-    if target.dtype not in FLOATS or ignore_index >= 0:
+    dtype, labels = _widened(logits.dtype), target.dtype
+    if labels is torch.int64 or (labels is torch.uint8 and logits.dim() <= 2):
+        return dtype if weight is None or _widened(weight.dtype) is dtype else None
+    if labels not in FLOATS or ignore_index >= 0:
         return None
-    dtype = torch.promote_types(dtype, _widened(target.dtype, wide))
-    if weight is None:
-        return dtype
-    return torch.promote_types(dtype, _widened(weight.dtype, wide))
+    dtype = torch.promote_types(dtype, _widened(labels))
+    return dtype if weight is None else torch.promote_types(dtype, _widened(weight.dtype))
 
 
-def _widened(dtype, wide):
+def _widened(dtype):
     """What autocast makes of a type for this function."""
-    return torch.float32 if wide and dtype in BITS16 else dtype
-
-
-def _needs_graph(*tensors):
-    return any(x is not None and x.requires_grad for x in tensors) and torch.is_grad_enabled()
+    return torch.float32 if dtype in BITS16 and torch.is_autocast_enabled("cpu") else dtype
 
 
 def _traced(tensors, options, dtype):
-    """Into a graph, or through a dispatch mode: the operator, which has no gradient but one."""
-    if _needs_graph(*tensors[1:]):
+    """Into a graph, or through a dispatch mode: the operator, which derives by the logits alone."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors[1:]):
         return by_torch(tensors, options)
     return _operator.cross_entropy(*tensors, *options, dtype)
 
@@ -156,15 +155,18 @@ def _traced(tensors, options, dtype):
 def _eager(tensors, options, dtype, inplace):
     """At once."""
     logits, target, weight, sample_weight = tensors
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    if transformed or _needs_graph(weight, sample_weight):
-        return by_torch(tensors, options)
     try:
-        if not _needs_graph(logits, target):
+        if not torch.is_grad_enabled():
+            return loss_tensor(compute(False, tensors, options), dtype)
+        if weight is not None and weight.requires_grad:
+            return by_torch(tensors, options)
+        if sample_weight is not None and sample_weight.requires_grad:
+            return by_torch(tensors, options)
+        if not (logits.requires_grad or target.requires_grad):
             return loss_tensor(compute(False, tensors, options), dtype)
         if inplace:
             check_in_place(logits, target)
-        return apply(*tensors, options, dtype, inplace)
+        return apply(logits, target, (weight, sample_weight, options, dtype, inplace))
     except (TypeError, ValueError, IndexError) as error:
         return as_torch_has_it(error, tensors, options)
 
