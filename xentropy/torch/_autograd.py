@@ -107,7 +107,7 @@ def _of_target(tensors, options, upstream):
     factor = (label_smoothing - 1) / math.log(base or math.e)
     if reduction == "mean":
         rows = target.numel() // target.size(axis) if sample_weight is None else sample_weight.sum()
-        factor = factor / (normalizer or rows)
+        factor = factor / (normalizer or rows or 1)  # no rows: nobody gets it
     factor = factor * upstream.to(x.dtype)
     factor = factor if sample_weight is None else factor * sample_weight
     gradient.mul_(factor.unsqueeze(axis) if factor.dim() else factor)

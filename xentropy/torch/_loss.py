@@ -2,6 +2,7 @@
 
 import torch
 from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import _reduction
@@ -12,6 +13,7 @@ from ._autograd import apply, check_in_place
 from ._refusals import as_torch_has_it, by_torch
 
 PLAIN = {torch.Tensor, torch.nn.Parameter}  # what is no tensor subclass
+TRACED = {*PLAIN, FakeTensor}  # what torch.export calls with
 
 
 def cross_entropy(
@@ -123,11 +125,12 @@ def _loss_dtype(tensors, ignore_index):
     That is where the kernels do not reach, or where it would refuse the types.
     """
     logits, target, weight, sample_weight = tensors
-    if not (type(logits) in PLAIN and logits.is_cpu and type(target) in PLAIN and target.is_cpu):
+    kinds = TRACED if is_compiling() else PLAIN
+    if not (type(logits) in kinds and logits.is_cpu and type(target) in kinds and target.is_cpu):
         return None
-    if not (weight is None or (type(weight) in PLAIN and weight.is_cpu)):
+    if not (weight is None or (type(weight) in kinds and weight.is_cpu)):
         return None
-    if not (sample_weight is None or (type(sample_weight) in PLAIN and sample_weight.is_cpu)):
+    if not (sample_weight is None or (type(sample_weight) in kinds and sample_weight.is_cpu)):
         return None
     if logits.dtype not in FLOATS:
         return None
