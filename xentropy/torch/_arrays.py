@@ -12,7 +12,8 @@ try:
 except ImportError:
     bfloat16 = None
 
-BITS16 = {torch.float16, torch.bfloat16}
+BFLOAT16 = torch.bfloat16
+BITS16 = {torch.float16, BFLOAT16}
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 if bfloat16 is None:
     FLOATS.remove(torch.bfloat16)
@@ -22,7 +23,7 @@ def array(tensor):
     """The elements of a tensor on the CPU where they lie; None stays None."""
     if tensor is None:
         return None
-    if tensor.dtype is torch.bfloat16:
+    if tensor.dtype is BFLOAT16:
         return tensor.detach().view(torch.int16).numpy().view(bfloat16)
     return tensor.numpy(force=True)
 

@@ -19,37 +19,38 @@ from ._formula import formula
 graph_is_retained = torch._C._autograd._get_current_graph_task_keep_graph
 
 
-def check_in_place(logits, target):
+def check_in_place(logits, derived_target):
     """Raise if the gradient must not go where the logits are."""
     base = logits._base if logits._is_view() else logits
     if base.is_leaf and base.requires_grad:
         raise RuntimeError("inplace=True would overwrite a leaf that requires a gradient")
     if logits.is_neg() or 0 in logits.stride():
         raise RuntimeError("inplace=True needs each logit at a place of its own; .clone() them")
-    if target.requires_grad:
+    if derived_target is not None:
         raise RuntimeError("inplace=True would overwrite logits that the gradient in target needs")
 
 
 class CrossEntropy(torch.autograd.Function):
-    """apply(logits, target, call), call = (weight, sample_weight, options, loss dtype, inplace).
+    """apply(logits, target or None, call): the target where it needs a gradient.
 
-    One argument for all that has no gradient: each costs time, in backward too.
+    call = (target, weight, sample_weight, options, dtype of the loss, inplace). What has no
+    gradient comes in one argument, because each costs time, in backward too.
     """
 
     @staticmethod
-    def forward(ctx, logits, target, call):
-        weight, sample_weight, options, dtype, ctx.inplace = call
-        ctx.options, kept, saved = options, None, logits
+    def forward(ctx, logits, _, call):
+        target, weight, sample_weight, ctx.options, dtype, ctx.inplace = call
         tensors = logits, target, weight, sample_weight
-        if options[2] == "none" or not logits.requires_grad:
-            loss = compute(False, tensors, options)
+        saved, kept = logits, None
+        if ctx.options[2] == "none" or not logits.requires_grad:
+            loss = compute(False, tensors, ctx.options)
         elif ctx.inplace:
-            kept, saved = logits.detach(), None
-            loss, _ = compute(True, tensors, options, None, kept)
+            saved, kept = None, logits.detach()
+            loss, _ = compute(True, tensors, ctx.options, None, kept)
             increment_version(logits)  # who has saved the logits is told in backward
         else:
-            loss, kept = compute(True, tensors, options)
-            kept = tensor(kept)
+            loss, gradient = compute(True, tensors, ctx.options)
+            kept = tensor(gradient)
         if weight is None and sample_weight is None:
             ctx.save_for_backward(saved, target, kept)
         else:

@@ -109,23 +109,24 @@ def cross_entropy(
     tensors = input, target, weight, sample_weight
     numbers = normalizer, label_smoothing, z_loss, logit_scale, base, n_threads
     options = axis, ignore_index, reduction, *numbers
-    dtype = _loss_dtype(tensors, ignore_index)
+    compiling = is_compiling()
+    dtype = _loss_dtype(tensors, ignore_index, TRACED if compiling else PLAIN)
     if dtype is None:
         return by_torch(tensors, options)
-    if is_compiling() or _len_torch_dispatch_stack():
+    if compiling or _len_torch_dispatch_stack():
         return _traced(tensors, options, dtype)
     if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return by_torch(tensors, options)
     return _eager(tensors, options, dtype, inplace)
 
 
-def _loss_dtype(tensors, ignore_index):
+def _loss_dtype(tensors, ignore_index, kinds):
     """The dtype of the loss as torch has it; None for tensors that need torch's own function.
 
-    That is where the kernels do not reach, or where it would refuse the types.
+    That is where the kernels do not reach, or where it would refuse the types. `kinds` are the
+    classes of tensors that the kernels take.
     """
     logits, target, weight, sample_weight = tensors
-    kinds = TRACED if is_compiling() else PLAIN
     if not (type(logits) in kinds and logits.is_cpu and type(target) in kinds and target.is_cpu):
         return None
     if not (weight is None or (type(weight) in kinds and weight.is_cpu)):
@@ -165,11 +166,12 @@ def _eager(tensors, options, dtype, inplace):
             return by_torch(tensors, options)
         if sample_weight is not None and sample_weight.requires_grad:
             return by_torch(tensors, options)
-        if not (logits.requires_grad or target.requires_grad):
+        derived = target if target.requires_grad else None
+        if derived is None and not logits.requires_grad:
             return loss_tensor(compute(False, tensors, options), dtype)
         if inplace:
-            check_in_place(logits, target)
-        return apply(logits, target, (weight, sample_weight, options, dtype, inplace))
+            check_in_place(logits, derived)
+        return apply(logits, derived, (target, weight, sample_weight, options, dtype, inplace))
     except (TypeError, ValueError, IndexError) as error:
         return as_torch_has_it(error, tensors, options)
 
