@@ -10,7 +10,7 @@ import xentropy
 try:
     import xentropy.torch
 except ImportError as error:
-    assert 'pip install "xentropy[torch]"' in str(error), error
+    assert 'pip install "xentropy-cpu[torch]"' in str(error), error
 else:
     raise SystemExit("imported")
 """

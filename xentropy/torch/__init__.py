@@ -17,7 +17,7 @@ except ImportError as error:
     if error.name != "torch":  # it is there, but cannot be loaded
         raise
     raise ImportError(
-        'xentropy.torch needs PyTorch: pip install "xentropy[torch]"', name="torch"
+        'xentropy.torch needs PyTorch: pip install "xentropy-cpu[torch]"', name="torch"
     ) from error
 
 from ._loss import CrossEntropyLoss, cross_entropy
