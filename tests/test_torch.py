@@ -363,12 +363,13 @@ def test_options_reach_the_kernels():
     assert torch.allclose(by_torch, gradient, rtol=1e-5, atol=1e-7)  # float32, cancelling terms
 
 
+@pytest.mark.parametrize("weight", [None, torch.ones(5)], ids=["plain", "weight"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_takes_16_bits_and_returns_float32(dtype):
+def test_autocast_takes_16_bits_and_returns_float32(dtype, weight):
     x, y = seeded(8, 5, dtype=dtype), labels((8, 5))
     with torch.autocast("cpu", torch.bfloat16):
-        loss, gradient, _ = gradients(cross_entropy, x, y, weight=torch.ones(5))
-        theirs, other, _ = gradients(F.cross_entropy, x, y, weight=torch.ones(5))
+        loss, gradient, _ = gradients(cross_entropy, x, y, weight=weight)
+        theirs, other, _ = gradients(F.cross_entropy, x, y, weight=weight)
     assert (loss.dtype, gradient.dtype) == (theirs.dtype, other.dtype) == (torch.float32, dtype)
     exact = F.cross_entropy(x.double(), y)
     assert abs(loss - exact) <= 1e-6 * exact  # not rounded to 16 bits on the way

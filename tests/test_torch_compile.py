@@ -91,6 +91,14 @@ def test_compiled_for_any_number_of_rows():
         assert torch.equal(whole(x, y), cross_entropy(x, y))
 
 
+def test_compiled_transforms():
+    x, y = logits_and_labels()
+    x = x.detach()
+    each = torch.func.vmap(torch.func.grad(lambda a, b: cross_entropy(a, b)))
+    compiled = torch.compile(each, fullgraph=True, backend="aot_eager")(x, y)
+    assert torch.allclose(compiled, each(x, y), rtol=1e-6, atol=0)  # torch's operations, twice
+
+
 def test_compiled_while_patched():
     x, y = logits_and_labels(1, 2)
     x = torch.tensor([[20.0, 0.0]], requires_grad=True)

@@ -111,12 +111,10 @@ def cross_entropy(
     options = axis, ignore_index, reduction, *numbers
     compiling = is_compiling()
     dtype = _loss_dtype(tensors, ignore_index, TRACED if compiling else PLAIN)
-    if dtype is None:
+    if dtype is None or _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return by_torch(tensors, options)
     if compiling or _len_torch_dispatch_stack():
         return _traced(tensors, options, dtype)
-    if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return by_torch(tensors, options)
     return _eager(tensors, options, dtype, inplace)
 
 
