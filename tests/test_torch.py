@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import xentropy as xe
-from xentropy.torch import CrossEntropyLoss, _arrays, _formula, cross_entropy
+from xentropy.torch import CrossEntropyLoss, _arrays, _formula, _loss, cross_entropy
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 REDUCTIONS = ["mean", "sum", "none"]
@@ -299,6 +299,17 @@ def test_other_devices_go_to_torch():
     assert (loss.device.type, loss.shape) == ("meta", (4,))
     loss = cross_entropy(X.to("meta"), Y.to("meta"), z_loss=0.1, sample_weight=Y.to("meta"))
     assert (loss.device.type, loss.shape) == ("meta", ())
+
+
+def test_without_ml_dtypes_bfloat16_goes_to_torch(monkeypatch):
+    monkeypatch.setattr(_arrays, "bfloat16", None)
+    monkeypatch.setattr(_loss, "FLOATS", _arrays.FLOATS - {torch.bfloat16})
+    x, y, weight = seeded(4, 3, dtype=torch.bfloat16), labels((4, 3)), torch.ones(3).bfloat16()
+    assert cross_entropy(x, y) == F.cross_entropy(x, y)
+    p = probabilities((4, 3))
+    assert cross_entropy(x.float(), p, weight) == F.cross_entropy(x.float(), p, weight)
+    with pytest.raises(TypeError, match="ml_dtypes"):
+        cross_entropy(x.float(), y, sample_weight=torch.ones(4).bfloat16())
 
 
 class Renamed(torch.Tensor):

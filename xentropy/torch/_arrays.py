@@ -6,7 +6,8 @@ import torch
 from .. import _api, _kernels
 
 # torch hands out no bfloat16 array, and NumPy takes none through DLPack: such a tensor goes as
-# 16-bit integers, which are seen as bfloat16 here. Without ml_dtypes NumPy has no name for it.
+# 16-bit integers, which are seen as bfloat16 here. Without ml_dtypes NumPy has no name for it,
+# and such logits go to torch's own function.
 try:
     from ml_dtypes import bfloat16
 except ImportError:
@@ -24,6 +25,8 @@ def array(tensor):
     if tensor is None:
         return None
     if tensor.dtype is BFLOAT16:
+        if bfloat16 is None:
+            raise TypeError("bfloat16 tensors need ml_dtypes: pip install ml_dtypes")
         return tensor.detach().view(torch.int16).numpy().view(bfloat16)
     return tensor.numpy(force=True)
 
