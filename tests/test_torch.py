@@ -412,6 +412,18 @@ def test_a_module_that_loads_and_saves_as_torchs(tmp_path):
     assert repr(ours) == repr(theirs)
 
 
+def test_a_module_hands_on_every_option():
+    x, y = seeded(5, 7, 4), torch.arange(35).reshape(5, 7) % 4
+    options = {"ignore_index": 1, "reduction": "mean", "label_smoothing": 0.1, "normalizer": 3.0}
+    options |= {"z_loss": 0.1, "logit_scale": 0.5, "base": 2.0, "axis": 2, "n_threads": 1}
+    weight = torch.linspace(1, 2, 4)
+    ours = CrossEntropyLoss(weight, **options)
+    assert ours(x, y) == cross_entropy(x, y, weight, **options)
+    logits = x * 1
+    CrossEntropyLoss(weight, **options, inplace=True)(logits, y).backward()
+    assert torch.equal(logits, x.grad)
+
+
 def test_threads_each_with_its_own_graph():
     x, y = seeded(64, 50), labels((64, 50))
     expected = gradients(cross_entropy, x, y)
