@@ -1,6 +1,6 @@
 """Measure the fronts against the frameworks that they stand in for.
 
-python -m bench.fronts                       all of them; bench/results/fronts-<machine>.json
+python -m bench.fronts                       all of them; bench/results/fronts/<machine>.json
 python -m bench.fronts --quick               small cells and few rounds, to see that it works
 python -m bench.fronts --front torch         one of them, the others stay as they were saved
 python -m bench.fronts --readme              the same as the first, and the README's tables
@@ -114,7 +114,7 @@ def arguments(words):
     add = parser.add_argument
     add("--quick", action="store_true", help="small cells, few rounds; saved only with --save")
     add("--front", nargs="+", choices=FRONTS, default=[*FRONTS], help="these alone")
-    add("--save", type=Path, metavar="FILE", help="default: bench/results/fronts-<machine>.json")
+    add("--save", type=Path, metavar="FILE", help="default: bench/results/fronts/<machine>.json")
     add("--load", type=Path, metavar="FILE", help="measure nothing, show these results")
     add("--readme", action="store_true", help="write the README's tables")
     chosen = parser.parse_args(words)
@@ -129,7 +129,9 @@ def measured(chosen, console):
     if path is None and not chosen.quick:
         from xentropy import get_num_threads
 
-        path = report.RESULTS / f"fronts-{machine.slug(machine.header([], get_num_threads()))}.json"
+        slug = machine.slug(machine.header([], get_num_threads()))
+        path = report.RESULTS / "fronts" / f"{slug}.json"
+        path.parent.mkdir(exist_ok=True)
     results = json.loads(path.read_text()) if path and path.exists() else {}
     for front in chosen.front:
         if reason := why_not(front):
