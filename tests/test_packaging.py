@@ -20,7 +20,7 @@ STUB = ROOT / "xentropy" / "_kernels.pyi"
 KERNELS = sorted((ROOT / "xentropy" / "kernels").glob("*.[hc]*"))
 CODE = [
     ROOT / "setup.py",
-    *sorted((ROOT / "xentropy").glob("*.p[xy]*")),
+    *sorted((ROOT / "xentropy").glob("**/*.p[xy]*")),
     *KERNELS,
     *sorted((ROOT / "tests").glob("*.py")),
     *sorted((ROOT / "bench").glob("**/*.py")),

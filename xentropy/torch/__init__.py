@@ -1,0 +1,26 @@
+"""Cross entropy for PyTorch: torch.nn.functional.cross_entropy, computed by xentropy on the CPU.
+
+::
+
+    from xentropy.torch import cross_entropy, CrossEntropyLoss
+
+    loss = cross_entropy(logits, target)     # arguments, results and errors as torch has them
+    loss.backward()                          # free: the gradient came with the loss
+
+Code that one cannot edit gets it by `patch`. Tensors that are not on the CPU go to torch's own
+function, always.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    if error.name != "torch":  # it is there, but cannot be loaded
+        raise
+    raise ImportError(
+        'xentropy.torch needs PyTorch: pip install "xentropy-cpu[torch]"', name="torch"
+    ) from error
+
+from ._loss import CrossEntropyLoss, cross_entropy
+from ._patch import patch, unpatch
+
+__all__ = ["CrossEntropyLoss", "cross_entropy", "patch", "unpatch"]

@@ -1,0 +1,135 @@
+"""The loss in eager mode: the gradient is computed with it, and kept for backward.
+
+What a step costs in passes over memory the size of the logits, reads + writes:
+
+* mean and sum: 1 + 1 forward, none backward if the upstream gradient is 1, else 1 + 1.
+* "none": 1 forward, 1 + 1 backward. Its upstream gradient has one number a row and is hardly ever
+  all ones, so a gradient computed early would have to be read and written once more.
+"""
+
+import math
+
+import torch
+from torch.autograd.graph import increment_version
+
+from .._softmax import log_softmax
+from ._arrays import BITS16, array, compute, loss_tensor, tensor
+from ._formula import formula
+
+try:  # torch has no public word for it (its issue 65536)
+    graph_is_retained = torch._C._autograd._get_current_graph_task_keep_graph
+except AttributeError:  # to be safe: nothing that is kept is then handed out
+
+    def graph_is_retained():
+        return True
+
+
+def check_in_place(logits, derived_target):
+    """Raise if the gradient must not go where the logits are."""
+    base = logits._base if logits._is_view() else logits
+    if base.is_leaf and base.requires_grad:
+        raise RuntimeError("inplace=True would overwrite a leaf that requires a gradient")
+    if logits.is_neg() or 0 in logits.stride():
+        raise RuntimeError("inplace=True needs each logit at a place of its own; .clone() them")
+    if derived_target is not None:
+        raise RuntimeError("inplace=True would overwrite logits that the gradient in target needs")
+
+
+class CrossEntropy(torch.autograd.Function):
+    """apply(logits, target or None, call): the target where it needs a gradient.
+
+    call = (target, weight, sample_weight, options, dtype of the loss, inplace). What has no
+    gradient comes in one argument, because each costs time, in backward too.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, _, call):
+        target, weight, sample_weight, ctx.options, dtype, ctx.inplace = call
+        tensors = logits, target, weight, sample_weight
+        saved, kept = logits, None
+        if ctx.options[2] == "none" or not logits.requires_grad:
+            loss = compute(False, tensors, ctx.options)
+        elif ctx.inplace:
+            saved, kept = None, logits.detach()
+            loss, _ = compute(True, tensors, ctx.options, None, kept)
+            increment_version(logits)  # who has saved the logits is told in backward
+        else:
+            loss, gradient = compute(True, tensors, ctx.options)
+            kept = tensor(gradient)
+        if weight is None and sample_weight is None:
+            ctx.save_for_backward(saved, target, kept)
+        else:
+            ctx.save_for_backward(saved, target, kept, weight, sample_weight)
+        return loss_tensor(loss, dtype)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        logits, target, kept, *weights = ctx.saved_tensors
+        tensors = logits, target, *(weights or (None, None))
+        if torch.is_grad_enabled():  # create_graph: the gradients need a graph of their own
+            return *_differentiable(ctx, tensors, upstream), None
+        for_logits, for_target, _ = ctx.needs_input_grad
+        of_logits = _of_logits(ctx, tensors, kept, upstream) if for_logits else None
+        of_target = _of_target(tensors, ctx.options, upstream) if for_target else None
+        return of_logits, of_target, None
+
+
+# Without the Python around it, which is there for transforms (they never come here): 2 us.
+apply = super(torch.autograd.Function, CrossEntropy).apply
+
+
+def _of_logits(ctx, tensors, kept, upstream):
+    """The gradient in the logits: the one that was kept, if it can be handed out.
+
+    A retained graph hands nothing out: whoever gets it may write to it, and come again. In 16
+    bits an upstream gradient other than 1 begins with the logits: loss scaling, which is to save
+    small float16 gradients from underflow, would come too late for those that were rounded.
+    """
+    logits = tensors[0]  # None if overwritten
+    retained = graph_is_retained()
+    given = kept is not None and not retained
+    if given and upstream.item() == 1:
+        return kept
+    if given and (logits is None or logits.dtype not in BITS16):
+        return kept.mul_(upstream)
+    if logits is None:
+        return kept * upstream.to(kept.dtype)
+    if ctx.inplace and not retained:
+        kept = logits.detach()
+        compute(True, tensors, ctx.options, upstream, kept)
+        increment_version(logits)
+        return kept
+    return tensor(compute(True, tensors, ctx.options, upstream, kept if given else None)[1])
+
+
+def _of_target(tensors, options, upstream):
+    """The gradient in class probabilities: -w_c (1 - label_smoothing) log_b p_c of each row."""
+    logits, target, weight, sample_weight = tensors
+    axis, _, reduction, normalizer, label_smoothing, _, logit_scale, base, _ = options
+    axis = axis if logits.dim() > 1 else 0
+    x = logits.detach().float() if logits.dtype in BITS16 else logits.detach()
+    x = x if logit_scale == 1 else x * logit_scale
+    gradient = torch.from_numpy(log_softmax(array(x), axis=axis))
+    factor = (label_smoothing - 1) / math.log(base or math.e)
+    if reduction == "mean":
+        rows = target.numel() // target.size(axis) if sample_weight is None else sample_weight.sum()
+        factor = factor / (normalizer or rows or 1)  # no rows: nobody gets it
+    factor = factor * upstream.to(x.dtype)
+    factor = factor if sample_weight is None else factor * sample_weight
+    gradient.mul_(factor.unsqueeze(axis) if factor.dim() else factor)
+    if weight is not None:
+        gradient.movedim(axis, -1).mul_(weight)
+    return gradient.to(target.dtype)
+
+
+def _differentiable(ctx, tensors, upstream):
+    """Both gradients by torch's operations, which can be derived again."""
+    if tensors[0] is None:
+        raise RuntimeError(
+            "inplace=True has overwritten the logits, which a derivative of the gradient "
+            "(create_graph=True) needs"
+        )
+    wanted = [t for t, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
+    loss = formula(tensors, ctx.options)
+    found = iter(torch.autograd.grad(loss, wanted, upstream.to(loss.dtype), create_graph=True))
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:2])

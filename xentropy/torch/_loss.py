@@ -1,0 +1,227 @@
+"""The public function and module, and which way a call goes."""
+
+import torch
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.nn import _reduction
+
+from . import _operator
+from ._arrays import BITS16, FLOATS, compute, loss_tensor
+from ._autograd import apply, check_in_place
+from ._refusals import as_torch_has_it, by_torch
+
+PLAIN = {torch.Tensor, torch.nn.Parameter}  # what is no tensor subclass
+TRACED = {*PLAIN, FakeTensor}  # what torch.export calls with
+
+
+def cross_entropy(
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    sample_weight=None,
+    normalizer=None,
+    z_loss=0.0,
+    logit_scale=1.0,
+    axis=1,
+    base=None,
+    n_threads=None,
+    inplace=False,
+):
+    r"""torch.nn.functional.cross_entropy, computed by xentropy where the tensors are on the CPU.
+
+    The first eight parameters, the result and the types of errors are torch's. The formulas of
+    loss and gradient are those of `xentropy.cross_entropy_with_grad`. Nothing is copied: the
+    kernels read the logits where they lie, in any strides.
+
+    If the logits require a gradient, the mean and the sum compute it in the same pass and keep
+    it: one tensor of the size of the logits. ``loss.backward()`` hands that out as it is;
+    another upstream gradient costs one pass more. For reduction="none" it is computed in
+    backward.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        Logits, shape (C,), (N, C) or (N, C, d1, ...). Float16 and bfloat16 are computed in
+        float32 and summed in float64, also under autocast.
+    target : Tensor
+        Class indices, int64: shape (), (N,) or (N, d1, ...). Or class probabilities,
+        floating: shape of the logits; they may require a gradient.
+    weight : Tensor (C,), optional
+        Weight of each class, finite, in the dtype of the logits.
+    size_average, reduce : bool, optional
+        Deprecated by torch, with its warning; they overrule `reduction`.
+    ignore_index : int, default -100
+        Rows with this label cost 0, get gradient 0 and are not read.
+    reduction : {"mean", "sum", "none"}
+        As torch has it.
+    label_smoothing : float in [0, 1]
+        As torch has it.
+    sample_weight, normalizer, z_loss, logit_scale, axis, base, n_threads
+        As in `xentropy.cross_entropy`; `sample_weight` is a tensor.
+    inplace : bool, default False
+        The gradient overwrites the logits' storage, so the step needs no memory of their size.
+        Autograd raises in backward if another operation has saved the logits. Nothing is
+        overwritten where no gradient in the logits is asked for, nor in compiled graphs. With
+        float16 logits mind loss scaling: it comes after the gradient has been rounded.
+
+    Returns
+    -------
+    Tensor
+        Shape () for "mean" and "sum", for "none" one loss a row. Dtype of the logits (with
+        class probabilities promoted with theirs); float32 for 16-bit logits under autocast.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError, RuntimeError, NotImplementedError
+        As torch raises them for the same arguments; the message names the argument.
+    RuntimeError
+        `inplace` would overwrite a leaf that requires a gradient, or logits that lie on top
+        of each other; in backward, logits that have been modified since.
+
+    Notes
+    -----
+    Tensors on other devices, tensor subclasses, forward-mode derivatives, transforms of
+    torch.func, derivatives of the gradient and gradients in `weight` or `sample_weight` are
+    computed by torch's own function, with the options above in torch's operations on top of it.
+    In torch.compile, torch.export and under dispatch modes the operators
+    ``torch.ops.xentropy.cross_entropy`` and ``cross_entropy_backward`` are called.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xentropy.torch import cross_entropy
+    >>> logits = torch.tensor([[20.0, 0.0]], requires_grad=True)
+    >>> loss = cross_entropy(logits, torch.tensor([0]))
+    >>> loss.backward()
+    >>> f"{loss.item():.2e}", [f"{g:.2e}" for g in logits.grad[0].tolist()]
+    ('2.06e-09', ['-2.06e-09', '2.06e-09'])
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    tensors = input, target, weight, sample_weight
+    numbers = normalizer, label_smoothing, z_loss, logit_scale, base, n_threads
+    options = axis, ignore_index, reduction, *numbers
+    compiling = is_compiling()
+    dtype = _loss_dtype(tensors, ignore_index, TRACED if compiling else PLAIN)
+    if dtype is None or _are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return by_torch(tensors, options)
+    if compiling or _len_torch_dispatch_stack():
+        return _traced(tensors, options, dtype)
+    return _eager(tensors, options, dtype, inplace)
+
+
+def _loss_dtype(tensors, ignore_index, kinds):
+    """The dtype of the loss as torch has it; None for tensors that need torch's own function.
+
+    That is where the kernels do not reach, or where it would refuse the types. `kinds` are the
+    classes of tensors that the kernels take.
+    """
+    logits, target, weight, sample_weight = tensors
+    if not (type(logits) in kinds and logits.is_cpu and type(target) in kinds and target.is_cpu):
+        return None
+    if not (weight is None or (type(weight) in kinds and weight.is_cpu)):
+        return None
+    if not (sample_weight is None or (type(sample_weight) in kinds and sample_weight.is_cpu)):
+        return None
+    if logits.dtype not in FLOATS:
+        return None
+    dtype, labels = _widened(logits.dtype), target.dtype
+    if labels is torch.int64 or (labels is torch.uint8 and logits.dim() <= 2):
+        return dtype if weight is None or _widened(weight.dtype) is dtype else None
+    if labels not in FLOATS or ignore_index >= 0:
+        return None
+    dtype = torch.promote_types(dtype, _widened(labels))
+    return dtype if weight is None else torch.promote_types(dtype, _widened(weight.dtype))
+
+
+def _widened(dtype):
+    """What autocast makes of a type for this function."""
+    return torch.float32 if dtype in BITS16 and torch.is_autocast_enabled("cpu") else dtype
+
+
+def _traced(tensors, options, dtype):
+    """Into a graph, or through a dispatch mode: the operator, which derives by the logits alone."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors[1:]):
+        return by_torch(tensors, options)
+    return _operator.cross_entropy(*tensors, *options, dtype)
+
+
+def _eager(tensors, options, dtype, inplace):
+    """At once."""
+    logits, target, weight, sample_weight = tensors
+    try:
+        if not torch.is_grad_enabled():
+            return loss_tensor(compute(False, tensors, options), dtype)
+        if weight is not None and weight.requires_grad:
+            return by_torch(tensors, options)
+        if sample_weight is not None and sample_weight.requires_grad:
+            return by_torch(tensors, options)
+        derived = target if target.requires_grad else None
+        if derived is None and not logits.requires_grad:
+            return loss_tensor(compute(False, tensors, options), dtype)
+        if inplace:
+            check_in_place(logits, derived)
+        return apply(logits, derived, (target, weight, sample_weight, options, dtype, inplace))
+    except (TypeError, ValueError, IndexError) as error:
+        return as_torch_has_it(error, tensors, options)
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """torch.nn.CrossEntropyLoss, computed by `cross_entropy` of this module.
+
+    Loads and saves as torch's: its state is `weight`. The options beside torch's are those of
+    `cross_entropy`; `sample_weight` goes with the call, ``loss(input, target, sample_weight)``.
+    """
+
+    def __init__(
+        self,
+        weight=None,
+        size_average=None,
+        ignore_index=-100,
+        reduce=None,
+        reduction="mean",
+        label_smoothing=0.0,
+        *,
+        normalizer=None,
+        z_loss=0.0,
+        logit_scale=1.0,
+        axis=1,
+        base=None,
+        n_threads=None,
+        inplace=False,
+    ):
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.normalizer = normalizer
+        self.z_loss = z_loss
+        self.logit_scale = logit_scale
+        self.axis = axis
+        self.base = base
+        self.n_threads = n_threads
+        self.inplace = inplace
+
+    def forward(self, input, target, sample_weight=None):
+        """The loss of these logits and targets."""
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            sample_weight=sample_weight,
+            normalizer=self.normalizer,
+            z_loss=self.z_loss,
+            logit_scale=self.logit_scale,
+            axis=self.axis,
+            base=self.base,
+            n_threads=self.n_threads,
+            inplace=self.inplace,
+        )
