@@ -47,7 +47,7 @@ def versions(packages):
 
 def why_not(front):
     """Why a front cannot be measured here; None if it can."""
-    module, packages = FRONTS[front]
+    packages = FRONTS[front][1]
     absent = [name for name, version in versions(packages).items() if version is None]
     if absent:
         return f"{', '.join(absent)} not installed"

@@ -133,7 +133,8 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
         return exact_sums(LaneSums{step.lower(a.value, b.value), step.lower(a.lost, b.lost)},
                           LaneSums{step.upper(a.value, b.value), step.upper(a.lost, b.lost)});
       });
-  const LaneSums whole = exact_sums(s.value, s.lost);
+  const VD finite = s.lost == s.lost ? s.lost : VD{};  // an infinite sum has lost nan
+  const LaneSums whole = exact_sums(s.value, finite);
   return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
 }
 
