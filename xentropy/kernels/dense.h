@@ -12,7 +12,7 @@
 //
 //   1. masses: the probabilities where they lie, if they are the masses as they stand; else
 //      made in scratch;
-//   2. maximum: from memory, the other passes find the logits in cache;
+//   2. maximum: step 5 of the row before has prefetched the logits;
 //   3. chunk by chunk exps, into scratch, and the sums of both;
 //   4. settle: as in rows.h;
 //   5. gradient: e_c * factor - q_c * bias, streamed if asked.
@@ -74,9 +74,11 @@ Settled settle_dense(const Terms& t, double q_m, double q_others, double distanc
           rest * s.e_target - t.unit * q_m * s.others, t.unit};
 }
 
-// out[i] = e[i] * factor - q[i] * bias for i < n: whole lines are streamed if asked.
+// out[i] = e[i] * factor - q[i] * bias for i < n: whole lines are streamed if asked. `next` is what
+// will be read after.
 template <class T>
-void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool streamed) {
+void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool streamed,
+                 const T* next) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> minus_bias = splat(-f.bias), none = {};
   const Finisher<T, false> finish(f);
@@ -94,6 +96,7 @@ void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool str
     if (head > n) head = n;
     for (; i < head; i += L) store_some(i, head - i < L ? head - i : L);
     for (i = head; i + kLine<T> <= n; i += kLine<T>) {
+      prefetch_far(next + i);
       for (size_t v = 0; v < kLine<T>; v += L) stream(out + i + v, at(i + v));
     }
   }
@@ -119,8 +122,9 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T*
   if (e == nullptr) return;
   const Finish<T> finish = finish_row(t, settled, s, peak.at, q, e);
   T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
+  const T* next = r + 1 < b.rows ? x + b.logits_stride : x;
   const auto store_piece = [&](const T* piece, size_t begin, size_t end) {
-    store_dense(e + begin, piece, end - begin, finish, out + begin, streamed);
+    store_dense(e + begin, piece, end - begin, finish, out + begin, streamed, next + begin);
   };
   store_piece(q, 0, masses.begin);
   store_piece(masses.copy, masses.begin, masses.end);
