@@ -1,4 +1,4 @@
-"""Builds the driver of the kernels (driver_main.cpp) with any compiler, for any architecture.
+"""Builds the programs in this folder with any compiler, for any architecture.
 
     CXX=clang++ python tests/kernels/compile_driver.py FOLDER [FLAG ...]
 
@@ -36,29 +36,40 @@ def architecture(compiler):
     return settings()["ARCHITECTURES"][triple.split("-")[0]]
 
 
+def compile_file(source, target, tier, *flags, compiler):
+    """Compile as setup.py does, with the flags of the tier (None: of no tier)."""
+    known = settings()
+    own = known["TIERS"][architecture(compiler)].get(tier, [])
+    if source.parent == HERE:  # the standard library is not free of these
+        own = [*own, "-fexceptions", "-frtti", f"-I{KERNELS}"]
+    command = [compiler, *known["COMMON"], *known["KERNEL"], *own, *flags, str(source)]
+    subprocess.run([*command, "-o", str(target)], check=True)
+    return str(target)
+
+
 def build(folder, *flags, compiler="c++", leave_out=()):
     """Compile the kernels and the driver into `folder`; returns the path of the program."""
-    folder, known = Path(folder), settings()
-    tiers = known["TIERS"][architecture(compiler)]
-    tiers = {tier: own for tier, own in tiers.items() if tier not in leave_out}
-    defined = "".join(f"X({tier})" for tier in tiers)
+    folder, program = Path(folder), Path(folder) / "driver"
+    tiers = [t for t in settings()["TIERS"][architecture(compiler)] if t not in leave_out]
+    defined = "-DXENTROPY_TIERS=" + "".join(f"X({tier})" for tier in tiers)
     sources = [p for p in sorted(KERNELS.glob("*.cpp")) if not p.stem.startswith("tier_")]
     sources += [KERNELS / f"tier_{tier}.cpp" for tier in tiers] + [HERE / "driver_main.cpp"]
 
     def compile_one(source):
-        own = tiers.get(source.stem.removeprefix("tier_"), [])
-        if source.parent == HERE:  # the standard library needs exceptions; all else is as there
-            own = ["-fexceptions", "-frtti", f"-I{KERNELS}"]
-        target = folder / f"{source.stem}.o"
-        command = [compiler, *known["COMMON"], *known["KERNEL"], *own, *flags]
-        command += [f"-DXENTROPY_TIERS={defined}", "-c", str(source), "-o", str(target)]
-        subprocess.run(command, check=True)
-        return str(target)
+        tier, target = source.stem.removeprefix("tier_"), folder / f"{source.stem}.o"
+        return compile_file(source, target, tier, *flags, defined, "-c", compiler=compiler)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
-    program = folder / "driver"
     subprocess.run([compiler, *objects, *flags, "-pthread", "-o", str(program)], check=True)
+    return program
+
+
+def build_elementary(folder, tier, *flags, compiler="c++"):
+    """The same of elementary_main.cpp, for one tier."""
+    program = Path(folder) / "elementary"
+    flags = (*flags, f"-DXENTROPY_TIER={tier}", "-pthread")
+    compile_file(HERE / "elementary_main.cpp", program, tier, *flags, compiler=compiler)
     return program
 
 
