@@ -11,6 +11,7 @@ from support import assert_plain, assert_ulps, make_logits, make_target, plain
 from test_tails import confident_rows
 
 import xentropy as xe
+from bench import exactness
 
 pytestmark = pytest.mark.usefixtures("tier")
 
@@ -101,3 +102,8 @@ def test_the_mean_of_ten_million_rows(ten_million_rows):
     for reduction, divisor in (("mean", 1), ("sum", ROWS)):
         mean = xe.cross_entropy(x, np.zeros(ROWS, np.uint8), reduction=reduction) / divisor
         assert_ulps(np.float32(mean), exact, 1, reduction)
+
+
+def test_the_command_that_compares_libraries_finds_4_units_here():
+    for scenario, errors in exactness.measure(["xentropy"]).items():
+        assert max(errors["xentropy"]) <= plain("float32"), scenario
