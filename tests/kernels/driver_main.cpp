@@ -188,7 +188,8 @@ void check_batch(const Tier& tier, const Shape& shape, Kind kind, Report* report
   const CrossEntropyRun<S> first(tier, batch, cached.data(), false, 1);
   compare(batch, cached, first, report);
   ++report->batches;
-  report->print_bits(shape, int(kind), hash_of(first.losses.data(), shape.rows() * sizeof(Arithmetic<S>)),
+  report->print_bits(shape, int(kind),
+                     hash_of(first.losses.data(), shape.rows() * sizeof(Arithmetic<S>)),
                      hash_of(cached.data(), shape.size() * sizeof(S)));
   const CrossEntropyRun<S> shared(tier, batch, streamed.data(), true, kThreads);
   report->same_bits &= shared.same_bits(first) && streamed.same_bits(cached);
@@ -287,13 +288,14 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   report.prints_bits = prints_bits;
   report.name = std::string(tier.name) + " " + type;
   const std::vector<Shape> rows = {{40, 400, 1}, {33, 1000, 1}, {11, 5003, 1}, {199, 1024, 1}};
-  const std::vector<Shape> groups = {
-      {83, 1, 1},  {97, 2, 1},  {101, 3, 1}, {67, 4, 1},  {151, 5, 1},  {64, 7, 1},    {65, 8, 1},
-      {80, 9, 1},  {77, 10, 1}, {63, 16, 1}, {70, 17, 1}, {51, 31, 1},  {50, 33, 1},   {43, 64, 1},
-      {37, 65, 1}, {30, 96, 1}, {21, 127, 1}, {25, 190, 1}, {45001, 3, 1}, {15001, 10, 1}};
-  const std::vector<Shape> columns = {{2, 2, 100}, {3, 3, 33},   {1, 5, 250},  {2, 10, 129},
+  const std::vector<Shape> groups = {{83, 1, 1},   {97, 2, 1},   {101, 3, 1},   {67, 4, 1},
+                                     {151, 5, 1},  {64, 7, 1},   {65, 8, 1},    {80, 9, 1},
+                                     {77, 10, 1},  {63, 16, 1},  {70, 17, 1},   {51, 31, 1},
+                                     {50, 33, 1},  {43, 64, 1},  {37, 65, 1},   {30, 96, 1},
+                                     {21, 127, 1}, {25, 190, 1}, {45001, 3, 1}, {15001, 10, 1}};
+  const std::vector<Shape> columns = {{2, 2, 100}, {3, 3, 33},   {1, 5, 250},   {2, 10, 129},
                                       {2, 21, 64}, {1, 100, 95}, {3, 1001, 16}, {3, 21, 4000}};
-  const std::vector<Shape> dense = {{60, 2, 1},   {50, 3, 1},   {71, 10, 1},   {45, 33, 1},
+  const std::vector<Shape> dense = {{60, 2, 1},   {50, 3, 1},   {71, 10, 1},  {45, 33, 1},
                                     {20, 300, 1}, {7, 1025, 1}, {6, 5003, 1}, {12001, 10, 1}};
   bool good = check_cross_entropy<S>(tier, report, " rows", Kind::kPlain, rows);
   good &= check_cross_entropy<S>(tier, report, " rows, options", Kind::kOptions, rows);
@@ -302,7 +304,8 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   good &= check_cross_entropy<S>(tier, report, " columns", Kind::kPlain, columns);
   good &= check_cross_entropy<S>(tier, report, " columns, options", Kind::kOptions, columns);
   good &= check_cross_entropy<S>(tier, report, " dense, labels", Kind::kDense, dense);
-  good &= check_cross_entropy<S>(tier, report, " dense, probabilities", Kind::kProbabilities, dense);
+  good &=
+      check_cross_entropy<S>(tier, report, " dense, probabilities", Kind::kProbabilities, dense);
   return check_softmax<S>(tier, report, dense) && good;
 }
 
