@@ -1,4 +1,4 @@
-"""The kernels without Python (kernels/driver_main.cpp): here, for arm64, and under ThreadSanitizer.
+"""The kernels without Python (kernels/driver_main.cpp): here, for arm64, under sanitizers.
 
 Compiling every tier takes a minute or two, so these run where XENTROPY_DRIVER is set, as in CI.
 """
@@ -77,6 +77,12 @@ def test_columns_have_the_same_bits_on_every_tier_with_fma(native, arm64):
         bits = bits_of(here, tier)
         if bits:
             assert {name: bits[name] for name in columns} == columns
+
+
+def test_nothing_beyond_an_array_is_touched(tmp_path):
+    """Arrays end where their memory ends; AddressSanitizer and UndefinedBehaviorSanitizer look."""
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    lines_of([build(tmp_path, "-O1", "-g1", *sanitizers)])
 
 
 def test_threads_race_for_nothing(tmp_path):
