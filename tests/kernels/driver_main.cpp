@@ -1,0 +1,348 @@
+// Every kernel of every tier that this machine can run, without Python and OpenMP, against scalar
+// arithmetic: built natively, for arm64 (to be run by qemu), and with ThreadSanitizer.
+//
+//     driver           one line a kernel: its largest errors, in units of the last place of the
+//                      arithmetic; of 16-bit results, beyond the half unit of their own rounding.
+//                      Exit status 1 if one is above its bound, or two ways to the same gradient
+//                      differ in a bit
+//     driver --bits    one line a batch: hashes of the losses and of the gradient
+//
+// Threads take chunks as those of _kernels.pyx do.
+#include <atomic>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "batch.h"
+#include "pages.h"
+#include "tiers.h"
+
+namespace {
+
+constexpr int kThreads = 3;
+constexpr size_t kRowsChecked = 100;  // of a batch; the bits of all rows are compared
+
+// A quotient is exact to 4 units: exp 0.9, the sum 1, factor and product 0.5 to 1 each. With all
+// options on there are up to 10 roundings (tests/support.py names them).
+constexpr double kPlainBound = 4, kOptionsBound = 10;
+
+template <class T>
+struct WideOf {
+  typedef double Type;
+};
+template <>
+struct WideOf<double> {
+  typedef long double Type;
+};
+template <class S>
+using Wide = typename WideOf<Arithmetic<S>>::Type;
+
+template <class S>
+constexpr int kDigits = sizeof(S) == 8 ? 53 : 24;
+template <>
+constexpr int kDigits<F16> = 11;
+template <>
+constexpr int kDigits<BF16> = 8;
+template <class S>
+constexpr int kLeastExponent = sizeof(S) == 8 ? -1021 : -125;
+template <>
+constexpr int kLeastExponent<F16> = -13;
+
+// The unit in the last place of `value` as an S.
+template <class S, class W>
+W unit_of(W value) {
+  int exponent = kLeastExponent<S>;
+  if (value != 0) std::frexp(value, &exponent);
+  if (exponent < kLeastExponent<S>) exponent = kLeastExponent<S>;
+  return std::ldexp(W(1), exponent - kDigits<S>);
+}
+
+template <class S, class W>
+double error_of(S actual, const scalar::Value<W>& exact) {
+  typedef Arithmetic<S> T;
+  W off = std::fabs(W(value_of(actual)) - exact.value);
+  if (sizeof(S) == 2) off -= unit_of<S>(exact.value) / 2;
+  const W unit = unit_of<T>(exact.value), of_terms = unit_of<T>(exact.terms);
+  const double error = double(off / (exact.terms != 0 && of_terms > unit ? of_terms : unit));
+  return error == error ? (error > 0 ? error : 0) : INFINITY;
+}
+
+// All chunks of a call, by so many threads.
+template <class Call, class Work>
+void share(const Call& call, size_t classes, size_t threads, const Work& work) {
+  const size_t each_chunk = chunk_rows(call.rows, classes), each = scratch_bytes(call);
+  const size_t chunks = (call.rows + each_chunk - 1) / each_chunk;
+  const Array<char> scratch(threads * each + 1, 0);
+  std::atomic<size_t> next{0};
+  const auto take_chunks = [&](size_t thread) {
+    for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) {
+      const size_t begin = chunk * each_chunk, end = begin + each_chunk;
+      work(chunk, begin, end < call.rows ? end : call.rows, scratch.data() + thread * each);
+    }
+  };
+  std::vector<std::thread> team;
+  for (size_t t = 1; t < threads; ++t) team.emplace_back(take_chunks, t);
+  take_chunks(0);
+  for (std::thread& t : team) t.join();
+}
+
+uint64_t hash_of(const void* data, size_t n) {  // FNV-1a
+  uint64_t hash = 0xcbf29ce484222325;
+  for (size_t i = 0; i < n; ++i) {
+    hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3;
+  }
+  return hash;
+}
+
+// What a kernel has done so far.
+struct Report {
+  bool prints_bits = false;
+  std::string name;
+  size_t batches = 0;
+  double loss = 0, gradient = 0, loss_bound = kPlainBound, gradient_bound = kPlainBound;
+  bool same_bits = true;
+
+  void note(double* largest, double error) {
+    if (error > *largest) *largest = error;
+  }
+  void print_bits(const Shape& s, int kind, uint64_t losses, uint64_t gradient) const {
+    if (!prints_bits) return;
+    printf("%s %zux%zux%zu/%d %016llx %016llx\n", name.c_str(), s.outer, s.classes, s.inner, kind,
+           (unsigned long long)losses, (unsigned long long)gradient);
+  }
+  // Returns whether all was well.
+  bool close() const {
+    const bool good = same_bits && loss <= loss_bound && gradient <= gradient_bound;
+    if (!prints_bits) {
+      printf("%-40s %3zu batches, loss %5.3g ulp (%g), gradient %5.3g ulp (%g)%s%s\n", name.c_str(),
+             batches, loss, loss_bound, gradient, gradient_bound,
+             same_bits ? "" : ", BITS DIFFER BETWEEN WAYS", good ? "" : "  FAILED");
+    }
+    fflush(stdout);
+    return good;
+  }
+};
+
+template <class S>
+struct CrossEntropyRun {
+  typedef Arithmetic<S> T;
+  const Tier& tier;
+  Batch<S>& batch;
+  std::vector<T> losses;
+  double total = 0;
+
+  CrossEntropyRun(const Tier& tier, Batch<S>& batch, S* gradient, bool streamed, size_t threads)
+      : tier(tier), batch(batch), losses(batch.shape.rows()) {
+    CrossEntropyCall call = batch.call(gradient);
+    call.streamed = streamed;
+    call.row_loss = losses.data();
+    std::vector<double> sums(batch.shape.rows());  // at most a chunk a row
+    std::atomic<bool> bad{false};
+    share(call, batch.shape.classes, threads, [&](size_t, size_t begin, size_t end, char*) {
+      if (inspect_targets(call, begin, end).bad_row >= 0) bad = true;
+    });
+    if (bad) abort();
+    share(call, batch.shape.classes, threads,
+          [&](size_t chunk, size_t begin, size_t end, char* scratch) {
+            sums[chunk] = run_chunk(tier, call, begin, end, scratch);
+          });
+    for (double sum : sums) total += sum;
+  }
+  bool same_bits(const CrossEntropyRun& other) const {
+    return total == other.total &&
+           std::memcmp(losses.data(), other.losses.data(), losses.size() * sizeof(T)) == 0;
+  }
+};
+
+template <class S>
+void compare(const Batch<S>& batch, const Array<S>& gradient, const CrossEntropyRun<S>& run,
+             Report* report) {
+  typedef Wide<S> W;
+  const Shape& s = batch.shape;
+  for (size_t r = 0; r < s.rows(); r += 1 + (s.rows() - 1) / kRowsChecked) {
+    if (!batch.counts(r)) {
+      report->same_bits &= run.losses[r] == 0;
+      for (size_t c = 0; c < s.classes; ++c) {
+        report->same_bits &= value_of(gradient.data()[s.at(r, c)]) == 0;
+      }
+      continue;
+    }
+    const auto row = batch.template row<W>(r);
+    const scalar::Softmax<W> softmax(row.x);
+    const W all_mass = row.all_mass();
+    report->note(&report->loss, error_of(run.losses[r], row.loss(softmax)));
+    for (size_t c = 0; c < s.classes; ++c) {
+      const S actual = gradient.data()[s.at(r, c)];
+      report->note(&report->gradient, error_of(actual, row.gradient(softmax, all_mass, c)));
+    }
+  }
+}
+
+// One batch in every way: cached on one thread, against the reference; the others must have its
+// bits: by threads, streamed, the losses alone, and in place, which is last.
+template <class S>
+void check_batch(const Tier& tier, const Shape& shape, Kind kind, Report* report) {
+  const size_t offset = shape.classes % 4;
+  Batch<S> batch(shape, kind, offset);
+  const Array<S> cached(shape.size(), 0), streamed(shape.size(), offset + 1);
+  const CrossEntropyRun<S> first(tier, batch, cached.data(), false, 1);
+  compare(batch, cached, first, report);
+  ++report->batches;
+  report->print_bits(shape, int(kind),
+                     hash_of(first.losses.data(), shape.rows() * sizeof(Arithmetic<S>)),
+                     hash_of(cached.data(), shape.size() * sizeof(S)));
+  const CrossEntropyRun<S> shared(tier, batch, streamed.data(), true, kThreads);
+  report->same_bits &= shared.same_bits(first) && streamed.same_bits(cached);
+  const CrossEntropyRun<S> losses(tier, batch, nullptr, false, kThreads);
+  report->same_bits &= losses.same_bits(first);
+  const CrossEntropyRun<S> in_place(tier, batch, batch.logits.data(), false, kThreads);
+  report->same_bits &= in_place.same_bits(first) && batch.logits.same_bits(cached);
+}
+
+template <class S>
+bool check_cross_entropy(const Tier& tier, Report report, const char* name, Kind kind,
+                         const std::vector<Shape>& shapes) {
+  report.name += name;
+  if (kind != Kind::kPlain) report.gradient_bound = kOptionsBound;
+  if (kind != Kind::kPlain) report.loss_bound = kOptionsBound;
+  for (const Shape& shape : shapes) check_batch<S>(tier, shape, kind, &report);
+  return report.close();
+}
+
+// --- the softmax family
+
+template <class W>
+scalar::Value<W> exact_of(Result what, const scalar::Softmax<W>& s, size_t c) {
+  switch (what) {
+    case Result::kSoftmax:
+      return {s.p(c), 0};
+    case Result::kLogSoftmax:
+      return {-s.negative_log_p(c), 0};
+    case Result::kLogSumExp:  // the maximum and a logarithm, of which one may be negative
+      return {s.lse(), std::fabs(s.peak()) + s.above_peak()};
+    default:
+      return {s.entropy(), 0};
+  }
+}
+
+template <class S>
+void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Report* report) {
+  typedef Arithmetic<S> T;
+  Batch<S> batch(shape, Kind::kPlain, 1);
+  const bool maps = what == Result::kSoftmax || what == Result::kLogSoftmax;
+  const Array<S> out(shape.size(), 3), again(shape.size(), 0);
+  std::vector<T> values(shape.rows()), values_again(shape.rows());
+  const auto run = [&](size_t threads, S* to, T* to_values) {
+    SoftmaxCall call = {};
+    call.what = what;
+    call.rows = shape.rows();
+    call.classes = shape.classes;
+    call.x = describe(batch.logits.data(), shape, kDType<S>);
+    if (maps) call.out = describe(to, shape, kDType<S>);
+    call.values = maps ? nullptr : to_values;
+    call.unit = 1;
+    call.float64 = sizeof(T) == 8;
+    share(call, shape.classes, threads, [&](size_t, size_t begin, size_t end, char* scratch) {
+      run_chunk(tier, call, begin, end, scratch);
+    });
+  };
+  run(1, out.data(), values.data());
+  run(kThreads, again.data(), values_again.data());
+  report->same_bits &= out.same_bits(again) && values == values_again;
+  report->print_bits(shape, int(what), hash_of(values.data(), shape.rows() * sizeof(T)),
+                     hash_of(out.data(), shape.size() * sizeof(S)));
+  ++report->batches;
+  for (size_t r = 0; r < shape.rows(); r += 1 + (shape.rows() - 1) / kRowsChecked) {
+    const auto row = batch.template row<Wide<S>>(r);
+    const scalar::Softmax<Wide<S>> s(row.x);
+    for (size_t c = 0; maps && c < shape.classes; ++c) {
+      const S actual = out.data()[shape.at(r, c)];
+      report->note(&report->gradient, error_of(actual, exact_of(what, s, c)));
+    }
+    if (!maps) report->note(&report->loss, error_of(values[r], exact_of(what, s, 0)));
+  }
+  if (!maps) return;
+  run(kThreads, batch.logits.data(), nullptr);
+  report->same_bits &= batch.logits.same_bits(out);
+}
+
+template <class S>
+bool check_softmax(const Tier& tier, Report report, const std::vector<Shape>& shapes) {
+  report.name += " softmax family";
+  report.loss_bound = 2 * kPlainBound;  // the entropy takes two exps and two sums
+  for (const Shape& shape : shapes) {
+    for (Result what :
+         {Result::kSoftmax, Result::kLogSoftmax, Result::kLogSumExp, Result::kEntropy}) {
+      check_softmax_batch<S>(tier, shape, what, &report);
+    }
+  }
+  return report.close();
+}
+
+// --- all kernels
+
+// The last shape of a kernel is large enough for several chunks.
+template <class S>
+bool check_type(const Tier& tier, const char* type, bool prints_bits) {
+  Report report;
+  report.prints_bits = prints_bits;
+  report.name = std::string(tier.name) + " " + type;
+  const std::vector<Shape> rows = {{40, 400, 1}, {33, 1000, 1}, {11, 5003, 1}, {199, 1024, 1}};
+  const std::vector<Shape> groups = {{83, 1, 1},   {97, 2, 1},   {101, 3, 1},   {67, 4, 1},
+                                     {151, 5, 1},  {64, 7, 1},   {65, 8, 1},    {80, 9, 1},
+                                     {77, 10, 1},  {63, 16, 1},  {70, 17, 1},   {51, 31, 1},
+                                     {50, 33, 1},  {43, 64, 1},  {37, 65, 1},   {30, 96, 1},
+                                     {21, 127, 1}, {25, 190, 1}, {45001, 3, 1}, {15001, 10, 1}};
+  const std::vector<Shape> columns = {{2, 2, 100}, {3, 3, 33},   {1, 5, 250},   {2, 10, 129},
+                                      {2, 21, 64}, {1, 100, 95}, {3, 1001, 16}, {3, 21, 4000}};
+  const std::vector<Shape> dense = {{60, 2, 1},   {50, 3, 1},   {71, 10, 1},  {45, 33, 1},
+                                    {20, 300, 1}, {7, 1025, 1}, {6, 5003, 1}, {12001, 10, 1}};
+  bool good = check_cross_entropy<S>(tier, report, " rows", Kind::kPlain, rows);
+  good &= check_cross_entropy<S>(tier, report, " rows, options", Kind::kOptions, rows);
+  good &= check_cross_entropy<S>(tier, report, " groups", Kind::kPlain, groups);
+  good &= check_cross_entropy<S>(tier, report, " groups, options", Kind::kOptions, groups);
+  good &= check_cross_entropy<S>(tier, report, " columns", Kind::kPlain, columns);
+  good &= check_cross_entropy<S>(tier, report, " columns, options", Kind::kOptions, columns);
+  good &= check_cross_entropy<S>(tier, report, " dense, labels", Kind::kDense, dense);
+  good &=
+      check_cross_entropy<S>(tier, report, " dense, probabilities", Kind::kProbabilities, dense);
+  return check_softmax<S>(tier, report, dense) && good;
+}
+
+// Blocks of pages that threads take, write and give back, two sizes in turn.
+void exercise_pages() {
+  if (!pages_offered()) return;
+  const auto loop = [](size_t thread) {
+    for (size_t i = 0; i < 50; ++i) {
+      const size_t bytes = (64 << 10) * (1 + (i + thread) % 2);
+      char* data = static_cast<char*>(take_pages(bytes));
+      if (!data || pages_size(data) != bytes) abort();
+      if (pages_reused(data) && data[bytes - 1] != 0 && data[bytes - 1] != 7) abort();
+      std::memset(data, 7, bytes);
+      give_pages(data);
+    }
+  };
+  std::vector<std::thread> team;
+  for (size_t t = 0; t < kThreads; ++t) team.emplace_back(loop, t);
+  for (std::thread& t : team) t.join();
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const bool prints_bits = count == 2 && std::string(arguments[1]) == "--bits";
+  bool good = count == 1 || prints_bits;
+  exercise_pages();
+  for (int i = 0; i < tier_count(); ++i) {
+    const Tier& tier = tier_at(i);
+    if (!tier_supported(i)) {
+      fprintf(stderr, "%s: not on this machine\n", tier.name);
+      continue;
+    }
+    good &= check_type<float>(tier, "float32", prints_bits);
+    good &= check_type<double>(tier, "float64", prints_bits);
+    good &= check_type<F16>(tier, "float16", prints_bits);
+    good &= check_type<BF16>(tier, "bfloat16", prints_bits);
+  }
+  return good ? 0 : 1;
+}
