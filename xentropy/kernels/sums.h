@@ -207,6 +207,7 @@ struct RowAccumulator {
   template <bool kSmooth, bool kPrefetch, class S, class Exp>
   XENTROPY_INLINE_MEMBER void chunk(const S* x, size_t begin, size_t n, size_t target,
                                     const Exp& exp, T origin, T* e) {
+    if (kSmooth) sum_differences(x + begin, n, origin, differences);  // first: e may be x + begin
     const Total<T> before = others;
     exp_chunk<kPrefetch>(x + begin, n, exp, e, others);
     if (target - begin < n) {
@@ -215,7 +216,6 @@ struct RowAccumulator {
       others = before;
       sum_chunk(e, n, others);
     }
-    if (kSmooth) sum_differences(x + begin, n, origin, differences);
   }
 };
 
