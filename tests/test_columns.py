@@ -261,3 +261,13 @@ def test_logits_may_be_transposed_in_any_way(dtype):
         assert_plain(other, target, what=str(axes))
         assert_plain(other, target, out=np.zeros_like(x), what=f"{axes}, rows out")
         assert_plain(x, target, out=np.zeros_like(other), what=f"out {axes}")
+
+
+@pytest.mark.parametrize("classes", [255, 256, 700])
+def test_smoothed_columns_that_are_done_from_their_maximum(dtype, classes):
+    """Such a row is gathered, and its exps then overwrite it: its logits are summed before."""
+    far = {"float16": 3e4, "float64": 1e10}.get(dtype.name, 3e6)
+    x = make_logits((2, classes, 20), "float64")
+    x[0, :, 5] += 1000
+    x[1, :, 7] += far
+    assert_options(x.astype(dtype), np.zeros((2, 20), int), label_smoothing=0.1, reduction="none")
