@@ -277,12 +277,13 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     reduction = _check.reduction(reduction)
     axes = _check.class_axis(axis, logits)
     own = reduced("target_entropy", target, axes, False, base, math.nan, n_threads, float64=True)
-    rows = np.asarray(cross - own)
-    if reduction == "none":
-        dtype = np.float64 if logits.dtype.itemsize == 8 else np.float32
-        rows = rows.astype(dtype)
-        return rows if rows.ndim else rows[()]
-    total = float(np.sum(rows))
+    with np.errstate(all="ignore"):  # silent, as the kernels are
+        rows = np.asarray(cross - own)
+        if reduction == "none":
+            dtype = np.float64 if logits.dtype.itemsize == 8 else np.float32
+            rows = rows.astype(dtype)
+            return rows if rows.ndim else rows[()]
+        total = float(np.sum(rows))
     if reduction == "mean":
         return total / rows.size if rows.size else math.nan
     return total

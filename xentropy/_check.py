@@ -168,7 +168,8 @@ def real(value, name):
     """A real number as Python float."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real):
+    no_number = bool | np.bool | np.timedelta64  # NumPy calls the last one an integer
+    if isinstance(value, no_number) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
         return float(value)
@@ -234,6 +235,13 @@ def integer(value, name):
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {value!r}") from None
+
+
+def flag(value, name):
+    """True or False."""
+    if not isinstance(value, bool | np.bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def n_threads(value, name="n_threads"):
