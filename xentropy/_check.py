@@ -238,8 +238,8 @@ def integer(value, name):
 
 
 def flag(value, name):
-    """True or False."""
-    if not isinstance(value, bool | np.bool):
+    """True or False; also 1 or 0, as NumPy has it."""
+    if not isinstance(value, bool | np.bool) and not (type(value) is int and value in (0, 1)):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return bool(value)
 

@@ -11,7 +11,8 @@ def softmax(x, axis=None, *, out=None, n_threads=None):
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bools become float64.
+        float16, bfloat16, float32 or float64; integers and bools become float64. Subclasses
+        count as the arrays that they are; masked arrays are refused.
     axis : int or tuple of ints, optional
         Axes that are normalised together; None (the default) is all of them.
     out : ndarray, optional
