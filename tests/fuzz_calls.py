@@ -491,7 +491,8 @@ def compare(actual, exact, allowed, what):
     same = (a == rounded) | (np.isnan(a) & np.isnan(e))
     near = np.abs(a - e) <= allowed + spacing(exact, native)
     most = 3e38 if native.kind == "V" else float(np.finfo(native).max)
-    over = np.isinf(a) & (np.sign(a) == np.sign(e)) & (np.abs(e) > 0.999 * most)
+    over = np.isinf(a) & (np.abs(e) + allowed > 0.999 * most)
+    over &= (np.sign(a) == np.sign(e)) | (allowed > np.abs(e))
     fine = same | (near & np.isfinite(e)) | over
     if not fine.all():
         at = tuple(int(i) for i in np.argwhere(~fine)[0])

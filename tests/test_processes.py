@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 
@@ -174,6 +175,12 @@ def test_other_python_threads_go_on_during_a_call(name):
         done.set()
         thread.join()
     assert during > 10
+
+
+def test_the_gil_stays_off_where_python_can_do_without():
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("this Python is not free-threaded")
+    assert run("import sys, xentropy; print(sys._is_gil_enabled())") == "False\n"
 
 
 # ---- how many threads
