@@ -389,8 +389,9 @@ class Call(Maker):
         factors = [v for k, v in arguments.items() if k not in ("logits", "logit_scale")]
         if any(map(out_of_range, factors)) or (scale > 1 and most > 1e36):
             return None
-        if weightless(arguments) or arguments.get("z_loss", 0) > 1e3:
-            return None
+        lifted = np.max(np.abs(arguments.get("grad_output", 0)), initial=0) > 1e12
+        if lifted or arguments.get("z_loss", 0) > 1e3 or weightless(arguments):
+            return None  # lifted: by them, probabilities that are below float32
         loss, grad = oracle(x.dtype.newbyteorder("=")).cross_entropy_with_grad(**arguments)
         scales = error_scale(**arguments)
         step = 10 * eps(x.dtype.newbyteorder("="))

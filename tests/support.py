@@ -163,7 +163,8 @@ def error_scale(logits, target, weight=None, *, axis=1, **options):
     rows = reference._Rows(x)
     mass = np.where(counted[:, None], np.abs(mass), 0.0)
     unit, z = reference._unit(take("base")), take("z_loss", 0.0)
-    lse = np.abs(rows.lse) + np.abs(np.where(np.isfinite(x), x, 0.0)).max(axis=1)
+    # The 1: a sum of exps that is off by eps of itself has a logarithm off by eps of 1.
+    lse = 1.0 + np.abs(rows.lse) + np.abs(np.where(np.isfinite(x), x, 0.0)).max(axis=1)
     loss = unit * reference._times(mass, rows.neg_log_p).sum(axis=1)
     grad = unit * (mass.sum(axis=1, keepdims=True) * rows.p + mass)
     if z:

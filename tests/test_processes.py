@@ -339,6 +339,9 @@ def same(when):
     assert now == before, [when] + [(k, now[k], before[k]) for k in now if now[k] != before[k]]
 
 locale.setlocale(locale.LC_ALL, "C.UTF-8")
+os.umask(0o27)  # that, and ignored signals, come from the process that started this one
+for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(each, signal.SIG_DFL)
 before = state()
 import xentropy as xe
 same("import")
