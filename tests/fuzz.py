@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from fuzz_calls import ERRORS, Call, Wrong
+from fuzz_answers import ERRORS, Trial, Wrong
 
 HANGS = 300  # seconds without another call; the longest takes one, with sanitizers ten
 REPORT = 60  # seconds between two lines of progress
@@ -52,7 +52,7 @@ def work(seed, first, calls, until, place, keep_going):
     report = time.monotonic() + REPORT
     while number < first + calls and time.monotonic() < until:
         os.pwrite(place, number.to_bytes(8, "little"), 0)
-        call = Call(seed, number)
+        call = Trial(seed, number)
         try:
             outcomes[call.name, run(call)] += 1
         except Wrong:

@@ -1,23 +1,22 @@
-"""Random calls for fuzz.py: how their arguments are made, and how their answers are checked."""
+"""Random calls for fuzz.py: how their arguments are made, and made bad."""
 
 import contextlib
-import copy
 
 import numpy as np
 from layouts import FILLER
-from support import bfloat16, bits16, eps, error_scale, oracle, plain, spacing
+from support import bfloat16
 
-import xentropy as xe
-from xentropy import reference
-
-ERRORS = TypeError, ValueError, IndexError, MemoryError
 SMALL = 2000  # elements of most calls
 FLOATS = [np.dtype(t) for t in ("f2", "f4", "f8", *([bfloat16] if bfloat16 else []))]
 INTEGERS = [np.dtype(c) for c in "bhilBHIL"]
 FUNCTIONS = ["cross_entropy_with_grad"] * 8 + ["cross_entropy"] * 4 + ["softmax", "log_softmax"] * 2
 FUNCTIONS += ["logsumexp", "entropy", "kl_divergence"] * 2 + ["set_num_threads"]
-
-
+BAD_LABELS = {
+    "i": [1, 2000, -1, 2**31, -(2**40), 2**63 - 1],
+    "u": [0, 100, 156, 2**16 - 100, 2**32 - 100, 2**63, 2**64 - 100],
+}
+BAD_VALUES = [np.nan, np.inf, -np.inf, 1e38, 0, -1]
+# What is rarely right.
 ODDITIES = [
     None, True, False, 0, -1, 7, 2**31, 2**63, 2**64 - 100, -(2**70), 10**400, 0.0, 0.5, -2.5,
     np.nan, np.inf, -np.inf, 1e39, 1e-320, 1j, "mean", "1", b"1", "", [], (), {}, [[]], [1.0],
@@ -34,8 +33,8 @@ class Subclass(np.ndarray):
     """Could redefine anything."""
 
 
-class Wrong(Exception):
-    """The package has broken a promise."""
+def writable(x):
+    return isinstance(x, np.ndarray) and x.flags.writeable
 
 
 class Maker:
@@ -115,7 +114,6 @@ class Call(Maker):
     def __init__(self, seed, number):
         super().__init__(seed, number)
         self.name, self.spoiled = self.pick(FUNCTIONS), None
-        self.function = getattr(xe, self.name)
         if self.name == "set_num_threads":
             self.arguments = {"n": self.pick([None, 1, 2, 3])}
         elif self.name.startswith("cross"):
@@ -198,17 +196,13 @@ class Call(Maker):
         if self.chance(0.25):
             upstream = self.pick([1.0, -0.25, 3, 1e-3, np.float32(2), 0.0, np.float64(1e10)])
             if made.get("reduction") == "none" and self.chance(0.7):
-                upstream = self.given(
-                    np.asarray(self.rng.normal(size=rows)).astype(self.pick(FLOATS))
-                )
+                upstream = np.asarray(self.rng.normal(size=rows)).astype(self.pick(FLOATS))
+                upstream = self.given(upstream)
             made["grad_output"] = upstream
         if self.chance(0.4):
             made["out"] = self.placed(self.values(logits.shape, logits.dtype), result=True)
-        elif self.chance(0.2) and self.writable(made["logits"]):
+        elif self.chance(0.2) and writable(made["logits"]):
             made["out"] = made["logits"]
-
-    def writable(self, x):
-        return isinstance(x, np.ndarray) and x.flags.writeable
 
     def softmax_family(self):
         shape, dtype = self.shape(), self.pick([*FLOATS, *FLOATS, *INTEGERS[:4]])
@@ -237,7 +231,7 @@ class Call(Maker):
             x = np.asarray(made["x"])
             if self.chance(0.4):
                 made["out"] = self.placed(np.zeros(x.shape, x.dtype), result=True)
-            elif self.chance(0.2) and self.writable(made["x"]):
+            elif self.chance(0.2) and writable(made["x"]):
                 made["out"] = made["x"]
         return made
 
@@ -246,24 +240,15 @@ class Call(Maker):
     def spoil(self):
         name = self.spoiled = self.pick(list(self.arguments))
         value = self.arguments[name]
-        self.arguments[name] = self.oddity()
+        self.arguments[name] = self.pick(ODDITIES)
         if isinstance(value, np.ndarray) and self.chance(0.8):
             with contextlib.suppress(TypeError):  # NumPy itself refuses
                 self.arguments[name] = self.spoiled_array(name, value)
 
-    def oddity(self):
-        """Something that is rarely right."""
-        return self.pick(ODDITIES)
-
     def spoiled_array(self, name, a):
         """An array with a defect, or one that only looks like it."""
         if a.size and self.chance(0.4):
-            bad = {"i": [a.shape[-1:] or 1, -1, 2**31, -(2**40), 2**63 - 1]}.get(
-                a.dtype.kind, [np.nan, np.inf, -np.inf, 1e38, 0, -1]
-            )
-            values = a.copy()
-            if a.dtype.kind == "u":
-                bad = [0, 100, 156, 2**16 - 100, 2**32 - 100, 2**63, 2**64 - 100]
+            values, bad = a.copy(), BAD_LABELS.get(a.dtype.kind, BAD_VALUES)
             with np.errstate(all="ignore"):
                 at = self.rng.integers(a.size)
                 values.reshape(-1)[at] = np.array(self.pick(bad)).astype(a.dtype).flat[0]
@@ -303,199 +288,3 @@ class Call(Maker):
             return out
         start = self.rng.integers(raw.size - a.nbytes + 1)
         return raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
-
-    # ---- the call and its answer
-
-    def run(self):
-        before = xe.get_num_threads()
-        self.kept = {k: copied(v) for k, v in self.arguments.items() if k != "out"}
-        try:
-            with np.errstate(all="raise"):
-                self.alone = self.loss_alone()
-                return self.function(**self.arguments)
-        finally:
-            if self.name == "set_num_threads":
-                self.set = xe.get_num_threads()
-            xe.set_num_threads(before)
-
-    def loss_alone(self):
-        """What `cross_entropy` says to the arguments that it shares with this call."""
-        if self.name != "cross_entropy_with_grad":
-            return None
-        with contextlib.suppress(*ERRORS):
-            shared = {k: v for k, v in self.arguments.items() if k not in ("grad_output", "out")}
-            return xe.cross_entropy(**shared)
-
-    def check_untouched(self, result):
-        """Every byte is as before, but for the elements of `out` if the call has been accepted."""
-        out = self.arguments.get("out") if result is not None else None
-        for raw, before, _ in self.held:
-            if raw.tobytes() == before:
-                continue
-            if out is None or not np.may_share_memory(raw, out):
-                raise Wrong("memory was written that is no result of this call")
-            written = np.array(out)
-            now = raw.copy()
-            raw[:] = np.frombuffer(before, np.uint8)
-            old = np.array(out)
-            raw[:] = now
-            out[...] = old
-            same = raw.tobytes() == before
-            out[...] = written
-            if not same:
-                raise Wrong("memory beside `out` was written")
-
-    def check_answer(self, result):
-        if self.name == "set_num_threads":
-            n = self.arguments["n"]
-            if self.set != (xe.get_num_threads() if n is None else n):
-                raise Wrong(f"{self.set} threads, not {n}")
-            return
-        arguments = {k: as_python(v) for k, v in self.kept.items() if k == "axis" or v is not None}
-        arguments.pop("n_threads", None)
-        if np.size(arguments.get("x", arguments.get("logits"))) == 0:
-            return  # the reference has no maximum of nothing; tests/test_softmax.py has the answers
-        try:
-            check = getattr(self, f"check_{self.name}")
-            check(result, arguments)
-        except Wrong:
-            raise
-        except Exception as error:
-            raise Wrong(
-                f"the reference does not take what the call has taken: {error!r}"
-            ) from error
-
-    def check_cross_entropy(self, result, arguments):
-        if (expected := self.expected(arguments)) is not None:
-            compare(result, expected[0], expected[2], "loss")
-
-    def check_cross_entropy_with_grad(self, result, arguments):
-        if (expected := self.expected(arguments)) is not None:
-            compare(result[0], expected[0], expected[2], "loss")
-            compare(result[1], expected[1], expected[3], "gradient")
-        if (out := self.arguments.get("out")) is not None and result[1] is not out:
-            raise Wrong("the gradient is not `out`")
-        if not np.array_equal(self.alone, result[0], equal_nan=True):
-            raise Wrong(f"the loss alone is {self.alone}, with the gradient {result[0]}")
-
-    def expected(self, arguments):
-        """Loss and gradient, and how far the call may be off: ten roundings of their terms."""
-        x = np.asarray(arguments["logits"])
-        arguments = {**arguments, "logits": x}
-        if x.ndim == 1:
-            arguments["axis"] = 0
-        scale = arguments.get("logit_scale", 1)
-        most = np.max(np.abs(x), initial=0, where=np.isfinite(x)) * np.longdouble(scale)
-        factors = [v for k, v in arguments.items() if k not in ("logits", "logit_scale")]
-        if any(map(out_of_range, factors)) or (scale > 1 and most > 1e36):
-            return None
-        lifted = np.max(np.abs(arguments.get("grad_output", 0)), initial=0) > 1e12
-        if lifted or arguments.get("z_loss", 0) > 1e3 or weightless(arguments):
-            return None  # lifted: by them, probabilities that are below float32
-        loss, grad = oracle(x.dtype.newbyteorder("=")).cross_entropy_with_grad(**arguments)
-        scales = error_scale(**arguments)
-        step = 10 * eps(x.dtype.newbyteorder("="))
-        rows = x.size // x.shape[arguments.get("axis", 1)]
-        least = 0 if x.dtype.itemsize == 8 else rows * 1e-45  # of float32
-        added = 0 if np.ndim(loss) else rows * 2.0**-53  # a rounding in float64 for each row
-        step += added + float(2.0**-63 * most)  # long double rounds the scaled logits
-        return loss, grad, step * scales[0] + least, step * scales[1]
-
-    def check_softmax(self, result, arguments):
-        x = as_float(arguments["x"])
-        exact = self.reference_of(x, arguments)
-        units = 0.501 if bits16(x.dtype) else 8
-        compare(result, exact, units * spacing(exact, result.dtype), self.name)
-
-    check_log_softmax = check_softmax
-
-    def reference_of(self, x, arguments):
-        options = {k: v for k, v in arguments.items() if k not in ("x", "logits")}
-        return getattr(oracle(x.dtype.newbyteorder("=")), self.name)(x, **options)
-
-    def check_logsumexp(self, result, arguments):
-        x = as_float(arguments["x"])
-        exact, wide = self.reference_of(x, arguments), x.astype(np.float64)
-        size = np.max(np.abs(wide), initial=0.0, where=np.isfinite(wide))
-        step = 4 * eps(result.dtype)
-        compare(result, exact, step * (np.abs(exact) + size), self.name)
-
-    def check_entropy(self, result, arguments):
-        exact = self.reference_of(as_float(arguments["logits"]), arguments)
-        compare(result, exact, 8 * spacing(exact, result.dtype), self.name)
-
-    def check_kl_divergence(self, result, arguments):
-        x, t = (np.asarray(arguments[k]) for k in ("logits", "target"))
-        if out_of_range(t):
-            return
-        options = {k: v for k, v in arguments.items() if k not in ("logits", "target")}
-        axis = options["axis"] if x.ndim > 1 else 0
-        exact = oracle(x.dtype.newbyteorder("=")).kl_divergence(t, x, **{**options, "axis": axis})
-        wide = t.astype(np.float64)
-        logs = np.abs(np.log(np.where(wide > 0, wide, 1)))
-        terms = reference._times(wide, logs + np.abs(reference.log_softmax(x, axis))).sum(axis)
-        terms = terms * reference._unit(options.get("base"))
-        if options["reduction"] != "none":
-            terms = terms.sum() / (terms.size if options["reduction"] == "mean" else 1)
-        compare(result, exact, 2 * plain(x.dtype) * eps(x.dtype) * terms, self.name)
-
-
-def copied(value):
-    """The value of an argument, whatever the call does to the memory it is in."""
-    if isinstance(value, np.ndarray | memoryview):
-        return np.array(value)
-    return copy.deepcopy(value) if isinstance(value, list) else value
-
-
-def as_float(x):
-    """An array as the softmax family takes it."""
-    x = np.asarray(x)
-    return x.astype(np.float64) if x.dtype.kind in "iub" else x
-
-
-def weightless(arguments):
-    """Is it a mean over a weight of 0? Then nan and infinities of either sign are right."""
-    if arguments.get("reduction", "mean") != "mean" or "normalizer" in arguments:
-        return False
-    take = arguments.get
-    axis = take("axis", 1)
-    x, shape = reference._rows(arguments["logits"], axis)
-    ignored = take("ignore_index", -100)
-    mass = reference._target_mass(x, shape, take("target"), take("weight"), ignored, 0.0, axis)
-    repeat = reference._per_row(take("sample_weight"), shape)
-    return np.sum((repeat * mass[1])[mass[2]]) == 0
-
-
-def out_of_range(value):
-    """Factors that float32 cannot hold? Their products may overflow, or vanish, early."""
-    if not isinstance(value, int | float | list | np.ndarray):
-        return False
-    sizes = np.abs(np.asarray(value, np.longdouble))
-    return bool(np.any((sizes != 0) & ~((sizes >= 1e-37) & (sizes <= 1e36)) & (sizes == sizes)))
-
-
-def as_python(value):
-    """NumPy's numbers as Python's, which do not make the reference compute in float32."""
-    if isinstance(value, np.floating):
-        return float(value)
-    return value.item() if isinstance(value, np.integer) else value
-
-
-def compare(actual, exact, allowed, what):
-    """Equal (also two nans, or an overflow), or as near as allowed."""
-    actual, exact = np.asarray(actual), np.asarray(exact)
-    if actual.shape != exact.shape:
-        raise Wrong(f"{what} has shape {actual.shape}, not {exact.shape}")
-    native = actual.dtype.newbyteorder("=")
-    a, e = actual.astype(np.longdouble), exact.astype(np.longdouble)
-    rounded = exact.astype(native).astype(np.longdouble)
-    same = (a == rounded) | (np.isnan(a) & np.isnan(e))
-    near = np.abs(a - e) <= allowed + spacing(exact, native)
-    most = 3e38 if native.kind == "V" else float(np.finfo(native).max)
-    over = np.isinf(a) & (np.abs(e) + allowed > 0.999 * most)
-    over &= (np.sign(a) == np.sign(e)) | (allowed > np.abs(e))
-    fine = same | (near & np.isfinite(e)) | over
-    if not fine.all():
-        at = tuple(int(i) for i in np.argwhere(~fine)[0])
-        allowed = np.broadcast_to(allowed, a.shape)[at]
-        raise Wrong(f"{what}{list(at)} is {a[at]}, not {e[at]} +- {allowed}; {np.sum(~fine)} such")
