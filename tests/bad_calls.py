@@ -166,6 +166,12 @@ COMMON = [
     ("float labels", {"target": np.zeros(3)}, ValueError, ["target", r"\(3,\)", r"\(3, 4\)"]),
     ("integers of shape (N, C)", {"target": np.ones((3, 4), int)}, ValueError, ["target"]),
     ("transposed target", {"target": T.T.copy()}, ValueError, ["target", r"\(4, 3\)"]),
+    (
+        "no labels, complex",
+        {"logits": np.ones((0, 4), "f4"), "target": np.zeros(0, complex)},
+        TypeError,
+        ["target", "complex128"],
+    ),
     ("bool target", {"target": np.zeros(3, bool)}, TypeError, ["target", "bool"]),
     # weights
     ("weight of C + 1", {"weight": np.ones(5)}, ValueError, ["weight", r"\(5,\)", r"\(4,\)"]),

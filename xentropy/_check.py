@@ -86,7 +86,7 @@ def class_axis(axis, array, name="logits"):
 def target(value, logits_shape, row_shape):
     """Class indices, one a row, or class probabilities, one per logit."""
     array = as_array(value, "target")
-    if array.size == 0 and array.shape == row_shape:
+    if array.size == 0 and array.shape == row_shape and array.dtype == np.float64:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if array.dtype.kind in "iu":
         hint = "; class probabilities must be floating" if array.shape == logits_shape else ""
