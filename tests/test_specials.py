@@ -333,7 +333,6 @@ def test_a_target_of_weight_zero_costs_nothing_at_minus_inf(dtype, shape):
     assert np.isnan(xe.cross_entropy(x, target, weight, reduction="none")[0])
 
 
-@pytest.mark.xfail(reason="float64 groups: an infinite sum of logits loses nan with it")
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_smoothing_gives_mass_to_a_class_of_minus_inf(reduction):
     for shape in ((1, 3), (9, 12), (40, 100), (3, 192)):
@@ -346,7 +345,6 @@ def test_smoothing_gives_mass_to_a_class_of_minus_inf(reduction):
             assert np.isfinite(grad).all()
 
 
-@pytest.mark.xfail(reason="columns: exps overwrite the logits before smoothing has added them up")
 @pytest.mark.parametrize("offset", [1e6, -1e10, 1e30])
 def test_smoothing_of_columns_beyond_every_shift(tier, offset):
     """Rows that start anew from their maximum are made where they lie."""

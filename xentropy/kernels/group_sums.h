@@ -95,7 +95,8 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
         const LaneSums next = exact_sums(step.evens(a.value, b.value), step.odds(a.value, b.value));
         return LaneSums{next.value, lost + next.lost};
       });
-  const LaneSums whole = exact_sums(s.value, s.lost);
+  const VD lost = s.lost == s.lost ? s.lost : VD{};  // an infinite sum has lost nan
+  const LaneSums whole = exact_sums(s.value, lost);
   return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
 }
 

@@ -208,6 +208,7 @@ struct RowAccumulator {
   XENTROPY_INLINE_MEMBER void chunk(const S* x, size_t begin, size_t n, size_t target,
                                     const Exp& exp, T origin, T* e) {
     const Total<T> before = others;
+    if (kSmooth) sum_differences(x + begin, n, origin, differences);  // first: e may be x + begin
     exp_chunk<kPrefetch>(x + begin, n, exp, e, others);
     if (target - begin < n) {
       e_target = e[target - begin];
@@ -215,7 +216,6 @@ struct RowAccumulator {
       others = before;
       sum_chunk(e, n, others);
     }
-    if (kSmooth) sum_differences(x + begin, n, origin, differences);
   }
 };
 
