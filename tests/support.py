@@ -156,18 +156,20 @@ def error_scale(logits, target, weight=None, *, axis=1, **options):
     mass, row_weight, counted = reference._target_mass(
         x, shape, target, weight, take("ignore_index", -100), take("label_smoothing", 0.0), axis
     )
-    repeat = np.broadcast_to(take("sample_weight", 1.0), shape).reshape(-1)
+    repeat = np.broadcast_to(np.float64(take("sample_weight", 1.0)), shape).reshape(-1)
     counted = counted & (repeat != 0)
     scale = take("logit_scale", 1.0)
     x = np.where(counted[:, None], x, 0.0) * scale
     rows = reference._Rows(x)
-    mass, unit, z = np.abs(mass), reference._unit(take("base")), take("z_loss", 0.0)
-    lse = np.abs(rows.lse) + np.abs(x).max(axis=1)
+    mass = np.where(counted[:, None], np.abs(mass), 0.0)
+    unit, z = reference._unit(take("base")), take("z_loss", 0.0)
+    # The 1: a sum of exps that is off by eps of itself has a logarithm off by eps of 1.
+    lse = 1.0 + np.abs(rows.lse) + np.abs(np.where(np.isfinite(x), x, 0.0)).max(axis=1)
     loss = unit * reference._times(mass, rows.neg_log_p).sum(axis=1)
     grad = unit * (mass.sum(axis=1, keepdims=True) * rows.p + mass)
     if z:
         loss = loss + z * lse**2
-        grad = grad + 2 * z * lse[:, None] * rows.p
+        grad = grad + reference._times(rows.p, 2 * z * lse[:, None])
 
     divisor = 1.0
     if take("reduction", "mean") == "mean":

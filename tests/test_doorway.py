@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from bad_calls import COMMON, FUNCTIONS, GRAD_OUTPUT, OUT, base_call
 from support import assert_bits, make_logits, make_target
-from test_errors import COMMON, FUNCTIONS, GRAD_OUTPUT, OUT, base_call
 
 import xentropy as xe
 from xentropy import _api, _kernels, _softmax

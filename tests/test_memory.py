@@ -1,14 +1,19 @@
-"""No temporary of the size of the input: peaks of what NumPy allocates, by tracemalloc."""
+"""No temporary of the size of the input, no growth, MemoryError, and more than 2**31 elements."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support import make_logits, make_target
+from support import assert_bits, bfloat16, make_logits, make_target
 
 import xentropy as xe
 
-pytestmark = pytest.mark.usefixtures("tier")
+on_every_tier = pytest.mark.usefixtures("tier")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
 
 SHAPE = 4096, 1500
 # Two threads of 32 Ki float64 elements each for logits and for probabilities, and what goes
@@ -34,6 +39,7 @@ LAYOUTS = {
 }
 
 
+@on_every_tier
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
 @pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
@@ -49,11 +55,13 @@ def test_cross_entropy_needs_scratch_alone(stored, kind, layout):
         assert peak(call) < SCRATCH, name
 
 
+@on_every_tier
 def test_a_fresh_gradient_is_all_that_is_allocated():
     x, target = make_logits(SHAPE, np.float32), make_target("labels", SHAPE)
     assert peak(lambda: xe.cross_entropy_with_grad(x, target, n_threads=2)) < x.nbytes + SCRATCH
 
 
+@on_every_tier
 @pytest.mark.parametrize("axis", [None, 1])
 @pytest.mark.parametrize("call", [xe.softmax, xe.log_softmax])
 def test_softmax_writes_to_its_result(call, axis):
@@ -62,6 +70,7 @@ def test_softmax_writes_to_its_result(call, axis):
     assert peak(lambda: call(x, axis, out=out, n_threads=2)) < SCRATCH
 
 
+@on_every_tier
 @pytest.mark.parametrize("axis", [None, 1])
 @pytest.mark.parametrize("call", [xe.logsumexp, xe.entropy])
 def test_reductions_need_scratch_alone(call, axis):
@@ -69,11 +78,13 @@ def test_reductions_need_scratch_alone(call, axis):
     assert peak(lambda: call(x, axis=axis, n_threads=2)) < SCRATCH
 
 
+@on_every_tier
 def test_kl_divergence_needs_scratch_alone():
     x, target = make_logits(SHAPE, np.float32), make_target("probabilities", SHAPE)
     assert peak(lambda: xe.kl_divergence(target, x, n_threads=2)) < SCRATCH
 
 
+@on_every_tier
 def test_refused_calls_leave_nothing_behind():
     x, target = make_logits(SHAPE, np.float32), make_target("labels", SHAPE)
     target[-1] = SHAPE[1]
@@ -89,3 +100,231 @@ def test_refused_calls_leave_nothing_behind():
     left = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert left < 64 << 10
+
+
+# ---- what the whole process grows by, in a process of its own
+
+
+def run(program):
+    """Run a program in a process of its own, that finds `bench` and `support`; what it prints."""
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join([*sys.path, str(here), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# A shape of about 100 MB for every kernel, and how it is called. The process is asked for its
+# largest resident size, to which a page per thread's stack and the allocator's own add some.
+FAMILIES = {
+    "rows": ("f4", (500, 50_257), {}),
+    "float16 rows": ("f2", (900, 50_257), {}),
+    "groups": ("f4", (2_500_000, 10), {}),
+    "columns": ("f4", (4, 21, 512, 512), {}),
+    "float64 columns": ("f8", (300, 20, 2000), {}),
+    "probabilities": ("f4", (500, 50_257), {"probabilities": True}),
+    "smoothing and weights": ("f4", (500, 50_257), {"label_smoothing": 0.1, "weight": True}),
+    "other bytes": (">f4", (500, 50_257), {}),
+}
+PEAK = """
+import sys
+from types import SimpleNamespace
+import numpy as np, xentropy as xe
+from bench.stopwatch import peak_extra_bytes
+
+dtype, shape, options = {family!r}
+
+def arguments(shape):
+    x = np.empty(shape, dtype)
+    x[...] = np.linspace(-3, 3, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
+    o = dict(options, n_threads=2)
+    target = np.zeros(shape[:1] + shape[2:], int)
+    if o.pop("probabilities", False):
+        target = np.full(shape, 1 / shape[1], "f4")
+    if o.pop("weight", False):
+        o["weight"] = np.ones(shape[1])
+    return x, target, o
+
+def calls(x, target, o):
+    out = np.ones(x.shape, x.dtype)
+    soft = dict(axis=1, n_threads=2)
+    yield "loss", 0.01, lambda: xe.cross_entropy(x, target, **o)
+    yield "gradient into out", 0.01, lambda: xe.cross_entropy_with_grad(x, target, out=out, **o)
+    yield "softmax into out", 0.01, lambda: xe.softmax(x, out=out, **soft)
+    yield "logsumexp", 0.01, lambda: xe.logsumexp(x, **soft).sum()
+    del out
+    yield "fresh gradient", 1.01, lambda: xe.cross_entropy_with_grad(x, target, **o)
+
+for _, _, call in calls(*arguments((64, *shape[1:]) if shape[0] > 99 else shape)):
+    call()  # what is loaded, and the threads
+whole = arguments(shape)
+for name, most, call in calls(*whole):
+    rows = 4 * whole[1].size if name == "logsumexp" else 0  # its result, in float32
+    rows *= 2 if dtype == "f8" else 1
+    extra = peak_extra_bytes(SimpleNamespace(before=None, run=call))
+    print(f"{{name}}: {{extra / whole[0].nbytes:.4f}}", (extra - rows) / whole[0].nbytes <= most)
+"""
+
+
+@linux
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_process_grows_by_the_result_alone(family):
+    said = run(PEAK.format(family=FAMILIES[family]))
+    assert said.count("True") == 5, said
+    assert "False" not in said, said
+
+
+GROWTH = """
+import gc, sys
+import numpy as np, xentropy as xe
+from bench.stopwatch import _status
+
+x = np.random.default_rng(0).normal(size=(40, 300)).astype("f4")  # scratch beyond the stack
+target, out = np.zeros(40, int), np.empty_like(x)
+p, half, bad = np.full(x.shape, 1 / 300), x.astype("f2"), np.full(40, 300)
+
+def good(_):
+    xe.cross_entropy_with_grad(x, target)
+    xe.cross_entropy_with_grad(x, target, np.ones(300), out=out, reduction="none")
+    xe.cross_entropy(half, target, label_smoothing=0.1, sample_weight=np.ones(40))
+    xe.cross_entropy(x, p)
+    xe.softmax(x, axis=1)
+    xe.entropy(x.tolist())
+    xe.kl_divergence(p, x)
+
+def refused(k):
+    for arguments, options in (
+        ((x, bad), {{}}),
+        ((x, target[1:]), {{}}),
+        ((x, target), {{"out": out[1:]}}),
+        ((x, target), {{"reduction": f"none {{k}}"}}),
+        ((x, target, np.full(300, np.nan)), {{}}),
+        ((target, x), {{}}),
+        ((p, x), {{"axis": 7}}),
+    ):
+        try:
+            xe.cross_entropy_with_grad(*arguments, **options)
+        except (IndexError, TypeError, ValueError):
+            continue
+        raise AssertionError(options)
+
+def grown(n):
+    before = sys.getallocatedblocks(), _status("VmRSS")
+    for k in range(n):
+        {what}(k)
+    gc.collect()
+    return sys.getallocatedblocks() - before[0], _status("VmRSS") - before[1]
+
+grown(300)
+blocks, size = grown(10_000 // 7)
+print(blocks, size)
+assert blocks < 100, blocks  # a block a call would be thousands
+assert size < 2 << 20, size  # scratch of a call has 20 KB and more: it would be 28 MB
+"""
+
+
+@linux
+@pytest.mark.parametrize("what", ["good", "refused"])
+def test_ten_thousand_calls_leave_nothing_behind(what):
+    run(GROWTH.format(what=what))
+
+
+# ---- no memory
+
+
+NO_MEMORY = """
+import resource
+import numpy as np, xentropy as xe
+from bench.stopwatch import _status
+
+xe.set_num_threads(1)  # where no thread can start, GNU's OpenMP ends the process
+row = np.broadcast_to(np.float32(0), (1, 1 << 25))  # 128 MB as an array, 4 bytes here
+rows = np.broadcast_to(np.float32(0), (1 << 22, 8))
+integers = np.broadcast_to(np.int8(0), (1 << 20, 32))
+labels = np.zeros(1 << 22, np.int8)
+small, first = np.ones((3, 4), "f4"), [0, 1, 2]
+expected = xe.cross_entropy(small, first)
+out = np.full((1, 1 << 22), 7, "f4")
+scattered = np.broadcast_to(np.float32(0), (1 << 22, 1)).T
+
+def attempts():
+    yield "result of rows", lambda: xe.cross_entropy_with_grad(row, [0])
+    yield "result of groups", lambda: xe.cross_entropy_with_grad(rows, labels)
+    yield "result of softmax", lambda: xe.softmax(rows, axis=1)
+    yield "losses", lambda: xe.cross_entropy(rows.T[:1], labels, axis=0, reduction="none")
+    yield "scratch of rows", lambda: xe.cross_entropy(row, [0])
+    yield "scratch of probabilities", lambda: xe.cross_entropy(row, row)
+    yield "scratch of softmax", lambda: xe.logsumexp(row, 1)
+    yield "scratch of out", lambda: xe.cross_entropy_with_grad(scattered, [0], out=out)
+    yield "conversion", lambda: xe.softmax(integers, axis=1)
+    yield "conversion of weights", lambda: xe.cross_entropy(row, [0], row[0])
+
+limit = {limit} << 20
+resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + limit, resource.RLIM_INFINITY))
+for name, attempt in attempts():
+    try:
+        attempt()
+        print(name, "fits")
+    except MemoryError as error:
+        print(name, "MemoryError", error)
+    assert xe.cross_entropy(small, first) == expected
+assert (out == 7).all()
+"""
+
+
+@linux
+def test_an_allocation_that_fails_is_a_memory_error():
+    """Of results, scratch and conversions; the next call is as good as ever."""
+    said = run(NO_MEMORY.format(limit=8)).splitlines()
+    assert len(said) == 10
+    assert [line for line in said if "MemoryError" not in line] == []
+
+
+# ---- more than 2**31 elements
+
+HUGE = 65_537, 32_769
+
+
+def need_memory(n_bytes):
+    info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(info["MemAvailable"].split()[0]) << 10
+    if available < n_bytes:
+        pytest.skip(f"needs {n_bytes >> 30} GB of memory, {available >> 30} are available")
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_more_than_2_31_elements(order):
+    """The same 1000 rows again and again: each must be answered as if it were alone."""
+    if bfloat16 is None:
+        pytest.skip("bfloat16 needs ml_dtypes")
+    rows, classes = HUGE
+    need_memory(rows * classes * 2 + (2 << 30))
+    part, labels = make_logits((1000, classes), bfloat16), make_target("labels", (1000, classes))
+    expected = xe.cross_entropy_with_grad(np.array(part, order=order), labels, reduction="none")
+    x, target = np.empty(HUGE, bfloat16, order), np.resize(labels, rows)
+    for n in range(0, rows, 1000):
+        x[n : n + 1000] = part[: rows - n]
+    loss = xe.cross_entropy(x, target, reduction="none")
+    assert_bits(loss, np.resize(expected[0], rows))
+    total, _ = xe.cross_entropy_with_grad(x, target, out=x, reduction="sum")
+    assert total == pytest.approx(loss.sum(dtype=np.float64), rel=1e-6)  # rounded to float32
+    for n in range(0, rows, 1000):
+        assert_bits(x[n : n + 1000], expected[1][: rows - n], f"rows from {n}")
+
+
+@pytest.mark.slow
+def test_more_than_2_31_rows():
+    """Of two classes, in no memory: they are all one row."""
+    row = np.array([[1.0, -1.0]], np.float32)
+    n = 2**31 + 5
+    x, target = np.broadcast_to(row, (n, 2)), np.broadcast_to(np.int8(0), n)
+    once = xe.cross_entropy(row, [0])
+    assert xe.cross_entropy(x, target) == pytest.approx(once, rel=1e-9)  # 2**31 additions

@@ -331,3 +331,25 @@ def test_a_target_of_weight_zero_costs_nothing_at_minus_inf(dtype, shape):
     assert (grad[::2] == 0).all()
     x[0, 7] = np.nan  # but a nan is not hidden
     assert np.isnan(xe.cross_entropy(x, target, weight, reduction="none")[0])
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_smoothing_gives_mass_to_a_class_of_minus_inf(reduction):
+    for shape in ((1, 3), (9, 12), (40, 100), (3, 192)):
+        for dtype in ("float32", "float64"):
+            x = make_logits(shape, dtype)
+            x[:, 0] = -INF
+            target = np.maximum(make_target("labels", shape), 1)
+            loss, grad = assert_options(x, target, label_smoothing=0.1, reduction=reduction)
+            assert (np.asarray(loss) == INF).all()
+            assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("offset", [1e6, -1e10, 1e30])
+def test_smoothing_of_columns_beyond_every_shift(tier, offset):
+    """Rows that start anew from their maximum are made where they lie."""
+    for shape in ((8, 400), (3, 1000), (2, 600, 9)):
+        for dtype in ("float32", "float64"):
+            x = (np.round(make_logits(shape, "float64")) + offset).astype(dtype)
+            x, target = np.asfortranarray(x), make_target("labels", shape)
+            assert_options(x, target, label_smoothing=0.1, reduction="none", what=str(shape))

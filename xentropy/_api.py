@@ -44,7 +44,8 @@ def cross_entropy(
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
         Shape (N, C), (N, C, d1, ...) or any other with the classes along `axis`; (C,) is a
-        single row. Any strides, byte order and alignment.
+        single row. Any strides, byte order and alignment. As for all arguments that are
+        arrays, a subclass counts as the array that it is, and a masked array is refused.
     target : array_like
         Class indices: integers of any dtype, shape of the logits without the class axis,
         each in [0, C) or equal to `ignore_index`. Class probabilities: floating, shape of
@@ -272,17 +273,18 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     """
     target = _check.float_array(target, "target")
     logits = _check.logits(logits)
+    reduction = _check.reduction(reduction)
     options = -100, "none", None, 0.0, 0.0, 1.0, base, n_threads
     cross = _checked(False, (logits, target, None, None, axis, *options), float64=True)
-    reduction = _check.reduction(reduction)
     axes = _check.class_axis(axis, logits)
     own = reduced("target_entropy", target, axes, False, base, math.nan, n_threads, float64=True)
-    rows = np.asarray(cross - own)
-    if reduction == "none":
-        dtype = np.float64 if logits.dtype.itemsize == 8 else np.float32
-        rows = rows.astype(dtype)
-        return rows if rows.ndim else rows[()]
-    total = float(np.sum(rows))
+    with np.errstate(all="ignore"):  # silent, as the kernels are
+        rows = np.asarray(cross - own)
+        if reduction == "none":
+            dtype = np.float64 if logits.dtype.itemsize == 8 else np.float32
+            rows = rows.astype(dtype)
+            return rows if rows.ndim else rows[()]
+        total = float(np.sum(rows))
     if reduction == "mean":
         return total / rows.size if rows.size else math.nan
     return total

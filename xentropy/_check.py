@@ -86,7 +86,7 @@ def class_axis(axis, array, name="logits"):
 def target(value, logits_shape, row_shape):
     """Class indices, one a row, or class probabilities, one per logit."""
     array = as_array(value, "target")
-    if array.size == 0 and array.shape == row_shape:
+    if array.size == 0 and array.shape == row_shape and array.dtype == np.float64:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if array.dtype.kind in "iu":
         hint = "; class probabilities must be floating" if array.shape == logits_shape else ""
@@ -168,7 +168,8 @@ def real(value, name):
     """A real number as Python float."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real):
+    no_number = bool | np.bool | np.timedelta64  # NumPy calls the last one an integer
+    if isinstance(value, no_number) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
         return float(value)
@@ -234,6 +235,13 @@ def integer(value, name):
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {value!r}") from None
+
+
+def flag(value, name):
+    """True or False; also 1 or 0, as NumPy has it."""
+    if not isinstance(value, bool | np.bool) and not (type(value) is int and value in (0, 1)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def n_threads(value, name="n_threads"):

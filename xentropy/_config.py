@@ -1,13 +1,25 @@
 """What was built and what runs here; the number of threads."""
 
+import math
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 from . import _check, _kernels
+from ._quota import cpu_quota
 
 try:
     __version__ = version("xentropy-cpu")
 except PackageNotFoundError:  # run from a folder that was built but not installed
     __version__ = "unknown"
+
+
+def _limit_threads(quota):
+    """More threads than the quota allows make all of them wait. A number for OpenMP goes before."""
+    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
+        _kernels.limit_threads(max(1, math.ceil(quota)))
+
+
+_limit_threads(cpu_quota())
 
 
 def show_config():
@@ -19,10 +31,12 @@ def show_config():
 
 
 def set_num_threads(n):
-    """Set the number of threads of calls without `n_threads`; None is OpenMP's default.
+    """Set the number of threads of calls without `n_threads`; None is the default.
 
-    They may use fewer: one if they are short, or if other processes want the cores and threads
-    have cost more time than they saved. No result depends on the number.
+    The default is OpenMP's: OMP_NUM_THREADS, or else the cores that this process was allowed at
+    its start; but not more than the CPU quota of its container (cgroup), rounded up. Calls may
+    use fewer: one if they are short, or if other processes want the cores and threads have cost
+    more time than they saved. No result depends on the number.
     """
     _kernels.set_num_threads(_check.n_threads(n, "n") or 0)
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: binding=True, embedsignature=False
+# cython: binding=True, embedsignature=False, freethreading_compatible=True
 """The doorway: arrays become pointers, the GIL is released, chunks go to the threads.
 
 A call comes in here as the user wrote it. If every argument is plain (the kernels take it as it
@@ -8,6 +8,10 @@ short row. If not, the answer is None and nothing has been written: `_check.py` 
 arguments, or raises their error, and the call comes again, marked as checked.
 
 All OpenMP of the package is in this file.
+
+Nothing here needs the GIL for its safety. What calls share is either set once, at import (tiers,
+tables, NumPy's memory handler), or read and written atomically (numbers of threads, their debt, the
+block of memory that pages.cpp keeps); `after_fork` is set while a child has one thread only.
 """
 
 cimport numpy as cnp
@@ -59,18 +63,22 @@ cdef extern from *:
     static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
       return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
     }
-    static inline double xentropy_load(double* from) {
-      double value;
+    template <class T>
+    static inline T xentropy_load(T* from) {
+      T value;
       __atomic_load(from, &value, __ATOMIC_RELAXED);
       return value;
     }
-    static inline void xentropy_store(double* to, double value) {
+    template <class T>
+    static inline void xentropy_store(T* to, T value) {
       __atomic_store(to, &value, __ATOMIC_RELAXED);
     }
     """
     Py_ssize_t fetch_add "xentropy_fetch_add"(Py_ssize_t* at, Py_ssize_t n) nogil
     double load "xentropy_load"(double* source) nogil
+    int load_int "xentropy_load"(int* source) nogil
     void store "xentropy_store"(double* target, double value) nogil
+    void store_int "xentropy_store"(int* target, int value) nogil
 
 cdef extern from "kernels/layout.h" namespace "xentropy" nogil:
     ctypedef enum DType:
@@ -184,7 +192,10 @@ def tier():
 
 
 def use_tier(str name):
-    """Switch to the tier `name`; returns the name of the one in use before."""
+    """Switch to the tier `name`; returns the name of the one in use before.
+
+    For import and tests: no other thread may be in a call.
+    """
     global current
     cdef int i
     before = None if current is NULL else tier()
@@ -215,14 +226,19 @@ _start_tier()
 
 # --- threads ---------------------------------------------------------------------------
 
-cdef int wanted_threads = 0   # 0: what OpenMP would use
-cdef bint after_fork = False  # this process is a child
+cdef int wanted_threads = 0    # 0: what OpenMP would use, but ...
+cdef int allowed_threads = 1 << 30  # ... not more than these
+cdef bint after_fork = False   # this process is a child
 
 
 def set_num_threads(int n):
-    """Threads of the calls that do not say; 0 goes back to OpenMP's default."""
-    global wanted_threads
-    wanted_threads = n
+    """Threads of the calls that do not say; 0 goes back to the default."""
+    store_int(&wanted_threads, n)
+
+
+def limit_threads(int n):
+    """No more threads than this unless somebody asks for more."""
+    store_int(&allowed_threads, n)
 
 
 def get_num_threads():
@@ -233,7 +249,9 @@ def get_num_threads():
 cdef int default_threads() noexcept:
     if after_fork:
         return 1
-    return wanted_threads or openmp.omp_get_max_threads()
+    return load_int(&wanted_threads) or min(
+        load_int(&allowed_threads), openmp.omp_get_max_threads()
+    )
 
 
 def _in_child():

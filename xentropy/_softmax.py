@@ -11,7 +11,8 @@ def softmax(x, axis=None, *, out=None, n_threads=None):
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bools become float64.
+        float16, bfloat16, float32 or float64; integers and bools become float64. Subclasses
+        count as the arrays that they are; masked arrays are refused.
     axis : int or tuple of ints, optional
         Axes that are normalised together; None (the default) is all of them.
     out : ndarray, optional
@@ -60,6 +61,7 @@ def logsumexp(x, axis=None, *, keepdims=False, n_threads=None):
         float32, or float64 for float64 and integer `x`, in nats. -inf for nothing but -inf
         and for no elements at all; inf if there is a +inf; nan if there is a nan.
     """
+    keepdims = _check.flag(keepdims, "keepdims")
     arguments = "logsumexp", x, axis, keepdims, None, -math.inf, n_threads
     values = _kernels.reduce_rows(*arguments)
     return reduced(*arguments) if values is None else values
@@ -120,5 +122,5 @@ def reduced(what, x, axis, keepdims, base, empty, n_threads, *, name="x", float6
     x, axes = _softmax_input(x, axis, name)
     base = _check.base(base)
     n_threads = _check.n_threads(n_threads)
-    plain = x, axes, bool(keepdims), base, empty, n_threads
+    plain = x, axes, keepdims, base, empty, n_threads
     return _check.taken(_kernels.reduce_rows(what, *plain, checked=True, float64=float64))

@@ -40,7 +40,8 @@ TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end
     if (c.weight || c.repeat.data) {
       add_weights(c, row, n, weights, [&](size_t i, double value) {
         const uint64_t y = label(i);
-        return check.counted(y) ? value * (c.weight ? c.weight[y] : 1) : 0;
+        const bool counts = check.counted(y) & ~check.wrong(y);  // it may have changed meanwhile
+        return counts ? value * (c.weight ? c.weight[y] : 1) : 0;
       });
     }
     return true;

@@ -1,0 +1,46 @@
+"""The CPU time that Linux allots to a container: cgroups, version 1 and 2."""
+
+from pathlib import Path
+
+
+def cpu_quota(root="/"):
+    """How many CPUs' time this process may use, as a float; None if nothing limits it.
+
+    Neither affinity nor the number of cores tells: a container that may use two of 64 cores
+    sees all of them. See Documentation/admin-guide/cgroup-v2.rst (cpu.max) and
+    scheduler/sched-bwc.rst (cpu.cfs_quota_us) of the kernel.
+    """
+    shares = [share for folder in _folders(Path(root)) if (share := _share(folder))]
+    return min(shares, default=None)
+
+
+def _folders(root):
+    """Where the cgroup of this process is told its quota, and those around it theirs."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:  # number:controllers:path
+        controllers, _, path = line.partition(":")[2].partition(":")
+        mounts = ["sys/fs/cgroup"]  # version 2
+        if controllers:
+            mounts = [f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        own = Path(path.lstrip("/"))
+        for mount in mounts:
+            for each in (own, *own.parents):
+                yield root / mount / each
+
+
+def _share(folder):
+    """Quota / period of this cgroup; None if it has none."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            share = int(quota) / int(period)  # version 2 says "max" for no quota, version 1: -1
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+        if share > 0:
+            return share
+    return None
