@@ -76,7 +76,7 @@ DIGESTS = {
         "certain": "2db7431de92b466b",
         "label_smoothing": "1f485a1a364f4ad5",
         "z_loss": "be5d9d004244bce7",
-        "logit_scale": "92309a155ce49f7e",
+        "logit_scale": "a31ba25952dc4d2c",
         "weight": "e6a1b4434d6b8470",
         "weight, label_smoothing": "42d000a62db8e8c3",
         "grad_output": "61d975dfac4e6add",

@@ -56,8 +56,8 @@ XENTROPY_INLINE VD log1p_lanes(VD x) {
     const VD rest = fma(f * f * f, log1p_polynomial<T>(f), -half_square);
     return fma(k, splat(kLn2), f + rest);
   } else {
-    const VD s = f / (f + 2.0), z = s * s;
-    const VD correction = s * fma(z, log1p_polynomial<T>(z), half_square);
+    const VD s = f / (f + 2.0), z = s * s, lost = fma(x, scale, (scale - 1.0) - f);
+    const VD correction = s * fma(z, log1p_polynomial<T>(z), half_square) + lost;
     const VD low = fma(k, splat(Exp<double>::kLn2Rest), correction);
     return fma(k, splat(Exp<double>::kLn2Head), f - (half_square - low));
   }
