@@ -129,8 +129,8 @@ def tables(quick):
     rounds = ["data", "library", *(f"{way} ms" for way in ways), *(f"{way} loss" for way in ways)]
     notes = ["a round: training and one prediction of all rows, over the number of rounds"]
     return [
-        Table("boosting calls", "xentropy.boosting: a call", calls, call_rows(quick), []),
-        Table("boosting rounds", "xentropy.boosting: a round", rounds, round_rows(quick), notes),
+        Table("boosting_calls", "xentropy.boosting: a call", calls, call_rows(quick), []),
+        Table("boosting_rounds", "xentropy.boosting: a round", rounds, round_rows(quick), notes),
     ]
 
 
