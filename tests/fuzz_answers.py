@@ -111,7 +111,7 @@ class Trial(Call):
         least = 0 if x.dtype.itemsize == 8 else rows * 1e-45  # of float32
         added = 0 if np.ndim(loss) else rows * 2.0**-53  # a rounding in float64 for each row
         step += added + float(2.0**-63 * most)  # long double rounds the scaled logits
-        return loss, grad, step * scales[0] + least, step * scales[1]
+        return loss, grad, step * scales[0] + least, step * scales[1] + flushed(x, scales[1])
 
     def check_softmax(self, result, arguments):
         x = as_float(arguments["x"])
@@ -178,6 +178,16 @@ def weightless(arguments):
     mass = reference._target_mass(x, shape, take("target"), take("weight"), ignored, 0.0, axis)
     repeat = reference._per_row(take("sample_weight"), shape)
     return np.sum((repeat * mass[1])[mass[2]]) == 0
+
+
+def flushed(x, scale):
+    """Float32 exps below 2**-175 of their row's sum are 0 where a factor above 2**24 lifts them.
+
+    The largest term of a gradient, which `scale` holds, has 1 / classes of the mass at least.
+    """
+    if np.asarray(x).dtype.itemsize == 8:
+        return 0.0
+    return 2.0**-174 * x.size * np.max(scale, initial=0, where=np.isfinite(scale))
 
 
 def out_of_range(value):
