@@ -20,9 +20,9 @@ static inline ptrdiff_t magnitude(ptrdiff_t stride) { return stride < 0 ? -strid
 template <class S>
 constexpr DType kNative = sizeof(S) == 4 ? kF32 : kF64;
 template <>
-constexpr DType kNative<F16> = kF16;
+inline constexpr DType kNative<F16> = kF16;
 template <>
-constexpr DType kNative<BF16> = kBF16;
+inline constexpr DType kNative<BF16> = kBF16;
 
 // Can a kernel read these rows, stored as T, where they lie?
 template <class T>
