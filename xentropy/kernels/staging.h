@@ -17,12 +17,12 @@ static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline ptrdiff_t magnitude(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
+static inline constexpr DType dtype_of(F16) { return kF16; }
+static inline constexpr DType dtype_of(BF16) { return kBF16; }
+static inline constexpr DType dtype_of(float) { return kF32; }
+static inline constexpr DType dtype_of(double) { return kF64; }
 template <class S>
-constexpr DType kNative = sizeof(S) == 4 ? kF32 : kF64;
-template <>
-inline constexpr DType kNative<F16> = kF16;
-template <>
-inline constexpr DType kNative<BF16> = kBF16;
+constexpr DType kNative = dtype_of(S());
 
 // Can a kernel read these rows, stored as T, where they lie?
 template <class T>
