@@ -55,8 +55,8 @@ def calls(cell, ways=WAYS):
 
     def call(function):
         def step():
-            leaf.grad = None
             function(leaf, y).backward()
+            leaf.grad = None
 
         return step
 
