@@ -6,14 +6,13 @@ Loss and gradient into a warm out=. Every call is made once a round, in turn; me
 """
 
 import argparse
-import statistics
-import time
 
 import numpy as np
 
 import xentropy as xe
 
 from .cells import Cell, aligned, make_logits, make_target
+from .stopwatch import seconds_in_turn
 from .tables import Table, number
 
 CELLS = ("1000000x10", "2048x50257")
@@ -48,17 +47,6 @@ def calls(cell, threads):
     return {name: (lambda these=these: call(**these)) for name, these in options.items()}
 
 
-def seconds(functions, rounds):
-    """The median time of each; the first round warms up and does not count."""
-    taken = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", default=CELLS)
@@ -67,7 +55,7 @@ def main():
     chosen = parser.parse_args()
     columns = {}
     for text in chosen.cells:
-        columns[text] = seconds(calls(Cell.parse(text), chosen.threads), chosen.rounds)
+        columns[text] = seconds_in_turn(calls(Cell.parse(text), chosen.threads), chosen.rounds)
     rows = [
         [name, *(number(column[name] / column["plain"]) for column in columns.values())]
         for name in next(iter(columns.values()))

@@ -1,7 +1,8 @@
-"""Time and memory of one way, in the process that this runs in."""
+"""Time and memory of one way, and times of several that take turns, in this process."""
 
 import ctypes
 import gc
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,17 @@ def timings(way, budget):
         taken.append(seconds_of(way, loops))
         spent += taken[-1] * loops
     return taken
+
+
+def seconds_in_turn(functions, rounds):
+    """The median time of each; the first round warms up and does not count."""
+    taken = {name: [] for name in functions}
+    for _ in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 
 def _status(field):

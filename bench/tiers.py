@@ -13,7 +13,7 @@ from xentropy import _kernels
 
 from .ceiling import probes
 from .cells import Cell, aligned, make_logits, make_target
-from .options import seconds
+from .stopwatch import seconds_in_turn
 from .tables import Table, number
 
 CELLS = ("256x1000", "8192x1000", "1024x32000", "2048x50257", "2048x50257:float64")
@@ -37,7 +37,7 @@ def calls(cell, threads):
 
 def row(cell, threads, rounds):
     """Of a cell: 1e9 elements a second and % of the copy by tier, and the copy."""
-    taken = seconds(calls(cell, threads), rounds)
+    taken = seconds_in_turn(calls(cell, threads), rounds)
     copy = taken.pop(COPY)
     speeds = [f"{number(cell.elements / s / 1e9)}, {copy / s:.0%}" for s in taken.values()]
     return [cell.name, *speeds, number(cell.elements / copy / 1e9)]

@@ -271,7 +271,7 @@ cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
     """The sum of the losses; the gradient and the losses of the rows where they are wanted."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
     cdef size_t team = team_for(c.terms.classes, n_threads)
-    if 2 * c.rows <= team and 2 * c.rows <= parts_of(c[0]):
+    if 0 < 2 * c.rows <= team and 2 * c.rows <= parts_of(c[0]):
         return run_split(c, &p, <int>team)
     cdef Memory memory
     cdef Py_ssize_t chunk

@@ -1,7 +1,7 @@
 r"""Softmax cross-entropy for JAX on the CPU, with optax's names, arguments and results.
 
 The kernels are called through XLA's foreign function interface, on XLA's own memory: nothing is
-copied, neither in nor out, for some 15 us a call (`python -m bench.fronts.jax_front`). Nothing is
+copied, neither in nor out, for some 15 us a call (`python -m bench.fronts --front jax`). Nothing is
 compiled for it, and JAX is needed only here. `jax.pure_callback` would copy every result once more,
 cost 100 us a call, and can deadlock on arrays that JAX has yet to copy (jax-ml/jax#24255).
 

@@ -1,12 +1,11 @@
 """xentropy.boosting against a NumPy objective as people write it, and the built-in ones.
 
-    python -m bench.fronts.boosting_front [--quick]
+    python -m bench.fronts --front boosting [--quick]
 
 The ways take turns, a round each; medians. Calls of the objective alone, on logits in the layout
 that each library hands over; then training, where the built-in objective is in it too.
 """
 
-import sys
 from functools import partial
 
 import numpy as np
@@ -15,7 +14,7 @@ import xentropy as xe
 from xentropy.boosting import multiclass_objective
 
 from ..cells import Cell, make_logits, make_target
-from ..options import seconds
+from ..stopwatch import seconds_in_turn
 from .table import Table
 
 CELLS = ("1797x10", "1000000x10", "200000x100")
@@ -60,7 +59,7 @@ def call_rows(quick):
             logits = np.asarray(make_logits(cell), dtype, order=order)
             objectives = {"ours": multiclass_objective(kind), "numpy": in_numpy(kind)}
             ways = {way: partial(f, logits, data) for way, f in objectives.items()}
-            taken = seconds(ways, 5 if quick else 15)
+            taken = seconds_in_turn(ways, 5 if quick else 15)
             milliseconds = [round(taken[way] * 1e3, 3) for way in ("numpy", "ours")]
             rows.append([name, kind, *milliseconds, round(taken["numpy"] / taken["ours"], 2)])
     return rows
@@ -115,7 +114,7 @@ def round_rows(quick):
                 "ours": multiclass_objective(kind),
             }
             ways = {way: make(x, y, objective, rounds) for way, objective in objectives.items()}
-            taken = seconds(ways, 1 if quick else 3)
+            taken = seconds_in_turn(ways, 1 if quick else 3)
             losses = [xe.cross_entropy(ways[way](), y) for way in ways]
             milliseconds = [round(taken[way] / rounds * 1e3, 3) for way in ways]
             rows.append([name, kind, *milliseconds, *(round(loss, 7) for loss in losses)])
@@ -132,14 +131,3 @@ def tables(quick):
         Table("boosting_calls", "xentropy.boosting: a call", calls, call_rows(quick), []),
         Table("boosting_rounds", "xentropy.boosting: a round", rounds, round_rows(quick), notes),
     ]
-
-
-def main(arguments):
-    for table in tables("--quick" in arguments):
-        print(*table.columns, sep=" | ")
-        for each in table.rows:
-            print(*each, sep=" | ")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

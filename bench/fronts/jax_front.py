@@ -1,6 +1,6 @@
 """xentropy.jax against jit(optax): loss + gradient.
 
-    python -m bench.fronts.jax_front [--quick]
+    python -m bench.fronts --front jax [--quick]
 
 The ways take turns, a round each; medians. Memory is that of one call in a process of its own. The
 third way is what xentropy.jax would be with `jax.pure_callback`: the same kernels, and copies.
@@ -12,9 +12,8 @@ import sys
 import numpy as np
 
 from ..cells import Cell, make_logits, make_target
-from ..options import seconds
 from ..peers import Way
-from ..stopwatch import peak_extra_bytes
+from ..stopwatch import peak_extra_bytes, seconds_in_turn
 from .table import Table
 
 CELLS = ("32x10", "1000000x10", "8192x1000", "2048x50257")
@@ -76,7 +75,7 @@ def calls(cell):
 
 def extra_memory(way, name):
     """The peak of one call in units of the logits, in a fresh process; None if unknown."""
-    command = [sys.executable, "-m", "bench.fronts.jax_front", "--memory", way, name]
+    command = [sys.executable, "-m", "bench.fronts.jax_front", way, name]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
     return None if said == "None" else int(said) / (4 * Cell.parse(name).elements)
 
@@ -91,7 +90,7 @@ def memory(way, name):
 def row(name, quick):
     cell = Cell.parse(name)
     rounds = (5 if quick else 15) * (20 if cell.elements < 1 << 16 else 1)
-    taken = seconds(calls(cell), rounds)
+    taken = seconds_in_turn(calls(cell), rounds)
     measured = [round(taken[way] * 1e6, 1) for way in WAYS]
     faster = round(taken["optax"] / taken["xentropy.jax"], 2)
     if cell.elements < 1 << 20:  # less than what a process grows by anyway
@@ -111,15 +110,5 @@ def tables(quick):
     return [Table("jax", "xentropy.jax: loss + gradient under jit", columns, rows, notes)]
 
 
-def main(arguments):
-    if arguments[:1] == ["--memory"]:
-        print(memory(*arguments[1:]))
-        return
-    for table in tables("--quick" in arguments):
-        print(*table.columns, sep=" | ")
-        for each in table.rows:
-            print(*each, sep=" | ")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+if __name__ == "__main__":  # a process of its own for `extra_memory`
+    print(memory(*sys.argv[1:]))

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 import xentropy.torch
 
 from ..cells import Cell, make_logits, make_target
-from ..options import seconds
 from ..peers import Way
-from ..stopwatch import peak_extra_bytes
+from ..stopwatch import peak_extra_bytes, seconds_in_turn
 from .table import Table
 
 CELLS = ("32x10", "8192x1000", "1024x32000", "2048x50257", "2048x50257:bfloat16")
@@ -97,7 +96,7 @@ def rows(name, quick):
     large = cell.elements >= LARGE
     ways = [way for way in WAYS if (way != IN_PLACE or large)]
     rounds = 3 if quick else 9 if large else 1000
-    taken = seconds(calls(cell, ways), rounds)
+    taken = seconds_in_turn(calls(cell, ways), rounds)
     milliseconds = [taken[way] * 1e3 if way in taken else None for way in WAYS]
     ratios = [taken[peer] / taken[US] for peer in WAYS[:2]]
     extra = [extra_memory(way, name) for way in WAYS] if large else None
