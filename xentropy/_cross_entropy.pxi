@@ -230,9 +230,7 @@ cdef void take_gradient(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray gradient
                         bint given) except *:
     """Where the gradient goes, and how it is stored."""
     describe(&c.gradient, gradient, code_of(gradient), <uint64_t>1 << class_axis)
-    # Past the caches? Not in place, nor what stays in cache.
-    c.streamed = cnp.PyArray_NBYTES(gradient) >= STREAM_BYTES and not same_place(gradient, x)
-    c.streamed = c.streamed and (given or not is_untouched(gradient))
+    c.streamed = past_caches(gradient, x, given)
 
 
 cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void* results,

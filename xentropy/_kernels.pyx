@@ -153,6 +153,7 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
         Layout out
         void* values
         double unit
+        bint streamed
         bint float64
 
     cdef struct TargetReport:

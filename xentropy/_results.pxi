@@ -70,6 +70,13 @@ cdef bint is_default(object handler) except -1:
     return strcmp(name, "default_allocator") == 0
 
 
+cdef bint past_caches(cnp.ndarray result, cnp.ndarray x, bint given) except -1:
+    """Is what is made of x to be stored past the caches? Not in place, nor what stays in cache."""
+    if cnp.PyArray_NBYTES(result) < STREAM_BYTES or same_place(result, x):
+        return False
+    return given or not is_untouched(result)
+
+
 cdef bint is_untouched(cnp.ndarray result) except -1:
     """Do the pages of a fresh result not exist before they are written?"""
     if cnp.PyArray_NBYTES(result) < PAGES_BYTES:

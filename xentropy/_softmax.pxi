@@ -26,6 +26,7 @@ def normalize(str what, x, axis, out, n_threads, *, bint checked=False):
         return None
     result = fresh(x) if out is None else out
     describe(&call.out, result, code_of(result), class_axes)
+    call.streamed = past_caches(result, x, out is not None)
     call.float64 = call.x.dtype == kF64
     if call.rows * call.classes:
         run_softmax(&call, threads)
@@ -84,6 +85,7 @@ cdef bint take_x(SoftmaxCall* c, str what, cnp.ndarray x, object axis, bint chec
     c.rows = cnp.PyArray_SIZE(x) // c.classes if c.classes else 0
     c.out.data = NULL
     c.values = NULL
+    c.streamed = False
     c.unit = 1
     return True
 

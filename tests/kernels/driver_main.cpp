@@ -232,7 +232,7 @@ void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Repo
   const bool maps = what == Result::kSoftmax || what == Result::kLogSoftmax;
   const Array<S> out(shape.size(), 3), again(shape.size(), 0);
   std::vector<T> values(shape.rows()), values_again(shape.rows());
-  const auto run = [&](size_t threads, S* to, T* to_values) {
+  const auto run = [&](size_t threads, bool streamed, S* to, T* to_values) {
     SoftmaxCall call = {};
     call.what = what;
     call.rows = shape.rows();
@@ -241,13 +241,14 @@ void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Repo
     if (maps) call.out = describe(to, shape, kDType<S>);
     call.values = maps ? nullptr : to_values;
     call.unit = 1;
+    call.streamed = streamed;
     call.float64 = sizeof(T) == 8;
     share(call, shape.classes, threads, [&](size_t, size_t begin, size_t end, char* scratch) {
       run_chunk(tier, call, begin, end, scratch);
     });
   };
-  run(1, out.data(), values.data());
-  run(kThreads, again.data(), values_again.data());
+  run(1, false, out.data(), values.data());
+  run(kThreads, true, again.data(), values_again.data());
   report->same_bits &= out.same_bits(again) && values == values_again;
   report->print_bits(shape, int(what), hash_of(values.data(), shape.rows() * sizeof(T)),
                      hash_of(out.data(), shape.size() * sizeof(S)));
@@ -262,7 +263,7 @@ void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Repo
     if (!maps) report->note(&report->loss, error_of(values[r], exact_of(what, s, 0)));
   }
   if (!maps) return;
-  run(kThreads, batch.logits.data(), nullptr);
+  run(kThreads, false, batch.logits.data(), nullptr);
   report->same_bits &= batch.logits.same_bits(out);
 }
 
@@ -306,6 +307,7 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   good &= check_cross_entropy<S>(tier, report, " dense, labels", Kind::kDense, dense);
   good &=
       check_cross_entropy<S>(tier, report, " dense, probabilities", Kind::kProbabilities, dense);
+  good &= check_softmax<S>(tier, report, groups);
   return check_softmax<S>(tier, report, dense) && good;
 }
 

@@ -51,15 +51,20 @@ static inline bool direct_half(const CrossEntropyCall& c) {
          !is_dense(c) && !by_groups<S>(c) && !c.float64;
 }
 
-// Can the kernel work on this array where it lies? Groups must be adjacent rows. All else passes
-// through scratch, on its way to the same kernel, so that it changes no bit.
+// Is every row next to the one before, class by class, so that a group kernel can read them?
+template <class S>
+static inline bool are_adjacent(const Layout& a) {
+  const size_t size = a.classes.size() * sizeof(S);
+  return in_place_rows<S>(a) && (a.rows.run() == 1 || a.rows.step() == ptrdiff_t(size));
+}
+
+// Can the kernel work on this array where it lies? All else passes through scratch, on its way to
+// the same kernel, so that it changes no bit.
 template <class S>
 static inline bool is_direct(const CrossEntropyCall& c, const Layout& a) {
   if (!a.data) return true;
   if (by_columns<S>(c)) return in_place_columns<S>(a);
-  const bool adjacent =
-      a.rows.run() == 1 || a.rows.step() == ptrdiff_t(c.terms.classes * sizeof(S));
-  return in_place_rows<S>(a) && (adjacent || !by_groups<S>(c));
+  return by_groups<S>(c) ? are_adjacent<S>(a) : in_place_rows<S>(a);
 }
 
 // visit(S()) with the type in which the kernel finds the logits.
@@ -69,6 +74,21 @@ static inline auto for_stored(const CrossEntropyCall& c, Visit visit) {
   if (direct_half<F16>(c)) return visit(F16());
   if (direct_half<BF16>(c)) return visit(BF16());
   return visit(float());
+}
+
+// The softmax family: rows, long or short, whatever their layout.
+template <class T>
+static inline bool by_groups(const SoftmaxCall& c) {
+  return c.classes <= kGroupClasses<T>;
+}
+template <class T>
+static inline SoftmaxKernel<T> choose_kernel(const Tier& tier, const SoftmaxCall& c) {
+  const Kernels<T>& k = kernels_of<T>(tier);
+  return by_groups<T>(c) ? k.softmax_groups : k.softmax;
+}
+template <class T>
+static inline bool is_direct(const SoftmaxCall& c, const Layout& a) {
+  return by_groups<T>(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
 }
 
 }  // namespace xentropy

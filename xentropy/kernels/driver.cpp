@@ -54,7 +54,7 @@ struct Workspace {
   size_t block_end(const CrossEntropyCall& c, size_t r, size_t end) const {
     size_t n = smaller(rows, end - r);
     const auto cut = [&](const Layout& a, bool direct) {
-      if (a.data && direct) n = smaller(n, a.rows.run() - r % a.rows.run());
+      if (a.data && direct) n = smaller(n, run_left(a, r));
     };
     cut(c.logits, logits_direct);
     cut(c.gradient, gradient_direct);

@@ -33,6 +33,7 @@ struct SoftmaxCall {
   Layout out;    // absent for the reductions
   void* values;  // of the reductions, in the arithmetic type
   double unit;   // multiplies them
+  bool streamed;
   bool float64;
 };
 

@@ -24,6 +24,7 @@ struct GroupRows {
   bool all_count;    // so do the rows after, as far as they are read
   T* exps;           // row after row, 0 at the target
   T* anchor;         // kShift - k
+  T* peak;           // the largest logit, where it is asked for
   T* e_target;       // exp of the target
   T* at_target;      // what is put in its place, in the units of the exps
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone

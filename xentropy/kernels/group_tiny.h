@@ -84,6 +84,24 @@ XENTROPY_INLINE void store_sums(const VD (&v)[n], double* value, double* lost) {
   store(lost, s.value - s.value == 0 ? s.lost : VD{});
 }
 
+// The largest of every row, and its class as `label`: the first, if there are several, or the last
+// of all if there is none (nan).
+template <size_t kClasses, class T>
+void tiny_peaks(const T* x, const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  const Transposition<T, kClasses> transpose = to_columns<T, kClasses>();
+  for (size_t q = 0; q < g.padded; q += kLanes<T>) {
+    Vec<T> from[kClasses], v[kClasses];
+    for (size_t c = 0; c < kClasses; ++c) from[c] = load(x + q * kClasses + c * kLanes<T>);
+    transpose(from, v);
+    Vec<T> most = v[0], label = splat(T(kClasses - 1));
+    for (size_t c = 1; c < kClasses; ++c) most = max(most, v[c]);
+    for (size_t c = kClasses - 1; c-- > 0;) label = v[c] == most ? splat(T(c)) : label;
+    store(g.peak + q, most);
+    store(g.label + q, label);
+  }
+}
+
 // Steps 1 to 4. A row that does not count has no target: its exp is 0, the row not settled.
 template <size_t kClasses, bool kScaled, class T>
 void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>& rows) {

@@ -49,8 +49,8 @@ struct GroupScratch {
     copy = p.take<T>(elements);
     index = p.take<T>(kPack * classes + kGroupPadding);
     g.exps = p.take<T>(elements);
-    T** const numbers[] = {&g.anchor, &g.e_target, &g.at_target, &g.factor,
-                           &g.rest,   &g.bias,     &g.label};
+    T** const numbers[] = {&g.anchor, &g.peak, &g.e_target, &g.at_target,
+                           &g.factor, &g.rest, &g.bias,     &g.label};
     for (T** array : numbers) *array = p.take<T>(rows);
     g.place = p.take<uint32_t>(rows);
     double** const sums[] = {&g.others,      &g.others_lost,      &g.target,
@@ -93,6 +93,13 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
   }
 }
 
+// The exp at `place`, the target of row q, apart from the others.
+template <class T>
+XENTROPY_INLINE void take_exp(size_t q, size_t place, const GroupRows<T>& g) {
+  g.e_target[q] = g.exps[place];
+  g.exps[place] = 0;
+}
+
 // Step 3. A row that does not count gets exps of 0.
 template <class T>
 void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRows<T>& rows) {
@@ -106,8 +113,7 @@ void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRo
       __builtin_memset(g.exps + place, 0, classes * sizeof(T));
     }
     g.place[q] = uint32_t(place);
-    g.e_target[q] = g.exps[place];
-    g.exps[place] = 0;
+    take_exp(q, place, g);
   }
 }
 
@@ -216,7 +222,16 @@ void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
   for (size_t q = 0; q < g.rows; ++q) {
     if (b.labels[first + q] != kIgnored) g.exps[g.place[q]] = g.at_target[q];
   }
-  stores.template write<kBias>(g, classes, s.index, last);
+  stores.write(g.rows * classes, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+    scale_rows<kBias>(g, classes, s.index, to);
+  });
+}
+
+// Zeros after the rows of a copy.
+template <class T>
+void pad_group(size_t classes, const GroupRows<T>& g, T* copy) {
+  const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
+  __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
 }
 
 // A group that runs on a copy: what is read may run over the end of the last row, and rows that
@@ -224,8 +239,7 @@ void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
 template <class T>
 const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
                  T* copy) {
-  const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
-  __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
+  pad_group(classes, g, copy);
   for (size_t q = 0, end; q < g.rows; q = end) {
     const bool counts = labels[q] != kIgnored;
     for (end = q + 1; end < g.rows && (labels[end] != kIgnored) == counts; ++end) {

@@ -1,19 +1,120 @@
-// softmax, log_softmax, log-sum-exp and entropy of one row, from its maximum m:
+// softmax, log_softmax, log-sum-exp and entropy of rows, class axis contiguous. With m the place of
+// a row's maximum and others the sum of the exps but e_m:
 //
-//     L = -log p_m = log1p(others / e_m)
-//     p_c = e_c / total,  log p_c = (x_c - m) - L,  lse = m + L
-//     entropy = sum_c p_c (m - x_c) + L     (no term is negative: nothing cancels)
+//     p_c = e_c / total
+//     L = -log p_m = log1p(others / e_m),  log p_c = (x_c - x_m) - L,  lse = x_m + L
+//     entropy = sum_c p_c (x_m - x_c) + L     (no term is negative: nothing cancels)
 //
-// Cost: one exp per element (entropy: two); the row is read for its maximum and again, from
-// cache, for its exps. These go straight to the result of softmax, which is then scaled in
-// place; the others keep one chunk of them.
+// Cost: one exp an element, each element read once and written once, as in rows.h and by the same
+// pipeline: while the exps of a row are made, chunk by chunk, the row before is stored. softmax
+// scales the exps, which wait in a scratch row; log_softmax reads that row again, from L2, for
+// x - x_m is exact where the logarithm of an exp is not. The maximum is found on the way, see
+// ApartSums. Entropy alone reads a row three times, and takes two exps.
 #pragma once
+#include "apart.h"
 #include "log1p.h"
-#include "peak.h"
-#include "stores.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
+
+// log p_c from x_c.
+template <class T>
+struct LogOf {
+  Vec<T> peak = {}, shift = {};
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const { return (x - peak) - shift; }
+};
+
+// What the maximum of a row leaves to know.
+template <class T>
+struct RowLog {
+  T peak;
+  double log1p_others;  // nan if the peak is not finite, or the row holds nan
+};
+
+// From its maximum, any row.
+template <class T>
+RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
+  const Peak<T> peak = peak_of(x, classes);
+  const RowSums s =
+      exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, static_cast<T*>(nullptr), chunk);
+  return {peak.value, log1p_of(s.others / s.e_target)};
+}
+
+// The same from the sums of a row.
+template <class T>
+RowLog<T> log_of_row(const ApartSums<T>& row, T* chunk) {
+  RowSums s;
+  if (!row.sums(&s)) return log_any_row(row.x, row.classes, chunk);
+  return {row.peak, log1p_of(s.others / s.e_target)};
+}
+
+// The exps of a row chunk by chunk, for softmax: their total.
+template <class T>
+struct AllSums {
+  const T* x;
+  size_t classes;
+  DirectExp<T, false> exp;
+  Total<T> total;
+
+  AllSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
+
+  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
+    exp_chunk<false>(x + begin, n, exp, e, total);
+  }
+
+  // e holds the exps, and holds them again if k was wrong.
+  Finisher<T, false> finish(T* e, T* scratch_chunk) const {
+    Sum sum = total.value();
+    if (!(sum.value >= Exp<T>::kMinTotal && sum.value < Exp<T>::kMaxTotal)) {
+      const Peak<T> peak = peak_of(x, classes);
+      const RowSums s = exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, e, scratch_chunk);
+      e[peak.at] = T(s.e_target);
+      sum = s.exact_total();
+    }
+    const double factor = double(T(1 / sum.value));
+    const double missed = __builtin_fma(-factor, sum.value, 1) - factor * sum.lost;
+    return Finish<T>{T(factor), T(missed / sum.value), T(0)};
+  }
+};
+
+template <class T>
+XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
+  return b.x + ptrdiff_t(r) * b.x_stride;
+}
+
+template <class T, template <class, class> class Stores>
+void softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
+  T* e = scratch + kScratchChunk;
+  Stores<T, Finisher<T, false>> stores;
+  for (size_t r = 0; r < b.rows; ++r) {
+    AllSums<T> row(row_of(b, r), b.classes);
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      if (r > 0) stores.advance(e, i + n, row.x);
+      row.chunk(i, n, e + i);
+    });
+    stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, row.finish(e, scratch));
+  }
+  stores.advance(e, b.classes, row_of(b, b.rows - 1));
+  stores.flush();
+}
+
+template <class T, template <class, class> class Stores>
+void log_softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
+  Stores<T, LogOf<T>> stores;
+  for (size_t r = 0; r < b.rows; ++r) {
+    ApartSums<T> row(row_of(b, r), b.classes);
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      if (r > 0) stores.advance(row_of(b, r - 1), i + n, row.x);
+      row.template chunk<false>(i, n, scratch);
+    });
+    const RowLog<T> log = log_of_row(row, scratch);
+    const LogOf<T> log_of = {splat(log.peak), splat(T(log.log1p_others))};
+    stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, log_of);
+  }
+  const T* x = row_of(b, b.rows - 1);
+  stores.advance(x, b.classes, x);
+  stores.flush();
+}
 
 template <class T>
 bool has_nan(const T* x, size_t n) {
@@ -22,27 +123,11 @@ bool has_nan(const T* x, size_t n) {
   return found != 0;
 }
 
-// e / total, in place.
+// Of a row without a finite maximum: that maximum.
 template <class T>
-void scale_softmax(T* e, size_t classes, double total) {
-  constexpr size_t L = kLanes<T>;
-  const double factor = double(T(1 / total));
-  const T rest = T(__builtin_fma(-factor, total, 1) / total);
-  const Finisher<T, false> finish({T(factor), rest, T(0)});
-  size_t i = 0;
-  for (; i + L <= classes; i += L) store(e + i, finish(load(e + i)));
-  if (i == classes) return;
-  store_first(e + i, finish(load_first(e + i, classes - i, Vec<T>{})), classes - i);
-}
-
-template <class T>
-void store_log_softmax(const T* x, size_t classes, T peak, double log1p_others, T* out) {
-  constexpr size_t L = kLanes<T>;
-  const Vec<T> m = splat(peak), shift = splat(T(log1p_others));
-  size_t i = 0;
-  for (; i + L <= classes; i += L) store(out + i, (load(x + i) - m) - shift);
-  if (i == classes) return;
-  store_first(out + i, (load_first(x + i, classes - i, m) - m) - shift, classes - i);
+double log_sum_exp(const RowLog<T>& log, const T* x, size_t classes) {
+  if (log.log1p_others == log.log1p_others) return double(log.peak) + log.log1p_others;
+  return has_nan(x, classes) ? NAN : double(log.peak);
 }
 
 // sum_c e_c (m - x_c), chunk by chunk.
@@ -60,38 +145,43 @@ double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
   });
 }
 
-// A row without a finite maximum: nan, but for its log-sum-exp, which is that maximum.
 template <class T>
-void undefined_softmax(Result what, const T* x, size_t classes, T peak, T* out, double* value) {
-  if (what == Result::kLogSumExp) {
-    *value = has_nan(x, classes) ? NAN : double(peak);
-  } else if (what == Result::kEntropy) {
-    *value = NAN;
-  } else {
-    for (size_t i = 0; i < classes; ++i) out[i] = T(NAN);
-  }
+double entropy_of_row(const T* x, size_t classes, T* chunk) {
+  const Peak<T> m = peak_of(x, classes);
+  const RowSums s = exp_any_row<T, false>(x, classes, m.at, m.value, 1, nullptr, chunk);
+  const double total = s.total();
+  if (total != total) return NAN;
+  return sum_distances(x, classes, m.value, chunk) / total + log1p_of(s.others / s.e_target);
 }
 
 template <class T>
-void softmax(Result what, const T* x, size_t classes, T* out, T* scratch, double* value) {
-  const Peak<T> top = peak_of(x, classes);
-  const T peak = top.value;
-  const size_t m = top.at;
-  T* row = what == Result::kSoftmax ? out : nullptr;
-  const RowSums s = exp_any_row<T, false>(x, classes, m, peak, 1, row, scratch);
-  const double total = s.total();
-  if (total != total) return undefined_softmax(what, x, classes, peak, out, value);
-  const double log1p_others = log1p_of(s.others / s.e_target);
-  if (what == Result::kSoftmax) {
-    out[m] = T(s.e_target);
-    scale_softmax(out, classes, total);
-  } else if (what == Result::kLogSoftmax) {
-    store_log_softmax(x, classes, peak, log1p_others, out);
-  } else if (what == Result::kLogSumExp) {
-    *value = double(peak) + log1p_others;
-  } else {
-    *value = sum_distances(x, classes, peak, scratch) / total + log1p_others;
+void reduce_rows(const SoftmaxBlock<T>& b, T* chunk) {
+  for (size_t r = 0; r < b.rows; ++r) {
+    const T* x = row_of(b, r);
+    if (b.what == Result::kEntropy) {
+      b.value[r] = entropy_of_row(x, b.classes, chunk);
+      continue;
+    }
+    ApartSums<T> row(x, b.classes);
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      row.template chunk<true>(i, n, chunk);
+    });
+    b.value[r] = log_sum_exp(log_of_row(row, chunk), x, b.classes);
   }
+}
+
+template <class T, template <class, class> class Stores>
+void normalize_rows(const SoftmaxBlock<T>& b, T* scratch) {
+  return b.what == Result::kSoftmax ? softmax_rows<T, Stores>(b, scratch)
+                                    : log_softmax_rows<T, Stores>(b, scratch);
+}
+
+template <class T>
+void softmax(const SoftmaxBlock<T>& b, T* scratch, bool streamed) {
+  if (b.out == nullptr) return reduce_rows(b, scratch);
+  if (!streamed) return normalize_rows<T, RegularStores>(b, scratch);
+  normalize_rows<T, StreamedStores>(b, scratch);
+  stream_fence();
 }
 
 }  // namespace XENTROPY_TIER

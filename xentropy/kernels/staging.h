@@ -62,6 +62,9 @@ static inline bool scattered(const Layout& a) {
   return a.data && magnitude(a.rows.step()) < magnitude(a.classes.step());
 }
 
+// How many rows from r on have one stride.
+static inline size_t run_left(const Layout& a, size_t r) { return a.rows.run() - r % a.rows.run(); }
+
 // Rows of a block of which something passes through scratch.
 static inline size_t staged_rows(size_t classes, bool any_scattered) {
   const size_t least = any_scattered ? kScratchRowsLeast : 1, fitting = kScratchElements / classes;

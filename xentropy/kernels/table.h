@@ -4,7 +4,7 @@
 #include "dense.h"
 #include "groups.h"
 #include "half.h"
-#include "softmax.h"
+#include "softmax_groups.h"
 #include "split.h"
 
 namespace xentropy {
@@ -28,7 +28,8 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>, split<T>, dense<T>, groups<T>, columns<T>, softmax<T>};
+constexpr Kernels<T> kKernels = {rows<T>,    split<T>,   dense<T>,         groups<T>,
+                                 columns<T>, softmax<T>, softmax_groups<T>};
 
 extern const Tier tier;
 const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),

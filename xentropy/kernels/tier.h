@@ -62,11 +62,19 @@ using SplitKernel = void (*)(Step, const Terms&, const Block<S>&, Arithmetic<S>*
 // What the softmax family writes of every row.
 enum class Result { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
 
-// x, out: one row each (out may be x); the reductions write to *value instead. Of
-// kTargetEntropy, where x holds probabilities, driver_softmax.cpp takes care.
+// Of kTargetEntropy, where the rows are probabilities, driver_softmax.cpp takes care.
 template <class T>
-using SoftmaxKernel = void (*)(Result, const T* x, size_t classes, T* out, T* scratch,
-                               double* value);
+struct SoftmaxBlock {
+  Result what;
+  size_t rows, classes;
+  const T* x;
+  ptrdiff_t x_stride;  // in elements
+  T* out;              // of softmax and log_softmax; x: in place
+  ptrdiff_t out_stride;
+  double* value;  // of the reductions: one a row
+};
+template <class T>
+using SoftmaxKernel = void (*)(const SoftmaxBlock<T>&, T* scratch, bool streamed);
 
 // n contiguous elements of a 16-bit type, at any address, to and from float32.
 using Widen = void (*)(const char* from, size_t n, float* to);
@@ -74,12 +82,13 @@ using Narrow = void (*)(const float* from, size_t n, char* to);
 
 template <class T>
 struct Kernels {
-  CrossEntropyKernel<T> rows;     // class indices, class axis contiguous
-  SplitKernel<T> split;           // the same, of one row
-  CrossEntropyKernel<T> dense;    // every class of a row has target mass of its own
-  CrossEntropyKernel<T> groups;   // class indices, short rows, adjacent, many at a time
-  CrossEntropyKernel<T> columns;  // class indices, class axis strided, rows adjacent
-  SoftmaxKernel<T> softmax;
+  CrossEntropyKernel<T> rows;       // class indices, class axis contiguous
+  SplitKernel<T> split;             // the same, of one row
+  CrossEntropyKernel<T> dense;      // every class of a row has target mass of its own
+  CrossEntropyKernel<T> groups;     // class indices, short rows, adjacent, many at a time
+  CrossEntropyKernel<T> columns;    // class indices, class axis strided, rows adjacent
+  SoftmaxKernel<T> softmax;         // class axis contiguous
+  SoftmaxKernel<T> softmax_groups;  // the same, short rows, adjacent
 };
 
 struct Tier {
