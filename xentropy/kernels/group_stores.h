@@ -33,12 +33,9 @@ XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const 
   }
 }
 
-// Scales in place, in scratch.
-template <bool kBias, class T>
-void scale_in_place(const GroupRows<T>& g, size_t classes, const T* index) {
-  scale_rows<kBias>(g, classes, index,
-                    [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(g.exps + i, v); });
-}
+// What both have in common: write() appends the n elements of a group, vector by vector as
+// make(to) calls to(i, elements i, i + 1, ...); the vectors of the last group may reach beyond n.
+// `staged` is where those lie that have to wait, maybe the array that they are made from.
 
 template <class T>
 class RegularGroups {
@@ -51,15 +48,14 @@ class RegularGroups {
     out_ += n;
   }
 
-  template <bool kBias>
-  void write(const GroupRows<T>& g, size_t classes, const T* index, bool last) {
-    const size_t n = g.rows * classes;
+  template <class Make>
+  void write(size_t n, bool last, T* staged, const Make& make) {
     if (last) {
-      scale_in_place<kBias>(g, classes, index);
-      return put(g.exps, n);
+      make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(staged + i, v); });
+      return put(staged, n);
     }
-    scale_rows<kBias>(g, classes, index,
-                      [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(out_ + i, v); });
+    T* out = out_;
+    make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(out + i, v); });
     out_ += n;
   }
   void flush() {}
@@ -75,17 +71,15 @@ class StreamedGroups {
     first_ = filled_ = reinterpret_cast<uintptr_t>(out) % kLineBytes / sizeof(T);
   }
 
-  template <bool kBias>
-  void write(const GroupRows<T>& g, size_t classes, const T* index, bool last) {
-    const size_t n = g.rows * classes;
-    if (!last && filled_ == 0) {
-      scale_rows<kBias>(g, classes, index,
-                        [&](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { stream(out_ + i, v); });
-      out_ += n;
-    } else {
-      scale_in_place<kBias>(g, classes, index);
-      put(g.exps, n);
+  template <class Make>
+  void write(size_t n, bool last, T* staged, const Make& make) {
+    if (last || filled_ != 0) {
+      make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(staged + i, v); });
+      return put(staged, n);
     }
+    T* out = out_;
+    make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { stream(out + i, v); });
+    out_ += n;
   }
 
   // Appends n elements to what is written.

@@ -212,16 +212,45 @@ struct Anchors {
   }
 };
 
-template <class T>
-void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
-  const Anchors<T> anchors(scale);
+// use(q, the largest of the rows q, q + 1, ...; float32 lanes hold each twice).
+template <class T, class Use>
+void for_peaks(const T* x, size_t rows, const RowShape<T>& row, const Use& use) {
   with_small(row.vectors, [=](auto vectors) {
     const RowShape<T> shape = row;
     for (size_t q = 0; q < rows; q += kLanes<double>) {
-      store_rows(anchor + q,
-                 anchors(max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape)));
+      use(q, max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape));
     }
   });
+}
+
+template <class T>
+void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
+  const Anchors<T> anchors(scale);
+  for_peaks(x, rows, row, [=](size_t q, Vec<T> peaks) XENTROPY_INLINE_LAMBDA {
+    store_rows(anchor + q, anchors(peaks));
+  });
+}
+
+// The same, and the peaks.
+template <class T>
+void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor, T* peak) {
+  const Anchors<T> anchors(scale);
+  for_peaks(x, rows, row, [=](size_t q, Vec<T> peaks) XENTROPY_INLINE_LAMBDA {
+    store_rows(anchor + q, anchors(peaks));
+    store_rows(peak + q, peaks);
+  });
+}
+
+// Where row q has its peak first, in the group; its first place if nowhere (nan).
+template <class T>
+XENTROPY_INLINE size_t peak_place(const T* x, size_t q, const RowShape<T>& shape, T peak) {
+  const size_t begin = q * shape.classes;
+  const Vec<T> wanted = splat(peak);
+  for (size_t i = 0; i <= shape.vectors; ++i) {
+    const size_t lane = first_true(load(x + begin + i * kLanes<T>) == wanted);
+    if (lane < kLanes<T>) return begin + i * kLanes<T> + lane;
+  }
+  return begin;
 }
 
 }  // namespace XENTROPY_TIER

@@ -93,6 +93,13 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
   }
 }
 
+// The exp at `place`, the target of row q, apart from the others.
+template <class T>
+XENTROPY_INLINE void take_exp(size_t q, size_t place, const GroupRows<T>& g) {
+  g.e_target[q] = g.exps[place];
+  g.exps[place] = 0;
+}
+
 // Step 3. A row that does not count gets exps of 0.
 template <class T>
 void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRows<T>& rows) {
@@ -106,8 +113,7 @@ void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRo
       __builtin_memset(g.exps + place, 0, classes * sizeof(T));
     }
     g.place[q] = uint32_t(place);
-    g.e_target[q] = g.exps[place];
-    g.exps[place] = 0;
+    take_exp(q, place, g);
   }
 }
 
@@ -216,7 +222,9 @@ void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
   for (size_t q = 0; q < g.rows; ++q) {
     if (b.labels[first + q] != kIgnored) g.exps[g.place[q]] = g.at_target[q];
   }
-  stores.template write<kBias>(g, classes, s.index, last);
+  stores.write(g.rows * classes, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+    scale_rows<kBias>(g, classes, s.index, to);
+  });
 }
 
 // A group that runs on a copy: what is read may run over the end of the last row, and rows that

@@ -143,13 +143,14 @@ void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
 
 template <class S, bool kScaled, bool kSmooth>
 void rows_stored(const Terms& t, const Block<S>& b, Arithmetic<S>* e, bool streamed) {
+  typedef Finisher<Arithmetic<S>, kSmooth> Map;
   if (b.gradient == nullptr) {
     rows_loss<S, kScaled, kSmooth>(t, b, e);
   } else if (streamed) {
-    rows_with_gradient<S, StreamedStores<S, kSmooth>, kScaled, kSmooth>(t, b, e);
+    rows_with_gradient<S, StreamedStores<S, Map>, kScaled, kSmooth>(t, b, e);
     stream_fence();
   } else {
-    rows_with_gradient<S, RegularStores<S, kSmooth>, kScaled, kSmooth>(t, b, e);
+    rows_with_gradient<S, RegularStores<S, Map>, kScaled, kSmooth>(t, b, e);
   }
 }
 

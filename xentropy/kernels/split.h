@@ -54,8 +54,9 @@ void split_step(Step step, const Terms& t, const Block<S>& b, Arithmetic<S>* scr
   if (step == Step::kGradient) {
     const T* e = s.exps + begin;
     S* out = b.gradient + begin;
-    if (!streamed) return store_part<S, RegularStores<S, kSmooth>>(e, end - begin, *s.finish, out);
-    store_part<S, StreamedStores<S, kSmooth>>(e, end - begin, *s.finish, out);
+    typedef Finisher<T, kSmooth> Map;
+    if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *s.finish, out);
+    store_part<S, StreamedStores<S, Map>>(e, end - begin, *s.finish, out);
     return stream_fence();
   }
   const RowInFlight<S, kScaled, kSmooth> row(b.logits, C, size_t(b.labels[0]), t.logit_scale);

@@ -1,4 +1,5 @@
-// Two ways for a scratch row to become gradient in memory, in pieces, in order.
+// Two ways for a row to become gradient in memory, in pieces, in order: each element of the row
+// goes through `Map`. The row is scratch (exps), or one of the logits (log_softmax).
 //
 // StreamedStores writes whole cache lines past the caches (a normal store first reads the
 // line it overwrites: 3 bytes moved for 2). Lines that straddle two adjacent rows are
@@ -26,26 +27,31 @@ struct Finisher {
 
   Finisher() {}
   Finisher(Vec<T> f, Vec<T> r, Vec<T> b) : factor(f), rest(r), bias(b) {}
-  explicit Finisher(Finish<T> f)
-      : factor(splat(f.factor)), rest(splat(f.rest)), bias(splat(f.bias)) {}
+  Finisher(Finish<T> f) : factor(splat(f.factor)), rest(splat(f.rest)), bias(splat(f.bias)) {}
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> v) const {
     return fma(v, factor, kBias ? fma(v, rest, -bias) : v * rest);
   }
 };
 
+// The n elements left of a row: a vector of them at most, filled up with 0.
+template <class T>
+XENTROPY_INLINE Vec<T> load_rest(const T* p, size_t n) {
+  return n >= kLanes<T> ? load(p) : load_first(p, n, Vec<T>{});
+}
+
 template <class S>
 constexpr size_t kWriteAhead = (1 << 10) / sizeof(S);
 
-template <class S, bool kBias>
+template <class S, class Map>
 class RegularStores {
   typedef Arithmetic<S> T;
 
  public:
-  void begin_row(S* out, size_t, Finish<T> f) {
+  void begin_row(S* out, size_t, const Map& map) {
     out_ = out;
     done_ = 0;
-    finish_ = Finisher<T, kBias>(f);
+    map_ = map;
   }
 
   // Writes e[..end) of the row at least; `next` is the row that will be read meanwhile.
@@ -55,11 +61,10 @@ class RegularStores {
     for (; i + kLine<S> <= end; i += kLine<S>) {
       prefetch_next(next + i);
       prefetch_write(out_ + i + kWriteAhead<S>);
-      store_line(out_ + i,
-                 [&](size_t q) XENTROPY_INLINE_LAMBDA { return finish_(load(e + i + q)); });
+      store_line(out_ + i, [&](size_t q) XENTROPY_INLINE_LAMBDA { return map_(load(e + i + q)); });
     }
-    for (; i + L <= end; i += L) store(out_ + i, finish_(load(e + i)));
-    if (i < end) store_first(out_ + i, finish_(load(e + i)), end - i);
+    for (; i + L <= end; i += L) store(out_ + i, map_(load(e + i)));
+    if (i < end) store_first(out_ + i, map_(load_rest(e + i, end - i)), end - i);
     done_ = end;
   }
 
@@ -68,15 +73,15 @@ class RegularStores {
  private:
   S* out_ = nullptr;
   size_t done_ = 0;
-  Finisher<T, kBias> finish_;
+  Map map_;
 };
 
-template <class S, bool kBias>
+template <class S, class Map>
 class StreamedStores {
   typedef Arithmetic<S> T;
 
  public:
-  void begin_row(S* out, size_t classes, Finish<T> f) {
+  void begin_row(S* out, size_t classes, const Map& map) {
     if (out != line_ + filled_) {
       flush();
       filled_ = first_ = (reinterpret_cast<uintptr_t>(out) % kLineBytes) / sizeof(S);
@@ -85,7 +90,7 @@ class StreamedStores {
     out_ = out;
     classes_ = classes;
     done_ = 0;
-    finish_ = Finisher<T, kBias>(f);
+    map_ = map;
   }
 
   // As RegularStores; goes on to the end of a cache line, beyond `end` if need be.
@@ -98,8 +103,7 @@ class StreamedStores {
     const size_t stop = to_the_end ? classes_ : i + lines * kLine<S>;
     for (; i + kLine<S> <= stop; i += kLine<S>) {
       prefetch_next(next + i);
-      stream_line(out_ + i,
-                  [&](size_t q) XENTROPY_INLINE_LAMBDA { return finish_(load(e + i + q)); });
+      stream_line(out_ + i, [&](size_t q) XENTROPY_INLINE_LAMBDA { return map_(load(e + i + q)); });
     }
     if (to_the_end && i < classes_) {
       line_ = out_ + i;
@@ -120,8 +124,8 @@ class StreamedStores {
  private:
   // Appends n elements (at most the rest of the line) of the row to the waiting line.
   XENTROPY_INLINE_MEMBER void put(const T* e, size_t n) {
-    for (size_t q = 0; q < kLine<S>; q += kLanes<T>) {
-      store(joined_ + filled_ + q, finish_(load(e + q)));
+    for (size_t q = 0; q < n; q += kLanes<T>) {
+      store(joined_ + filled_ + q, map_(load_rest(e + q, n - q)));
     }
     filled_ += n;
   }
@@ -146,7 +150,7 @@ class StreamedStores {
   S* line_ = nullptr;              // the cache line that waits to be filled
   size_t first_ = 0, filled_ = 0;  // its valid elements
   size_t classes_ = 0, done_ = 0;
-  Finisher<T, kBias> finish_;
+  Map map_;
   alignas(kLineBytes) S joined_[2 * kLine<S>];
 };
 

@@ -204,6 +204,27 @@ XENTROPY_INLINE bool any(M mask) {  // compilers differ in the type of a compari
 #endif
 }
 
+// --- first_true(mask): the first lane in which a comparison is true, or the number of lanes ---
+
+template <class M>
+XENTROPY_INLINE size_t first_true(M mask) {
+  constexpr size_t kSize = sizeof(mask[0]), kCount = sizeof(M) / kSize;
+#if defined(__AVX512F__)
+  const __m512i m = (__m512i)mask;
+  const unsigned found = kSize == 4 ? _mm512_test_epi32_mask(m, m) : _mm512_test_epi64_mask(m, m);
+  return __builtin_ctz(found | 1u << kCount);
+#elif defined(__AVX2__)
+  const uint64_t found = uint32_t(_mm256_movemask_epi8((__m256i)mask));
+  return __builtin_ctzll(found | uint64_t(1) << 32) / kSize;
+#elif defined(__SSE2__)
+  return __builtin_ctz(unsigned(_mm_movemask_epi8((__m128i)mask)) | 1u << 16) / kSize;
+#else
+  size_t i = 0;
+  while (i < kCount && mask[i] == 0) ++i;
+  return i;
+#endif
+}
+
 // --- fma(a, b, c) = a * b + c, rounded once where kHasFma ---
 
 #if defined(__AVX512F__)
