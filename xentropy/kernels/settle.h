@@ -86,6 +86,25 @@ XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D repeat, D 
   return {repeat * loss, g, at_target + rest, rest * e_target - at_target * others,
           D{} + t.unit * uniform};
 }
+
+// A row whose every class has mass: q_m at the most probable class m, which stands for the target,
+// q_others on all others, and distance = sum_c q_c (x_m - x_c), before logit_scale.
+template <class D>
+XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_others, D distance, D repeat,
+                                          D upstream, const LogsOf<D>& logs, D others, D e_m,
+                                          D origin) {
+  const D mass = q_others + q_m;
+  D loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale), shift = {};
+  if (t.z_loss != 0) {
+    const D lse = origin + logs.above_origin;
+    loss += t.z_loss * lse * lse;
+    shift = 2 * t.z_loss * lse;
+  }
+  const D rest = t.unit * q_others + shift;
+  return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
+          rest * e_m - t.unit * q_m * others, D{} + t.unit};
+}
+
 template <class T>
 XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
                                const RowSums& s) {

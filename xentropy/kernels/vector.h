@@ -208,11 +208,11 @@ XENTROPY_INLINE bool any(M mask) {  // compilers differ in the type of a compari
 
 template <class M>
 XENTROPY_INLINE size_t first_true(M mask) {
-  constexpr size_t kSize = sizeof(mask[0]), kCount = sizeof(M) / kSize;
+  constexpr size_t kSize = sizeof(mask[0]);
 #if defined(__AVX512F__)
   const __m512i m = (__m512i)mask;
   const unsigned found = kSize == 4 ? _mm512_test_epi32_mask(m, m) : _mm512_test_epi64_mask(m, m);
-  return __builtin_ctz(found | 1u << kCount);
+  return __builtin_ctz(found | 1u << sizeof(M) / kSize);
 #elif defined(__AVX2__)
   const uint64_t found = uint32_t(_mm256_movemask_epi8((__m256i)mask));
   return __builtin_ctzll(found | uint64_t(1) << 32) / kSize;
@@ -220,7 +220,7 @@ XENTROPY_INLINE size_t first_true(M mask) {
   return __builtin_ctz(unsigned(_mm_movemask_epi8((__m128i)mask)) | 1u << 16) / kSize;
 #else
   size_t i = 0;
-  while (i < kCount && mask[i] == 0) ++i;
+  while (i < sizeof(M) / kSize && mask[i] == 0) ++i;
   return i;
 #endif
 }
