@@ -24,10 +24,17 @@ static inline bool by_columns(const CrossEntropyCall& c) {
 //     v3 float64     0.57/0.35  0.58/0.43  0.56/0.51  0.54/0.54  0.54/0.60
 template <class T>
 constexpr size_t kGroupClasses = sizeof(T) == 4 ? 320 : 192;
+#ifndef DGC
+#define DGC 2000
+#endif
+template <class T>
+constexpr size_t kDenseGroupClasses = DGC;
 
 template <class S>
 static inline bool by_groups(const CrossEntropyCall& c) {
-  return !is_dense(c) && !by_columns<S>(c) && c.terms.classes <= kGroupClasses<Arithmetic<S>>;
+  typedef Arithmetic<S> T;
+  const size_t most = is_dense(c) ? kDenseGroupClasses<T> : kGroupClasses<T>;
+  return !by_columns<S>(c) && c.terms.classes <= most;
 }
 
 // The one place that chooses a kernel for elements that are stored as S.
@@ -37,7 +44,7 @@ static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossE
     return row_kernel(tier, S());
   } else {
     const Kernels<S>& k = kernels_of<S>(tier);
-    if (is_dense(c)) return k.dense;
+    if (is_dense(c)) return by_groups<S>(c) ? k.dense_groups : k.dense;
     if (by_columns<S>(c)) return k.columns;
     return by_groups<S>(c) ? k.groups : k.rows;
   }

@@ -29,8 +29,8 @@ struct GroupRows {
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
   T* bias;           // of dense targets: times their masses
   T* masses;         // row after row, 0 at the most probable class, which is the target here
-  uint32_t* place;  // of the target in a group of rows
-  T* label;         // of few classes: the target, negative if the row does not count
+  uint32_t* place;   // of the target in a group of rows
+  T* label;          // of few classes: the target, negative if the row does not count
   double *others, *others_lost;
   double* target;       // its logit, and
   double* differences;  // the sum over c of x_c, its rounding error in differences_lost
@@ -174,8 +174,7 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
   const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, {nll, nll}, others,
                                      e_target, origin, differences);
   store_losses(b.loss + r, s.loss, n);
-  const IntVec<double> verdict =
-      in_range<T>(others, total, odds.odds) ? kFine : kFine + kRowByHand;
+  const IntVec<double> verdict = in_range<T>(others, total, odds.odds) ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
   const LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target, odds.reciprocal_total);
