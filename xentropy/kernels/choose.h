@@ -24,11 +24,12 @@ static inline bool by_columns(const CrossEntropyCall& c) {
 //     v3 float64     0.57/0.35  0.58/0.43  0.56/0.51  0.54/0.54  0.54/0.60
 template <class T>
 constexpr size_t kGroupClasses = sizeof(T) == 4 ? 320 : 192;
-#ifndef DGC
-#define DGC 2000
-#endif
+
+// For dense targets, of up to so many. Class probabilities, as above:
+//
+//     TABLE
 template <class T>
-constexpr size_t kDenseGroupClasses = DGC;
+constexpr size_t kDenseGroupClasses = sizeof(T) == 4 ? 512 : 256;
 
 template <class S>
 static inline bool by_groups(const CrossEntropyCall& c) {
