@@ -296,8 +296,13 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
                                      {21, 127, 1}, {25, 190, 1}, {45001, 3, 1}, {15001, 10, 1}};
   const std::vector<Shape> columns = {{2, 2, 100}, {3, 3, 33},   {1, 5, 250},   {2, 10, 129},
                                       {2, 21, 64}, {1, 100, 95}, {3, 1001, 16}, {3, 21, 4000}};
-  const std::vector<Shape> dense = {{60, 2, 1},   {50, 3, 1},   {71, 10, 1},  {45, 33, 1},
-                                    {20, 300, 1}, {7, 1025, 1}, {6, 5003, 1}, {12001, 10, 1}};
+  const std::vector<Shape> dense_groups = {{83, 1, 1},  {97, 2, 1},    {101, 3, 1},  {151, 5, 1},
+                                           {65, 8, 1},  {77, 10, 1},   {63, 16, 1},  {70, 17, 1},
+                                           {51, 31, 1}, {50, 33, 1},   {21, 127, 1}, {20, 256, 1},
+                                           {2, 21, 64}, {12001, 10, 1}};
+  const std::vector<Shape> dense = {{40, 600, 1}, {7, 1025, 1}, {6, 5003, 1}, {199, 1024, 1}};
+  const std::vector<Shape> softmax = {{60, 2, 1},   {50, 3, 1},   {71, 10, 1},  {45, 33, 1},
+                                      {20, 300, 1}, {7, 1025, 1}, {6, 5003, 1}, {12001, 10, 1}};
   bool good = check_cross_entropy<S>(tier, report, " rows", Kind::kPlain, rows);
   good &= check_cross_entropy<S>(tier, report, " rows, options", Kind::kOptions, rows);
   good &= check_cross_entropy<S>(tier, report, " groups", Kind::kPlain, groups);
@@ -307,8 +312,11 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   good &= check_cross_entropy<S>(tier, report, " dense, labels", Kind::kDense, dense);
   good &=
       check_cross_entropy<S>(tier, report, " dense, probabilities", Kind::kProbabilities, dense);
+  good &= check_cross_entropy<S>(tier, report, " dense groups, labels", Kind::kDense, dense_groups);
+  good &= check_cross_entropy<S>(tier, report, " dense groups, probabilities", Kind::kProbabilities,
+                                 dense_groups);
   good &= check_softmax<S>(tier, report, groups);
-  return check_softmax<S>(tier, report, dense) && good;
+  return check_softmax<S>(tier, report, softmax) && good;
 }
 
 // Blocks of pages that threads take, write and give back, two sizes in turn.

@@ -57,21 +57,9 @@ void make_masses(const Terms& t, const double* weight, const T* p, T* q) {
   }
 }
 
-template <class T>
-Settled settle_dense(const Terms& t, double q_m, double q_others, double distance, double repeat,
-                     double upstream, const RowSums& s) {
-  const double mass = q_others + q_m;
-  const RowLogs logs = row_logs<T>(s);
-  double loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale);
-  double shift = 0;
-  if (t.z_loss != 0) {
-    const double lse = s.origin + logs.above_origin;
-    loss += t.z_loss * lse * lse;
-    shift = 2 * t.z_loss * lse;
-  }
-  const double rest = t.unit * q_others + shift;
-  return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
-          rest * s.e_target - t.unit * q_m * s.others, t.unit};
+// The mass of a labelled class.
+XENTROPY_INLINE double label_mass(const Terms& t, double weight) {
+  return weight * (1 - t.label_smoothing + t.label_smoothing / double(t.classes));
 }
 
 // out[i] = e[i] * factor - q[i] * bias for i < n: whole lines are streamed if asked. `next` is what
@@ -116,8 +104,9 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T*
   for_chunks<T>(0, C,
                 [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
   const RowSums s = exp_any_row<T, false>(x, C, peak.at, peak.value, t.logit_scale, e, chunks);
-  const Settled settled = settle_dense<T>(t, masses.of_m, sums.total(), sums.distance(),
-                                          repeat_of(b, r), upstream_of(b, r), s);
+  const Settled settled =
+      settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), repeat_of(b, r),
+                           upstream_of(b, r), row_logs<T>(s), s.others, s.e_target, s.origin);
   b.loss[r] = settled.loss;
   if (e == nullptr) return;
   const Finish<T> finish = finish_row(t, settled, s, peak.at, q, e);
@@ -151,7 +140,7 @@ void dense(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
     } else {
       const size_t y = size_t(b.labels[r]);
       const T uniform = made[y];
-      made[y] = T(b.weight[y] * (1 - t.label_smoothing + t.label_smoothing / double(C)));
+      made[y] = T(label_mass(t, b.weight[y]));
       dense_row(t, b, r, static_cast<const T*>(made), e, scratch, streamed);
       made[y] = uniform;
     }

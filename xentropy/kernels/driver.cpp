@@ -22,7 +22,7 @@ struct Workspace {
     columns = by_columns<S>(c);
     logits_direct = is_direct<S>(c, c.logits);
     gradient_direct = is_direct<S>(c, c.gradient);
-    probabilities_direct = !c.probabilities.data || in_place_rows<T>(c.probabilities);
+    probabilities_direct = is_direct<T>(c, c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
     const bool any_scattered =
@@ -46,7 +46,9 @@ struct Workspace {
   static size_t kernel_scratch(const CrossEntropyCall& c) {
     const size_t C = c.terms.classes;
     if (by_columns<S>(c)) return column_scratch(C, sizeof(T), c.gradient.data);
-    if (by_groups<S>(c)) return group_scratch_elements<T>(C);
+    if (by_groups<S>(c)) {
+      return is_dense(c) ? dense_group_scratch<T>(C) : group_scratch_elements<T>(C);
+    }
     return scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0));
   }
 

@@ -28,9 +28,10 @@ struct GroupRows {
   T* e_target;       // exp of the target
   T* at_target;      // what is put in its place, in the units of the exps
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
-  T* bias;
-  uint32_t* place;  // of the target in a group of rows
-  T* label;         // of few classes: the target, negative if the row does not count
+  T* bias;           // of dense targets: times their masses
+  T* masses;         // row after row, 0 at the most probable class, which is the target here
+  uint32_t* place;   // of the target in a group of rows
+  T* label;          // of few classes: the target, negative if the row does not count
   double *others, *others_lost;
   double* target;       // its logit, and
   double* differences;  // the sum over c of x_c, its rounding error in differences_lost
@@ -56,18 +57,18 @@ XENTROPY_INLINE LaneOdds odds_of(VD others, VD e_target, VD total) {
 }
 
 template <class T>
+constexpr double kLeastFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+
+template <class T>
 struct LaneFinish {
   VD factor, rest, bias, at_target;
   IntVec<double> fine;
 };
 
-// As finish_row, with bias for class indices. Rows without weight or upstream gradient are
-// fine too: all of theirs is 0.
+// Factor and rest of finish_row, and whether they are fine.
 template <class T>
-XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r, VD others,
-                                           VD others_lost, VD e_target, VD reciprocal_total) {
-  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-  const VD on_p = r.g * r.mass, zero = {};
+XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, VD others, VD others_lost,
+                                           VD e_target, VD reciprocal_total) {
   const LaneSums total = exact_sums(others, e_target);
   LaneFinish<T> f = {};
   if (sizeof(T) == 4) {
@@ -83,22 +84,28 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
              below;
   }
   const VD size = magnitude(f.factor);
-  f.fine = (size >= kLeast) & (size <= Exp<T>::kMostFactor);
-  if (t.label_smoothing == 0 && t.z_loss == 0) {
-    f.at_target = VD{} - others;  // +0 where there are no others, as in settle.h
-    f.fine |= on_p == 0;
-    return f;
-  }
+  f.fine = (size >= kLeastFactor<T>)&(size <= Exp<T>::kMostFactor);
+  return f;
+}
+
+// The rest of finish_row, where the target has a bias or not. Rows without weight or upstream
+// gradient are fine too: all of theirs is 0.
+template <class T>
+XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
+                                            bool target_biased, LaneFinish<T> f) {
+  constexpr double kLeast = kLeastFactor<T>;
+  const VD zero = {};
   f.factor = rounded<T>(f.factor);
   f.at_target = r.numerator / r.mass;
-  if (t.label_smoothing != 0) {
+  if (biased) {
     f.bias = r.g * r.bias / t.divisor;
-    f.at_target += f.bias / f.factor;
+    if (target_biased) f.at_target += f.bias / f.factor;
     const VD of_bias = magnitude(f.bias);
     f.fine &= (of_bias >= kLeast) & (of_bias <= 1 / kLeast);
   }
   f.fine &= magnitude(f.at_target) <= 1 / kLeast;
-  const IntVec<double> nothing = (on_p == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0);
+  const IntVec<double> nothing =
+      (r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0);
   f.at_target = nothing ? zero : f.at_target;
   f.bias = nothing ? zero : f.bias;
   f.rest = nothing ? zero : f.rest;
@@ -106,12 +113,50 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
   return f;
 }
 
+// As finish_row for class indices, whose bias is the same for every class.
+template <class T>
+XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r, VD others,
+                                           VD others_lost, VD e_target, VD reciprocal_total) {
+  const VD on_p = r.g * r.mass;
+  LaneFinish<T> f = factor_lanes<T>(t, on_p, others, others_lost, e_target, reciprocal_total);
+  const bool biased = t.label_smoothing != 0;
+  if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
+  f.at_target = VD{} - others;  // +0 where there are no others, as in settle.h
+  f.fine |= on_p == 0;
+  return f;
+}
+
+template <class T>
+XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, bool biased, size_t q,
+                                  const GroupRows<T>& g) {
+  store_narrow(g.factor + q, f.factor);
+  store_narrow(g.at_target + q, f.at_target);
+  if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
+  if (biased) store_narrow(g.bias + q, f.bias);
+}
+
+// kLanes<double> losses, or the first n.
+XENTROPY_INLINE void store_losses(double* to, VD loss, size_t n) {
+  if (n >= kLanes<double>) {
+    store(to, loss);
+  } else {
+    store_first(to, loss, n);
+  }
+}
+
+// Were the exps of these rows neither too large nor too small? The total is not below kMinTotal:
+// the largest exp is not. It may be nan.
+template <class T>
+XENTROPY_INLINE IntVec<double> in_range(VD others, VD total, VD odds) {
+  constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
+  return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds) & ~has_tiny<T>(others);
+}
+
 // A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts.
 // Without options almost all of settle is the same for every row.
 template <bool kOptions, class T>
 XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, size_t first,
                                             size_t q, const GroupRows<T>& g) {
-  constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
   constexpr IntVec<double> kFine = {};
   const size_t n = g.rows - q, r = first + q;
   const VD others = load(g.others + q), e_target = load_wide(g.e_target + q);
@@ -129,22 +174,12 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
   }
   const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, {nll, nll}, others,
                                      e_target, origin, differences);
-  if (n >= kLanes<double>) {
-    store(b.loss + r, s.loss);
-  } else {
-    store_first(b.loss + r, s.loss, n);
-  }
-  // The total is not below kMinTotal: the largest exp is not. It may be nan.
-  const IntVec<double> in_range =
-      (total < Exp<T>::kMaxTotal) & (odds.odds <= kMostOdds) & ~has_tiny<T>(others);
-  const IntVec<double> verdict = in_range ? kFine : kFine + kRowByHand;
+  store_losses(b.loss + r, s.loss, n);
+  const IntVec<double> verdict = in_range<T>(others, total, odds.odds) ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
   const LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target, odds.reciprocal_total);
-  store_narrow(g.factor + q, f.factor);
-  store_narrow(g.at_target + q, f.at_target);
-  if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
-  if (kOptions && t.label_smoothing != 0) store_narrow(g.bias + q, f.bias);
+  store_finish(f, kOptions && t.label_smoothing != 0, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);
 }
 

@@ -10,25 +10,29 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
+// What is taken from e * factor: nothing, the bias of the row, or that times the masses.
+enum class Bias { kNone, kOfRow, kByMass };
+
 // to(i, gradient of the elements i, i + 1, ... of the group) for all vectors of its rows.
-template <bool kBias, class T, class To>
+template <Bias kBias, class T, class To>
 XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const T* index,
                                 const To& to) {
   const GroupRows<T> g = rows;
   constexpr size_t L = kLanes<T>;
-  constexpr bool kRest = sizeof(T) == 8;
+  constexpr bool kRest = sizeof(T) == 8, kBiased = kBias != Bias::kNone;
   for (size_t q = 0; q < g.padded; q += L) {
     const Vec<T> factors = load(g.factor + q);
     const Vec<T> rests = kRest ? load(g.rest + q) : factors;
-    const Vec<T> biases = kBias ? load(g.bias + q) : factors;
+    const Vec<T> biases = kBiased ? load(g.bias + q) : factors;
     const size_t begin = q * classes;
     for (size_t i = 0; i < L * classes; i += L) {
       const IntVec<T> which = (IntVec<T>)load(index + i);
       const Vec<T> e = load(g.exps + begin + i), factor = permute(factors, which);
       Vec<T> v = {};
       if (kRest) v = e * permute(rests, which);
-      if (kBias) v -= permute(biases, which);
-      to(begin + i, kRest || kBias ? fma(e, factor, v) : e * factor);
+      if (kBias == Bias::kOfRow) v -= permute(biases, which);
+      if (kBias == Bias::kByMass) v -= load(g.masses + begin + i) * permute(biases, which);
+      to(begin + i, kRest || kBiased ? fma(e, factor, v) : e * factor);
     }
   }
 }

@@ -40,10 +40,10 @@ template <class T>
 struct GroupScratch {
   T *chunk, *row, *copy, *index;
   GroupRows<T> g;
+  Pieces p;  // what is left
 
-  GroupScratch(size_t classes, T* scratch) {
+  GroupScratch(size_t classes, T* scratch) : p{reinterpret_cast<char*>(scratch)} {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
-    Pieces p = {reinterpret_cast<char*>(scratch)};
     chunk = p.take<T>(kScratchChunk);
     row = p.take<T>(classes);
     copy = p.take<T>(elements);
@@ -211,12 +211,12 @@ void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, c
 }
 
 // Step 7.
-template <bool kBias, class T, class Stores>
+template <Bias kBias, class T, class Stores>
 void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
                  const GroupScratch<T>& s, Stores& stores) {
   const GroupRows<T>& g = s.g;
   if (is_tiny(classes)) {
-    with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias>(g); });
+    with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias == Bias::kOfRow>(g); });
     return stores.put(g.exps, g.rows * classes);
   }
   for (size_t q = 0; q < g.rows; ++q) {
@@ -263,32 +263,51 @@ bool all_rows_count(const Block<T>& b, size_t first, size_t end) {
   return all >= 0;
 }
 
-template <class T, class Stores>
-void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
-  const size_t C = t.classes, capacity = group_rows(C);
-  GroupScratch<T> s(C, scratch);
-  GroupRows<T>& g = s.g;
-  const RowShape<T> shape(C);
-  index_rows(C, s.index);
-  Stores stores(b.gradient);
+// The rows [first, first + g.rows) of a block. x is where they are read: where they lie, or,
+// because more than them would be read there, in a copy. `next` is what the next group will read.
+template <class T>
+struct Group {
+  size_t first;
+  const T *x, *next;
+  bool last, copied;
+};
+
+// each(group) for all rows of a block.
+template <class T, class Each>
+XENTROPY_INLINE void for_groups(const Block<T>& b, size_t classes, GroupRows<T>& g, T* copy,
+                                const Each& each) {
+  const size_t capacity = group_rows(classes);
   for (size_t first = 0; first < b.rows; first += capacity) {
     const bool last = b.rows - first <= capacity;
     g.rows = last ? b.rows - first : capacity;
     g.padded = (g.rows + kPack - 1) / kPack * kPack;
-    const T* x = b.logits + first * C;
-    const T* next = x + g.rows * C;
+    const T* x = b.logits + first * classes;
+    const T* next = x + g.rows * classes;
     // What runs over the end is less than a line: of kPack rows at most, if there are as many.
     g.all_count = all_rows_count(b, first, first + g.rows + kPack);
-    const bool at_the_end = (b.rows - first - g.rows) * C < kLine<T>;
-    if (at_the_end || !g.all_count) x = fill_up(x, b.labels + first, C, g, s.copy);
-    settle_group(t, b, first, x, next, shape, s);
-    if (b.gradient == nullptr) continue;
-    if (t.label_smoothing != 0) {
-      write_group<true>(b, first, C, last, s, stores);
-    } else {
-      write_group<false>(b, first, C, last, s, stores);
-    }
+    const bool at_the_end = (b.rows - first - g.rows) * classes < kLine<T>;
+    const bool copied = at_the_end || !g.all_count;
+    if (copied) x = fill_up(x, b.labels + first, classes, g, copy);
+    each(Group<T>{first, x, next, last, copied});
   }
+}
+
+template <class T, class Stores>
+void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
+  const size_t C = t.classes;
+  GroupScratch<T> s(C, scratch);
+  const RowShape<T> shape(C);
+  index_rows(C, s.index);
+  Stores stores(b.gradient);
+  for_groups(b, C, s.g, s.copy, [&](const Group<T>& at) {
+    settle_group(t, b, at.first, at.x, at.next, shape, s);
+    if (b.gradient == nullptr) return;
+    if (t.label_smoothing != 0) {
+      write_group<Bias::kOfRow>(b, at.first, C, at.last, s, stores);
+    } else {
+      write_group<Bias::kNone>(b, at.first, C, at.last, s, stores);
+    }
+  });
   stores.flush();
 }
 

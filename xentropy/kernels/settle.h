@@ -93,12 +93,34 @@ XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repea
                         s.origin, s.differences);
 }
 
+// A row whose every class has mass: q_m at the most probable class m, which stands for the target,
+// q_others on all others, and distance = sum_c q_c (x_m - x_c), before logit_scale.
+template <class D>
+XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_others, D distance, D repeat,
+                                          D upstream, const LogsOf<D>& logs, D others, D e_m,
+                                          D origin) {
+  const D mass = q_others + q_m;
+  D loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale), shift = {};
+  if (t.z_loss != 0) {
+    const D lse = origin + logs.above_origin;
+    loss += t.z_loss * lse * lse;
+    shift = 2 * t.z_loss * lse;
+  }
+  const D rest = t.unit * q_others + shift;
+  return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
+          rest * e_m - t.unit * q_m * others, D{} + t.unit};
+}
+
 // How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what
 // rounding the factor lost.
 template <class T>
 struct Finish {
   T factor, rest, bias;
 };
+
+// A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
+template <class T>
+constexpr double kAlmostNothing = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 
 // The gradient itself into the scratch row: for factors that are no normal numbers, up to
 // inf and nan, in whatever units the exps are.
@@ -110,8 +132,7 @@ Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t 
     e[c] = T((r.mass * (double(e[c]) / total) - r.bias * (q ? double(q[c]) : 1)) * g);
   }
   e[target] = T(r.numerator / total * g);
-  // A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
-  return {T(1), T(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022), T(0)};
+  return {T(1), T(kAlmostNothing<T>), T(0)};
 }
 
 // Sets the exps below kLeast to 0.

@@ -2,6 +2,7 @@
 #pragma once
 #include "columns.h"
 #include "dense.h"
+#include "dense_groups.h"
 #include "groups.h"
 #include "half.h"
 #include "softmax_groups.h"
@@ -28,8 +29,8 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>,    split<T>,   dense<T>,         groups<T>,
-                                 columns<T>, softmax<T>, softmax_groups<T>};
+constexpr Kernels<T> kKernels = {rows<T>,         split<T>,   dense<T>,   groups<T>,
+                                 dense_groups<T>, columns<T>, softmax<T>, softmax_groups<T>};
 
 extern const Tier tier;
 const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),

@@ -82,13 +82,14 @@ using Narrow = void (*)(const float* from, size_t n, char* to);
 
 template <class T>
 struct Kernels {
-  CrossEntropyKernel<T> rows;       // class indices, class axis contiguous
-  SplitKernel<T> split;             // the same, of one row
-  CrossEntropyKernel<T> dense;      // every class of a row has target mass of its own
-  CrossEntropyKernel<T> groups;     // class indices, short rows, adjacent, many at a time
-  CrossEntropyKernel<T> columns;    // class indices, class axis strided, rows adjacent
-  SoftmaxKernel<T> softmax;         // class axis contiguous
-  SoftmaxKernel<T> softmax_groups;  // the same, short rows, adjacent
+  CrossEntropyKernel<T> rows;          // class indices, class axis contiguous
+  SplitKernel<T> split;                // the same, of one row
+  CrossEntropyKernel<T> dense;         // every class of a row has target mass of its own
+  CrossEntropyKernel<T> groups;        // class indices, short rows, adjacent, many at a time
+  CrossEntropyKernel<T> dense_groups;  // as dense, short rows, adjacent, probabilities too
+  CrossEntropyKernel<T> columns;       // class indices, class axis strided, rows adjacent
+  SoftmaxKernel<T> softmax;            // class axis contiguous
+  SoftmaxKernel<T> softmax_groups;     // the same, short rows, adjacent
 };
 
 struct Tier {
@@ -174,6 +175,14 @@ static inline size_t group_scratch_elements(size_t classes) {
   const size_t rows = group_rows(classes);
   return kScratchChunk + 2 * rows * classes + 17 * classes + 16 * rows * (8 / sizeof(T)) +
          20 * kGroupPadding;
+}
+// For dense targets also: masses, their products and a copy of probabilities; three rows, of
+// which one is in float64; and five numbers a row.
+template <class T>
+static inline size_t dense_group_scratch(size_t classes) {
+  const size_t rows = group_rows(classes);
+  return group_scratch_elements<T>(classes) + 3 * rows * classes + (2 + 8 / sizeof(T)) * classes +
+         5 * rows * (8 / sizeof(T)) + 12 * kGroupPadding;
 }
 
 }  // namespace xentropy
