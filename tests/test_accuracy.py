@@ -42,10 +42,23 @@ def test_scales_of_the_logits(wide, classes):
 
 @pytest.mark.parametrize("classes", CLASSES[:-1])
 def test_offsets_that_all_logits_share(wide, classes):
-    for offset in (1e2, 1e4, 1e6, -1e2, -1e4, -1e6):
+    """Beyond 1e6 the logits are further apart, and an exp must start from their difference."""
+    for offset in (1e2, 1e4, 1e6, 1e8, 1e17, -1e2, -1e4, -1e6, -1e8, -1e17):
         x = make_logits((max(1, ELEMENTS // classes), classes), "float64", seed=classes) + offset
         for laid_out in layouts_of(x.astype(wide)):
             assert_plain(laid_out, make_target("labels", x.shape), what=f"offset {offset}")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 321, 1000])
+def test_targets_too_far_below_for_an_exp(wide, classes):
+    """The loss is a difference of logits, whatever their offset: not of their roundings."""
+    margins = np.arange(100.0, 3000.0, 50.0)
+    for offset in (0, 1e2, 1e4, 1e6, -1e6):
+        x = np.full((len(margins), classes), offset, wide)
+        x[:, 0] += margins.astype(wide)
+        for laid_out in layouts_of(x):
+            loss = xe.cross_entropy(laid_out, np.ones(len(x), int), reduction="none")
+            assert_ulps(loss, margins, plain(wide), f"offset {offset}")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 320, 321, 1000])
@@ -82,7 +95,7 @@ ROWS = 10**7
 SKEWS = {
     "alike": lambda u: 4 * u - 2,
     "skewed": lambda u: 60 * u - 3,  # one in twenty has almost all of the loss
-    "one row": lambda u: np.where(u == u.max(), -(2.0**20), 30),
+    "one row": lambda u: np.where(u == u.max(), -(2.0**20), 3),  # and below its rounding the others
 }
 
 

@@ -48,6 +48,8 @@ def test_a_fresh_result_is_an_array_like_any_other(case):
     assert grad.flags.writeable
     assert grad.flags.c_contiguous
     assert_bits(grad, case[2])
+    own = np.empty(1)  # not on pages: NumPy's memory is in use again
+    assert own.ctypes.data % (2 * MIB) != 0
 
 
 @linux
