@@ -169,7 +169,7 @@ void write_softmax(const T* x, bool last, const SoftmaxGroup<T>& group, Stores& 
     return stores.put(g.exps, n);
   }
   stores.write(n, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-    scale_rows<false>(g, C, group.s.index, to);
+    scale_rows<Bias::kNone>(g, C, group.s.index, to);
   });
 }
 

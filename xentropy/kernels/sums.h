@@ -19,10 +19,11 @@ struct Sum {
   double value, lost;
 };
 
-// Do exps below kLeast show in this sum? Of a number, or of each in a vector.
+// May exps below kLeast show in this sum? Of a number, or of each in a vector. 0 as well: it is what
+// some tiers make of them, and such a row has to go the way that it goes on the others.
 template <class T, class D>
 XENTROPY_INLINE auto has_tiny(D sum) {
-  return (sum > 0) & (sum < Exp<T>::kTiny);
+  return sum < Exp<T>::kTiny;
 }
 
 // The sum a + b without a rounding error (two-sum).
