@@ -33,6 +33,8 @@ def both(x, target, **options):
 
 def assert_cut(x, target, cut, expected, **options):
     """A part of a batch has the bits that it has in all of it."""
+    for name in {"sample_weight", "grad_output"} & options.keys():
+        options[name] = options[name][cut]
     for part in (both(x[cut], target[cut], **options), both(x[cut].copy(), target[cut], **options)):
         for actual, whole in zip(part, expected, strict=True):
             assert_bits(actual, whole[cut], f"{cut} of {x.shape}")
@@ -55,7 +57,8 @@ def test_every_number_of_classes(dtype, classes):
 @pytest.mark.parametrize("classes", [2, 3, 10, 17, 100, 300])
 @pytest.mark.parametrize("dtype", EXACT)
 def test_one_hot_targets_have_the_tails_of_labels(dtype, classes):
-    """The most probable class need not be first, and need not be the label."""
+    """Their bits too, where the label is the most probable class (labels of up to four classes
+    are added up in another way); it need not be."""
     labels = np.arange(group(classes) + 5) * 7 % classes
     x = make_logits((len(labels), classes), dtype, spread=1)
     x[np.arange(len(x)), labels] += np.resize([0, 5, 20, 40, 60, -20], len(x))
@@ -64,6 +67,12 @@ def test_one_hot_targets_have_the_tails_of_labels(dtype, classes):
     assert_ulps(loss, exact[0], 8, "loss")
     at = np.arange(len(x)), labels
     assert_ulps(grad[at], exact[1][at], 8, "gradient of the label")
+    likely = x.argmax(axis=1) == labels
+    if classes <= 4:
+        return
+    assert 0 < likely.sum() < len(x)
+    assert_bits(loss[likely], exact[0][likely], "loss of the most probable class")
+    assert_bits(grad[likely], exact[1][likely], "gradient of the most probable class")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 16, 33, 100])
@@ -107,8 +116,11 @@ def test_every_split_of_a_batch(kind, dtype, classes):
 def test_wild_neighbours_change_no_bit(kind, dtype, classes):
     x = wild((2 * group(classes) + 5, classes), dtype)
     target, options = make_case(kind, x.shape, dtype)
+    options["sample_weight"] = 0.5 + np.arange(len(x)) % 7
+    alone = xe.cross_entropy(x, target, reduction="none", **options)
+    options["grad_output"] = 2.0 ** (np.arange(len(x)) % 5)
     whole = both(x, target, **options)
-    assert_bits(xe.cross_entropy(x, target, reduction="none", **options), whole[0], "loss alone")
+    assert_bits(alone, whole[0], "loss alone")
     for row in range(len(x)):
         assert_cut(x, target, slice(row, row + 1), whole, **options)
     x[np.abs(x) > 1e37] /= 64  # else some losses are no float32
@@ -132,6 +144,23 @@ def test_wild_targets_stay_in_their_rows(classes, value):
         assert_cut(x, p, slice(row, row + 1), whole)
     if np.isfinite(value):
         assert_options(x, p, reduction="none")
+    if value == np.inf:  # of a probable class too
+        assert (whole[0][hit] == np.inf).all()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 33])
+@pytest.mark.parametrize("dtype", EXACT)
+def test_gradients_beyond_the_largest_number_are_infinite(dtype, classes):
+    x = make_logits((group(classes) + 3, classes), dtype)
+    ten = 10 * np.eye(classes, dtype=dtype)[make_target("labels", x.shape)]
+    upstream = float(np.finfo(dtype).max) * 0.9
+    grad = both(x, ten, grad_output=np.full(len(x), upstream))[1]
+    tenth = xe.reference.cross_entropy_with_grad(x, ten, reduction="none")[1] / 10
+    with np.errstate(over="ignore"):
+        exact = (tenth * (10 * 0.9) * np.float64(np.finfo(dtype).max)).astype(dtype)
+    np.testing.assert_allclose(grad, exact, rtol=100 * np.finfo(dtype).eps)
+    assert np.isinf(grad).any()
+    assert np.isfinite(grad).any()
 
 
 @pytest.mark.parametrize("classes", FEW)

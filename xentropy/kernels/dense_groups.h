@@ -206,7 +206,6 @@ void settle_dense_by_hand(const Terms& t, const Block<T>& b, size_t first, size_
   one.upstream = b.upstream ? b.upstream + r : nullptr;
   g.masses[place] = T(s.of_peak[q]);
   dense_row<T>(t, one, 0, g.masses + begin, e, s.chunk, false);
-  g.masses[place] = 0;
   if (g.verdict[q] == kRowByHand) b.loss[r] = loss;
   if (!e) return;
   __builtin_memcpy(g.exps + begin, e, C * sizeof(T));
