@@ -13,7 +13,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from .._softmax import log_softmax
-from ._arrays import BITS16, array, compute, loss_tensor, tensor
+from ._arrays import BITS16, array, compute, loss_tensor
 from ._formula import formula
 
 try:  # torch has no public word for it (its issue 65536)
@@ -54,8 +54,7 @@ class CrossEntropy(torch.autograd.Function):
             loss, _ = compute(True, tensors, ctx.options, None, kept)
             increment_version(logits)  # who has saved the logits is told in backward
         else:
-            loss, gradient = compute(True, tensors, ctx.options)
-            kept = tensor(gradient)
+            loss, kept = compute(True, tensors, ctx.options)
         if weight is None and sample_weight is None:
             ctx.save_for_backward(saved, target, kept)
         else:
@@ -99,7 +98,7 @@ def _of_logits(ctx, tensors, kept, upstream):
         compute(True, tensors, ctx.options, upstream, kept)
         increment_version(logits)
         return kept
-    return tensor(compute(True, tensors, ctx.options, upstream, kept if given else None)[1])
+    return compute(True, tensors, ctx.options, upstream, kept if given else None)[1]
 
 
 def _of_target(tensors, options, upstream):
