@@ -36,16 +36,17 @@ def calls(monkeypatch):
 
     def compute(with_grad, *rest):
         result = _arrays.compute(with_grad, *rest)
-        made.append((with_grad, result[1].ctypes.data if with_grad else None))
+        made.append((with_grad, result[1].data_ptr() if with_grad else None))
         return result
 
     monkeypatch.setattr(_autograd, "compute", compute)
     return made
 
 
+@pytest.mark.parametrize("rows", [6, 1 << 18], ids=["small", "large"])  # torch's memory, ours
 @pytest.mark.parametrize("dtype", FLOATS + BITS16, ids=str)
-def test_an_upstream_gradient_of_1_gets_the_kept_memory_itself(calls, dtype):
-    x, y = logits_and_labels(dtype=dtype)
+def test_an_upstream_gradient_of_1_gets_the_kept_memory_itself(calls, dtype, rows):
+    x, y = logits_and_labels(rows, dtype=dtype)
     cross_entropy(x, y).backward()
     assert calls == [(True, x.grad.data_ptr())]
 
@@ -233,6 +234,37 @@ def test_gradcheck_and_gradgradcheck(target, reduction, options):
 
     assert torch.autograd.gradcheck(loss, (x, y))
     assert torch.autograd.gradgradcheck(loss, (x, y), fast_mode=True)
+
+
+@pytest.mark.parametrize("upstream", [1.0, 3.0])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10), (32, 10)], ids=str)
+def test_second_derivatives_are_torchs_whatever_the_upstream_gradient(shape, upstream):
+    x, y = logits_and_labels(*shape, torch.float64)
+    direction = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).view(shape)
+    found = []
+    for function in (cross_entropy, F.cross_entropy):
+        loss = upstream * function(x, y)
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        found.append((first, *torch.autograd.grad(first, x, direction)))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-13, atol=1e-16)
+
+
+def test_a_gradient_that_has_a_graph_is_not_the_kept_one():
+    """Also where the graph of the loss is not retained, and the upstream gradient is 1."""
+    x, y = logits_and_labels()
+    loss = cross_entropy(x, y)
+    (first,) = torch.autograd.grad(loss, x, create_graph=True, retain_graph=False)
+    assert first.requires_grad
+
+
+def test_gradients_in_logits_and_target_come_together():
+    x, _ = logits_and_labels(4, 3, torch.float64)
+    p = torch.rand(4, 3, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    ours = torch.autograd.grad(cross_entropy(x, p), (x, p))
+    theirs = torch.autograd.grad(F.cross_entropy(x, p), (x, p))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
 def test_weights_that_want_a_gradient_get_it():

@@ -20,6 +20,9 @@ def cross_entropy(
     checked: bool = False,
     float64: bool = False,
 ) -> Any: ...
+def exchanged(
+    tensors: tuple[Any, ...], exchange: Any, dtypes: dict[Any, Any]
+) -> tuple[Any, ...] | None: ...
 def normalize(
     what: str, x: Any, axis: Any, out: Any, n_threads: Any, *, checked: bool = False
 ) -> Any: ...

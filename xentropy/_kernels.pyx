@@ -19,7 +19,7 @@ cimport openmp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, NAN, isfinite, isnan, log
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strcmp, strcpy
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
@@ -38,6 +38,9 @@ cdef extern from "Python.h":
 cdef extern from "numpy/arrayobject.h":
     PyObject* PyArray_HANDLER(cnp.ndarray)
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, cnp.dtype, int)
+    cnp.ndarray PyArray_NewFromDescr(
+        type, cnp.dtype, int, cnp.npy_intp*, cnp.npy_intp*, void*, int, object
+    )
 
 cdef extern from *:
     """
@@ -436,6 +439,7 @@ MOST_THREADS = most_threads
 LEAST_SCALE, LARGEST_SCALE = least_scale, largest_scale
 
 include "_arrays.pxi"
+include "_exchange.pxi"
 include "_results.pxi"
 include "_cross_entropy.pxi"
 include "_softmax.pxi"

@@ -20,8 +20,31 @@ if bfloat16 is None:
     FLOATS.remove(torch.bfloat16)
 
 
+# The quick way from a tensor to its array (_exchange.pxi), from torch 2.10 on, and the types
+# that it serves.
+EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+DTYPES = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.int64: np.dtype(np.int64),
+}
+if bfloat16 is not None:
+    DTYPES[torch.bfloat16] = np.dtype(bfloat16)
+
+# Gradients below this are made by torch: to hand over an array of the kernels' takes 2 us more.
+# Larger ones come from the kernels, which lend large memory out again (_results.pxi).
+SMALL_BYTES = 1 << 20
+
+
+def arrays(tensors):
+    """The elements of tensors on the CPU where they lie; None stays None."""
+    found = None if EXCHANGE is None else _kernels.exchanged(tensors, EXCHANGE, DTYPES)
+    return tuple(map(array, tensors)) if found is None else found
+
+
 def array(tensor):
-    """The elements of a tensor on the CPU where they lie; None stays None."""
+    """The same of one, as torch itself hands it out."""
     if tensor is None:
         return None
     if tensor.dtype is BFLOAT16:
@@ -46,18 +69,23 @@ def loss_tensor(loss, dtype):
 
 
 def compute(with_grad, tensors, options, upstream=None, out=None):
-    """Loss, or with_grad (loss, gradient), as arrays: a call of xentropy's NumPy functions.
+    """Loss, or with_grad (loss, gradient): a call of xentropy's NumPy functions.
 
     `tensors`: logits, target, weight, sample_weight. `options`: the others, in the order of
-    `xentropy.cross_entropy`. `upstream`: the gradient in the loss, a tensor of its shape.
+    `xentropy.cross_entropy`. `upstream`: the gradient in the loss, a tensor of its shape. The
+    loss is a number or an array; the gradient is a tensor, `out` if given.
     """
-    logits, target, weight, sample_weight = tensors
-    arguments = array(logits), array(target), weight, sample_weight, *options
-    if weight is not None or sample_weight is not None:
-        arguments = *arguments[:2], array(weight), array(sample_weight), *options
+    logits = tensors[0]
+    if with_grad and out is None and logits.nbytes < SMALL_BYTES and logits.is_contiguous():
+        out = torch.empty_like(logits)
     if upstream is not None:
         upstream = array(upstream) if upstream.dim() else upstream.item()
-    if out is not None:
-        out = array(out)
-    result = _kernels.cross_entropy(with_grad, arguments, upstream, out)
-    return _api._checked(with_grad, arguments, upstream, out) if result is None else result
+    found = arrays((*tensors, out))
+    arguments, place = found[:4] + options, found[4]
+    result = _kernels.cross_entropy(with_grad, arguments, upstream, place)
+    if result is None:
+        result = _api._checked(with_grad, arguments, upstream, place)
+    if not with_grad:
+        return result
+    loss, gradient = result
+    return loss, tensor(gradient) if out is None else out
