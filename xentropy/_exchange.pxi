@@ -63,6 +63,8 @@ cdef object exchanged_one(object tensor, Exchange* table, cnp.dtype dtype):
         return None
     if t.data == NULL or t.device_type != DL_CPU or t.ndim > MOST_DIMENSIONS:
         return None
+    if t.strides == NULL and t.ndim:  # before DLPack 1.2: contiguous
+        return None
     if t.bits * t.lanes != 8 * dtype.itemsize:
         return None
     for d in range(t.ndim):
