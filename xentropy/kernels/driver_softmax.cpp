@@ -20,9 +20,10 @@ struct SoftmaxWorkspace {
     out_direct = !c.out.data || is_direct<T>(c, c.out);
     rows = x_direct && out_direct ? kBlockRows : staged_rows(C, scattered(c.x) || scattered(c.out));
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
+    const bool pipelined = c.what == Result::kSoftmax && rows > 1;
     Arena arena(scratch);
     kernel = arena.take<T>(by_groups<T>(c) ? group_scratch_elements<T>(C)
-                                           : scratch_elements(C, c.what == Result::kSoftmax));
+                                           : scratch_elements(C, pipelined ? 1 : 0));
     block = x_direct && out_direct ? nullptr : arena.take<T>(rows * C);
     value = arena.take<double>(c.values ? rows : 0);
     bytes = arena.used();

@@ -62,10 +62,15 @@ struct AllSums {
     exp_chunk<false>(x + begin, n, exp, e, total);
   }
 
+  bool in_range() const {
+    const double sum = total.value().value;
+    return sum >= Exp<T>::kMinTotal && sum < Exp<T>::kMaxTotal;
+  }
+
   // e holds the exps, and holds them again if k was wrong.
   Finisher<T, false> finish(T* e, T* scratch_chunk) const {
     Sum sum = total.value();
-    if (!(sum.value >= Exp<T>::kMinTotal && sum.value < Exp<T>::kMaxTotal)) {
+    if (!in_range()) {
       const Peak<T> peak = peak_of(x, classes);
       const RowSums s = exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, e, scratch_chunk);
       e[peak.at] = T(s.e_target);
@@ -96,6 +101,26 @@ void softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
   }
   stores.advance(e, b.classes, row_of(b, b.rows - 1));
   stores.flush();
+}
+
+// A row of its own needs no scratch row, which might be as large as all of the call's input: its
+// exps go to the result. In place, only when they are known to be right: that takes them twice.
+template <class T>
+void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
+  AllSums<T> row(b.x, b.classes), again = row;
+  const auto pass = [&](AllSums<T>& sums, bool stored) {
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) {
+      T* e = stored && n == kChunk<T> ? b.out + i : chunk;
+      sums.chunk(i, n, e);
+      if (stored && e == chunk) __builtin_memcpy(b.out + i, chunk, n * sizeof(T));
+    });
+  };
+  const bool in_place = b.out == b.x;
+  pass(row, !in_place);
+  if (in_place && row.in_range()) pass(again, true);
+  RegularStores<T, Finisher<T, false>> stores;
+  stores.begin_row(b.out, b.classes, row.finish(b.out, chunk));
+  stores.advance(b.out, b.classes, b.out);
 }
 
 template <class T, template <class, class> class Stores>
@@ -179,6 +204,7 @@ void normalize_rows(const SoftmaxBlock<T>& b, T* scratch) {
 template <class T>
 void softmax(const SoftmaxBlock<T>& b, T* scratch, bool streamed) {
   if (b.out == nullptr) return reduce_rows(b, scratch);
+  if (b.what == Result::kSoftmax && b.rows == 1) return softmax_row(b, scratch);
   if (!streamed) return normalize_rows<T, RegularStores>(b, scratch);
   normalize_rows<T, StreamedStores>(b, scratch);
   stream_fence();

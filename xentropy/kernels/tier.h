@@ -132,7 +132,7 @@ static inline size_t row_parts(size_t classes) { return (classes + kRowPart - 1)
 
 // Scratch of a kernel call: room for one chunk, then whole rows, each with room for its last cache
 // line to be filled up. The row kernel keeps one row, the dense kernel two; for the losses alone
-// they keep one less.
+// they keep one less. softmax keeps one, for more than one row.
 constexpr size_t kScratchChunk = 512;
 static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
 static inline size_t scratch_elements(size_t classes, size_t rows) {
