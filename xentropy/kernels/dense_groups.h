@@ -113,15 +113,17 @@ void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
 // Step 3 for probabilities p, or for labels (null).
 template <class T>
 void mass_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* p,
-                const T* next, const DenseScratch<T>& s) {
+                const DenseScratch<T>& s) {
+  const T* masses = s.g.masses;
   if (!p) {
     mark_labels(b.labels + first, t.classes, s);
   } else if (!b.weight && t.label_smoothing == 0) {
+    const T* next = b.probabilities + (first + s.g.rows) * t.classes;
     return multiply_rows<true>(x, p, next, t.classes, s);
   } else {
     make_masses_of_rows(t, p, s);
   }
-  multiply_rows<false>(x, static_cast<const T*>(s.g.masses), next, t.classes, s);
+  multiply_rows<false>(x, masses, masses, t.classes, s);
 }
 
 // Step 4.
@@ -225,7 +227,7 @@ void settle_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, c
   } else {
     exp_rows<T, false>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
   }
-  mass_group(t, b, at.first, at.x, p, p + (at.next - at.x), s);
+  mass_group(t, b, at.first, at.x, p, s);
   take_peaks(at.x, shape, s);
   sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
   sum_rows<false>(g.masses, g.padded, shape, s.of_others, s.lost);
