@@ -19,8 +19,8 @@ struct Sum {
   double value, lost;
 };
 
-// May exps below kLeast show in this sum? Of a number, or of each in a vector. 0 as well: it is what
-// some tiers make of them, and such a row has to go the way that it goes on the others.
+// May exps below kLeast show in this sum? Of a number, or of each in a vector. 0 as well: it is
+// what some tiers make of them, and such a row has to go the way that it goes on the others.
 template <class T, class D>
 XENTROPY_INLINE auto has_tiny(D sum) {
   return sum < Exp<T>::kTiny;
