@@ -128,6 +128,18 @@ def test_wild_neighbours_change_no_bit(kind, dtype, classes):
         assert_options(x, target, reduction="none", **options)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5, 10, 33])
+@pytest.mark.parametrize("dtype", EXACT)
+def test_a_row_of_nan_takes_nothing_from_the_row_after(dtype, classes):
+    x = make_logits((group(classes) + 3, classes), dtype)
+    p = make_target("probabilities", x.shape, dtype=dtype)
+    x[4::7], x[5::7, 0] = np.nan, -np.inf  # the maximum of nothing but nan may look like -inf
+    whole = both(x, p)
+    assert (whole[0][5::7] == np.inf).all()
+    for row in range(len(x)):
+        assert_cut(x, p, slice(row, row + 1), whole)
+
+
 @pytest.mark.parametrize("classes", [2, 10, 33])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e30, 1e-30])
 def test_wild_targets_stay_in_their_rows(classes, value):

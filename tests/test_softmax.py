@@ -163,6 +163,44 @@ def test_special_rows(dtype, repeat, special):
         assert_entropy(each, axis=axis)
 
 
+# Beyond it no k serves without the maximum; float16 has no such numbers.
+FAR = {"float16": 6e4, "bfloat16": 2.0**22, "float32": 2.0**22, "float64": 2.0**34}
+
+
+def far_rows(classes, dtype):
+    """Rows to be done from their maximum, and rows of nan, each beside rows that are not."""
+    far = FAR[dtype.name]
+    x = make_logits((40, classes), "float64")
+    x[3] += far
+    x[7] -= far
+    x[11, -1] = far  # not among the logits from which k is guessed
+    x[14, -1] = 200.0
+    x[17, 0] = -far
+    x[20:37] += far
+    x[24], x[25, :-1], x[27, 0], x[28, :-1] = np.nan, -np.inf, np.nan, -np.inf
+    x[38] *= float(np.finfo(dtype).max if dtype.kind == "f" else 3e38) / np.abs(x[38]).max() / 2
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 10, 33, 190, 320, 321, 1000, 2049])
+def test_rows_far_from_zero(dtype, classes):
+    x = far_rows(classes, dtype)
+    for name in MAPS:
+        function = getattr(xe, name)
+        whole = assert_map(name, x, 1)
+        in_place, alone = x.copy(), x.copy()
+        function(in_place, 1, out=in_place)
+        assert_bits(in_place, whole, name)
+        for row, expected in zip(alone, whole, strict=True):
+            assert_bits(function(row), expected, name)
+            assert_bits(function(row, out=row), expected, name)
+    assert_lse(x, 1)
+    assert_entropy(x)
+    for function in (xe.logsumexp, xe.entropy):
+        alone = np.array([function(row, axis=-1) for row in x], function(x, axis=-1).dtype)
+        assert_bits(alone, function(x, axis=-1))
+
+
 def assert_entropy(x, **options):
     """A sum of nonnegative terms p * -log p: each is good to 2 * plain units."""
     actual = xe.entropy(x, **options)

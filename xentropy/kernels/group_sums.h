@@ -241,14 +241,16 @@ void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T*
   });
 }
 
-// Where row q has its peak first, in the group; its first place if nowhere (nan).
+// Where row q has its peak first, in the group; its first place if nowhere (of nan the peak is
+// nan, or -inf, which the rows after may hold).
 template <class T>
 XENTROPY_INLINE size_t peak_place(const T* x, size_t q, const RowShape<T>& shape, T peak) {
   const size_t begin = q * shape.classes;
   const Vec<T> wanted = splat(peak);
   for (size_t i = 0; i <= shape.vectors; ++i) {
     const size_t lane = first_true(load(x + begin + i * kLanes<T>) == wanted);
-    if (lane < kLanes<T>) return begin + i * kLanes<T> + lane;
+    const size_t c = i * kLanes<T> + lane;
+    if (lane < kLanes<T>) return c < shape.classes ? begin + c : begin;
   }
   return begin;
 }

@@ -71,8 +71,7 @@ void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   const Sum total = group.apart ? Sum{sums.others, sums.others_lost} : sums.exact_total();
   if (!group.apart) s.row[peak.at] = T(sums.e_target);
   for (size_t c = 0; c < C; ++c) g.exps[group.tiny ? place_of<T>(q, c, C) : q * C + c] = s.row[c];
-  g.peak[q] = peak.value;
-  g.e_target[q] = group.apart ? T(sums.e_target) : T(0);
+  if (group.apart) g.e_target[q] = T(sums.e_target);
   g.others[q] = total.value;
   if (sizeof(T) == 8) g.others_lost[q] = total.lost;
 }
