@@ -4,7 +4,8 @@
 
 Last axis, float32, as each library does it best: ours and PyTorch's into a warm `out`, SciPy's
 anew. A process a library, each on the same number of threads; every call is made once a round, in
-turn; medians. The answers are compared before they are timed.
+turn, after a pause in which the threads of the library before go to sleep; medians. The answers are
+compared before they are timed.
 """
 
 import argparse
@@ -21,6 +22,7 @@ CELLS = ("1024x32000", "65536x100")
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
 # Float32 answers: every library's own rounding stays far below.
 AGREE = 1e-4
+PAUSE = 0.25  # seconds: idle threads of LLVM's OpenMP spin for 0.2
 
 
 def of_xentropy(logits, threads):
@@ -93,6 +95,7 @@ def measure(cell, threads, rounds):
     taken = {(library, name): [] for library in pipes for name in FUNCTIONS}
     for _ in range(rounds + 1):  # the first one warms up and does not count
         for library, name in taken:
+            time.sleep(PAUSE)
             pipes[library].send(name)
             taken[library, name].append(pipes[library].recv())
     for pipe in pipes.values():
