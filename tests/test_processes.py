@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +20,18 @@ from xentropy._quota import cpu_quota
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what Linux tells of a process")
 
 
+def environment_at_start():
+    """Of this process, where it can be known: imports may have changed os.environ."""
+    place = Path("/proc/self/environ")
+    if not place.exists():
+        return dict(os.environ)
+    pairs = place.read_text(errors="surrogateescape").split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
 def run(program, **environment):
     """Run a program in a process of its own; returns what it prints."""
-    inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    inherited = {k: v for k, v in environment_at_start().items() if k != "OMP_NUM_THREADS"}
     command = [sys.executable, "-X", "faulthandler", "-c", program]
     done = subprocess.run(
         command, env={**inherited, **environment}, capture_output=True, text=True, timeout=300
