@@ -21,7 +21,6 @@ class Trial(Call):
     """A call that is carried out once, and judged."""
 
     def run(self):
-        before = xe.get_num_threads()
         self.kept = {k: copied(v) for k, v in self.arguments.items() if k != "out"}
         try:
             with np.errstate(all="raise"):
@@ -30,7 +29,7 @@ class Trial(Call):
         finally:
             if self.name == "set_num_threads":
                 self.set = xe.get_num_threads()
-            xe.set_num_threads(before)
+            xe.set_num_threads(None)
 
     def loss_alone(self):
         """What `cross_entropy` says to the arguments that it shares with this call."""

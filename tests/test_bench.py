@@ -1,5 +1,6 @@
 """The benchmark suite's own arithmetic, and that what it reports is what was measured."""
 
+import importlib.util
 import math
 import multiprocessing
 import os
@@ -281,9 +282,23 @@ def test_compare_counts_units_in_the_last_place_and_finds_what_is_wrong():
         assert accuracy.compare(cell, truth, loss, gradient, 4)["wrong"]
 
 
+@pytest.fixture
+def torch_threads():
+    """Peers set torch's number of threads, which is OpenMP's, for all of this process."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("text", ["5x7", "2x3x4", "6x4:float64", "3x9:bfloat16"])
 @pytest.mark.parametrize("name", [name for name in PEERS if name != "torch.compile"])
 @pytest.mark.filterwarnings("default")  # of other libraries
+@pytest.mark.usefixtures("torch_threads")
 def test_every_peer_computes_what_the_reference_computes(name, text):
     peer, cell = PEERS[name], Cell.parse(text)
     if not peer.installed:

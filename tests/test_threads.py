@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("tier")
 
 @pytest.fixture
 def thread_count():
-    """Put the number of threads back."""
-    before = xe.get_num_threads()
-    yield before
-    xe.set_num_threads(before)
+    """The default number of threads, which holds before and after."""
+    xe.set_num_threads(None)
+    yield xe.get_num_threads()
+    xe.set_num_threads(None)
 
 
 def test_the_number_of_threads_is_what_was_set(thread_count):
