@@ -1,9 +1,5 @@
 # One call of cross entropy, from its arguments to its result. Part of _kernels.pyx.
 
-# Gradients this large are stored past the caches; but not into untouched pages, which the
-# system zeroes on first touch: they are in cache then.
-cdef Py_ssize_t STREAM_BYTES = 4 << 20
-
 cdef enum Reduction:
     kNone, kSum, kMean, kUnknown
 

@@ -70,6 +70,11 @@ cdef bint is_default(object handler) except -1:
     return strcmp(name, "default_allocator") == 0
 
 
+# Results this large are stored past the caches; but not into untouched pages, which the
+# system zeroes on first touch: they are in cache then.
+cdef Py_ssize_t STREAM_BYTES = 4 << 20
+
+
 cdef bint past_caches(cnp.ndarray result, cnp.ndarray x, bint given) except -1:
     """Is what is made of x to be stored past the caches? Not in place, nor what stays in cache."""
     if cnp.PyArray_NBYTES(result) < STREAM_BYTES or same_place(result, x):
