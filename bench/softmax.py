@@ -1,11 +1,11 @@
 """softmax, log_softmax and logsumexp against SciPy and PyTorch.
 
-    python -m bench.softmax [--cells 1024x32000 65536x100] [--threads N] [--rounds 15]
+    python -m bench.softmax [--cells 1024x32000 65536x100] [--threads N] [--rounds 5]
 
 Last axis, float32, as each library does it best: ours and PyTorch's into a warm `out`, SciPy's
-anew. A process a library, each on the same number of threads; every call is made once a round, in
-turn, after a pause in which the threads of the library before go to sleep; medians. The answers are
-compared before they are timed.
+anew. A process a library, each on the same number of threads; in every round each is called for
+a while, in turn, after a pause in which the threads of the library before go to sleep; medians. The
+answers are compared before they are timed.
 """
 
 import argparse
@@ -16,12 +16,15 @@ import time
 import numpy as np
 
 from .cells import Cell, aligned, make_logits
+from .peers import Way
+from .stopwatch import timings
 from .tables import NONE, Table, number
 
 CELLS = ("1024x32000", "65536x100")
 FUNCTIONS = ("softmax", "log_softmax", "logsumexp")
 # Float32 answers: every library's own rounding stays far below.
 AGREE = 1e-4
+VISIT = 0.1  # seconds of calls in a row
 PAUSE = 0.25  # seconds: idle threads of LLVM's OpenMP spin for 0.2
 
 
@@ -67,7 +70,7 @@ LIBRARIES = {"xentropy": of_xentropy, "scipy": of_scipy, "torch": of_torch}
 
 
 def serve(library, cell, threads, pipe):
-    """Answer names of functions with a sum of the answer first, then with seconds."""
+    """Send a sum of each answer; then, asked by name, seconds of the calls of a function."""
     try:
         functions = LIBRARIES[library](make_logits(cell), threads)
     except ImportError:
@@ -75,9 +78,7 @@ def serve(library, cell, threads, pipe):
         return
     pipe.send({name: float(np.asarray(f(), np.float64).sum()) for name, f in functions.items()})
     for name in iter(pipe.recv, None):
-        start = time.perf_counter()
-        functions[name]()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(timings(Way(functions[name]), VISIT))
 
 
 def measure(cell, threads, rounds):
@@ -93,14 +94,14 @@ def measure(cell, threads, rounds):
             for name, value in sums[library].items():
                 assert np.isclose(value, sums["xentropy"][name], rtol=AGREE), (library, name)
     taken = {(library, name): [] for library in pipes for name in FUNCTIONS}
-    for _ in range(rounds + 1):  # the first one warms up and does not count
+    for _ in range(rounds):
         for library, name in taken:
             time.sleep(PAUSE)
             pipes[library].send(name)
-            taken[library, name].append(pipes[library].recv())
+            taken[library, name] += pipes[library].recv()
     for pipe in pipes.values():
         pipe.send(None)
-    return {key: statistics.median(times[1:]) for key, times in taken.items()}
+    return {key: statistics.median(times) for key, times in taken.items()}
 
 
 def rows(cell, threads, rounds):
@@ -117,7 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", default=CELLS)
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     found = [
         row
