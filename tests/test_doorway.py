@@ -54,7 +54,9 @@ SPELLINGS = [
     ({"weight": np.array([0.0, 1, 0, 1, 1])}, {"weight": np.array([0, 1, 0, 1, 1], bool)}),
     ({"sample_weight": REPEAT}, {"sample_weight": REPEAT.tolist()}),
     ({"sample_weight": REPEAT.astype("f8")}, {"sample_weight": np.arange(ROWS)}),
-    ({"sample_weight": REPEAT}, {"sample_weight": np.repeat(REPEAT, 2)[::2]}),
+    ({"sample_weight": np.repeat(REPEAT, 2)[::2]}, {"sample_weight": REPEAT.tolist()}),
+    ({"sample_weight": REPEAT.astype("f2")}, {"sample_weight": REPEAT.tolist()}),
+    ({"sample_weight": REPEAT.astype("f8")[::-1]}, {"sample_weight": REPEAT[::-1].tolist()}),
     ({"ignore_index": 1}, {"ignore_index": np.int8(1)}),
     ({"ignore_index": 2**64}, {"ignore_index": 2**64, "target": LABELS.tolist()}),
     (NONE, {"reduction": np.str_("none")}),
@@ -158,6 +160,29 @@ def test_arrays_of_weights_that_are_not_finite_are_refused(name, n, dtype, posit
         assert _kernels.cross_entropy(*complete(function, {name: weights})) is None
         with pytest.raises(ValueError, match=rf"{name}\[{position % n}\] = {value} is not finite"):
             function(X, LABELS, **{name: weights})
+
+
+@pytest.mark.parametrize("kind", ["labels", "ignored", "probabilities"])
+@pytest.mark.parametrize("layout", ["f4", "f8", "strided f8", "two axes"])
+def test_a_sample_weight_that_is_not_finite_is_found_in_any_row(layout, kind):
+    rows = 600
+    x = make_logits((rows, CLASSES)).reshape(20, 30, CLASSES).swapaxes(1, 2)
+    target = xe.softmax(x, axis=1) if kind == "probabilities" else np.ones((20, 30), int)
+    if kind == "ignored":
+        target[...] = -100
+    weights = np.ones(2 * rows, "f4" if layout == "f4" else "f8")[:: 1 + ("strided" in layout)]
+    weights = weights[:rows].reshape((30, 20) if layout == "two axes" else (20, 30))
+    weights = weights.T if layout == "two axes" else weights
+    out = np.ones_like(x)
+    for k, row in enumerate((0, 1, 7, 254, 255, 256, 511, 512, 577, 598, 599)):
+        place = np.unravel_index(row, weights.shape)
+        weights[place] = (np.nan, np.inf, -np.inf)[k % 3]
+        says = rf"sample_weight\[{place[0]}, {place[1]}\] = {weights[place]}"
+        with pytest.raises(ValueError, match=says):
+            xe.cross_entropy_with_grad(x, target, sample_weight=weights, out=out)
+        weights[place] = 1e308 if weights.dtype == "f8" else 3e38
+    assert (out == 1).all()
+    xe.cross_entropy_with_grad(x, target, sample_weight=weights, out=out)
 
 
 # Where a result may go: taken as it stands, or looked at first.

@@ -222,20 +222,11 @@ cdef bint plain_out(object out, cnp.ndarray like) noexcept:
     return same_shape(a, like, -1) and (same_place(a, like) or apart(a, like))
 
 
-cdef bint plain_values(cnp.ndarray a) noexcept:
-    """Nothing but finite numbers? Said of contiguous float32 and float64."""
+cdef bint all_finite(cnp.ndarray a) noexcept:
+    """Said of contiguous float64."""
     cdef Py_ssize_t i
     cdef bint strange = False
-    cdef const float* f = <const float*>cnp.PyArray_DATA(a)
-    cdef const double* d = <const double*>cnp.PyArray_DATA(a)
-    if not cnp.PyArray_ISCARRAY_RO(a):
-        return False
-    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
-        for i in range(cnp.PyArray_SIZE(a)):
-            strange |= f[i] - f[i] != 0  # nan of nan and infinity
-        return not strange
-    if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
-        for i in range(cnp.PyArray_SIZE(a)):
-            strange |= d[i] - d[i] != 0
-        return not strange
-    return False
+    cdef const double* v = <const double*>cnp.PyArray_DATA(a)
+    for i in range(cnp.PyArray_SIZE(a)):
+        strange |= v[i] - v[i] != 0  # nan of nan and infinity
+    return not strange

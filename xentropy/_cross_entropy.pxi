@@ -33,6 +33,8 @@ def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *
     cdef TargetReport report = inspect(c, s.threads)
     if report.bad_row >= 0:
         return report.bad_row if checked else None
+    if report.strange and not checked:
+        return None
     c.terms.divisor = 1
     if s.reduction == kMean:
         c.terms.divisor = report.weight if isnan(s.normalizer) else s.normalizer
@@ -67,7 +69,7 @@ cdef object take_arguments(CrossEntropyCall* c, Settings* s, tuple arguments, ob
     weights = take_weight(c, weight)
     if weight is not None and weights is None:
         return None
-    if not take_repeat(c, logits, s.class_axis, sample_weight, checked):
+    if not take_repeat(c, logits, s.class_axis, sample_weight):
         return None
     if not take_terms(c, label_smoothing, z_loss, logit_scale, base):
         return None
@@ -166,14 +168,14 @@ cdef object take_weight(CrossEntropyCall* c, object weight):
     cdef cnp.ndarray weights = cnp.PyArray_FROMANY(
         weight, cnp.NPY_DOUBLE, 1, 1, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST
     )
-    if not plain_values(weights):
+    if not all_finite(weights):
         return None
     c.weight = <const double*>cnp.PyArray_DATA(weights)
     return weights
 
 
-cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis, object sample_weight,
-                      bint checked) except -1:
+cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
+                      object sample_weight) except -1:
     """Sample weights, one a row."""
     c.repeat.data = NULL
     if sample_weight is None:
@@ -181,7 +183,7 @@ cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis, object
     if not plain_array(sample_weight) or not same_shape(sample_weight, x, class_axis):
         return False
     cdef int code = code_of(sample_weight)
-    if not is_float(code) or not (checked or plain_values(sample_weight)):
+    if not is_float(code):
         return False
     describe(&c.repeat, sample_weight, code, 0)
     return True
@@ -237,16 +239,17 @@ cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
 
 
 cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
-    """The first row whose label is out of range, or -1, and the summed weight of the rows."""
+    """Of all rows, in the order of their chunks: the same bits with any number of threads."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows, n_threads)
     cdef Memory memory
     cdef TargetReport total
     cdef Py_ssize_t chunk
-    total.bad_row, total.weight = -1, 0
+    total.bad_row, total.weight, total.strange = -1, 0, False
     cdef TargetReport* report = <TargetReport*>take(&memory, p.chunks * sizeof(TargetReport), 0)
     start(inspect_chunk, c, &p, report, NULL, 0)
-    for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
+    for chunk in range(p.chunks):
         total.weight += report[chunk].weight
+        total.strange |= report[chunk].strange
         if report[chunk].bad_row >= 0:
             total.bad_row = report[chunk].bad_row
             break

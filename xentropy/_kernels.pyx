@@ -162,6 +162,7 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
     cdef struct TargetReport:
         Py_ssize_t bad_row
         double weight
+        bint strange
 
     size_t chunk_rows(size_t rows, size_t classes)
     size_t scratch_bytes(const CrossEntropyCall& call)

@@ -128,7 +128,7 @@ bool report_exp(const char* type, double bound, uint64_t step) {
   snprintf(name, sizeof name, "exp %s", type);
   bool good = report<T, T>(
       name, bound, (1 - bias) * kLn2, bias * kLn2, step,
-      [](Vec<T> x) { return shifted_exp<T, false>(x, Vec<T>{}, Shift<T>(0)); },
+      [](Vec<T> x) { return DirectExp<T, false>{Shift<T>(0), LogitScale<T>(1)}(x); },
       [](T x) { return std::exp(W(x)); });
   snprintf(name, sizeof name, "exp %s, k by x", type);
   return report<T, T>(
@@ -136,7 +136,7 @@ bool report_exp(const char* type, double bound, uint64_t step) {
              [](Vec<T> x) {
                Vec<T> anchor = x;
                for (size_t i = 0; i < kLanes<T>; ++i) anchor[i] = T(kShift<T> - shift_of(x[i]));
-               return anchored_exp<T, false>(x, Vec<T>{}, anchor);
+               return AnchoredExp<T, false>(1)(x, anchor);
              },
              [](T x) { return shifted<W>(x, shift_of(x)); }) &&
          good;

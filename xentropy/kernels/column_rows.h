@@ -141,13 +141,14 @@ class ColumnRows {
   // k of the rows at i, such that the exp of the logit `origin` is about 2^kTop; and sums of 0.
   XENTROPY_INLINE_MEMBER void guess(size_t i, Vec<T> origin) {
     constexpr T kMost = T(Exp<T>::kMaxShift), kRound = Exponent<T>::kMagic;
-    constexpr T kBelow = T(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias), kLn2T = T(kLn2);
+    constexpr T kBelow = T(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias);
+    const T octave = T(kLn2 / t_.logit_scale);
     Vec<T> n = max(splat(-kMost), origin * (scale_.head * Exp<T>::kLog2E));
     n = n > kMost ? splat(kMost) : n;
     const Vec<T> k = ((n + kRound) - kRound) - T(Exp<T>::kTop);
     store(anchor_ + i, kShift<T> - k);
-    store(lowest_ + i, (k - kBelow) * kLn2T);
-    store(highest_ + i, (k + T(Exponent<T>::kBias)) * kLn2T);
+    store(lowest_ + i, (k - kBelow) * octave);
+    store(highest_ + i, (k + T(Exponent<T>::kBias)) * octave);
     store(origin_ + i, origin);
     store_wide(rows_.origin + i, origin);
     for (size_t q = i; q < i + L; ++q) {
@@ -170,7 +171,7 @@ class ColumnRows {
     for (size_t q = 0; q < kClasses; ++q) {
       const T* at = x + ptrdiff_t(q) * stride + i;
       v[q] = kWhole ? load(at) : load_first(at, lanes, zero);
-      if (kSmooth) d[q] = v[q] * small - origin * small;
+      if (kSmooth) d[q] = fma(v[q], small, -(origin * small));
     }
     for (size_t q = 0; q < kClasses; ++q) v[q] = exp(v[q]);
     for (size_t q = 0; q < kClasses; ++q) {

@@ -104,7 +104,7 @@ void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
       }
       const Vec<T> m = load(masses + begin + i), top = permute(tops, (IntVec<T>)load(index + i));
       if (kCopy) store(g.masses + begin + i, m);
-      const Vec<T> v = m * (top - load(x + begin + i) * small);
+      const Vec<T> v = m * fma(load(x + begin + i), -small, top);
       store(products + begin + i, m == zero ? zero : v);
     }
   }

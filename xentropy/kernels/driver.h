@@ -41,6 +41,7 @@ struct SoftmaxCall {
 struct TargetReport {
   ptrdiff_t bad_row;  // the first whose label is out of range; -1 if all are good
   double weight;      // summed weight of the rows that count
+  bool strange;       // a sample weight is infinite or nan
 };
 
 // Rows per chunk: a function of the shape alone, so that sums over chunks have the same

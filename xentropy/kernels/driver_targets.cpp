@@ -4,26 +4,65 @@
 namespace xentropy {
 namespace {
 
-// Adds weight(i, sample weight of row + i) for i < n to `sum`.
-template <class Weight>
-void add_weights(const CrossEntropyCall& c, size_t row, size_t n, SumOverRows& sum, Weight weight) {
-  constexpr size_t kMost = 256;
-  double value[kMost];
-  for (size_t i = 0, m; i < n; i += m) {
-    m = smaller(kMost, n - i);
-    for (size_t j = 0; j < m; ++j) value[j] = 1;
-    if (c.repeat.data) gather(c.repeat, row + i, m, value);
-    for (size_t j = 0; j < m; ++j) value[j] = weight(i + j, value[j]);
-    sum.add(row + i, m, value);
+constexpr size_t kPiece = 256;
+
+// Sums of weights over rows.
+struct Weights {
+  const CrossEntropyCall& call;
+  SumOverRows sum;
+  uint64_t strange = 0;  // the highest bit: whether a sample weight is infinite or nan
+  double ones[kPiece], gathered[kPiece];
+
+  explicit Weights(const CrossEntropyCall& c) : call(c) {
+    for (double& one : ones) one = 1;
   }
-}
+
+  // Sample weights of the rows [row, row + n), n <= kPiece.
+  const double* of_rows(size_t row, size_t n) {
+    if (!call.repeat.data) return ones;
+    const double* weight = numbers_of(call.repeat, row, n, gathered);
+    for (size_t i = 0; i < n; ++i) {
+      const uint64_t magnitude = bit_cast<uint64_t>(weight[i]) & ~(uint64_t(1) << 63);
+      strange |= magnitude + (uint64_t(1) << 52);  // an exponent of ones overflows
+    }
+    return weight;
+  }
+
+  // Adds the rows that count of [row, row + n). label(i): of row + i.
+  template <class Label>
+  void add(const LabelCheck& check, size_t row, size_t n, Label label) {
+    double value[kPiece];
+    uint64_t index[kPiece];
+    for (size_t i = 0, m; i < n; i += m, row += m) {
+      m = smaller(kPiece, n - i);
+      const double* weight = of_rows(row, m);
+      for (size_t j = 0; j < m; ++j) {
+        // A label may have changed since it was found right.
+        const uint64_t y = label(i + j), counts = check.counted(y) & ~check.wrong(y);
+        index[j] = y & (0 - counts);
+        value[j] = bit_cast<double>(bit_cast<uint64_t>(weight[j]) & (0 - counts));
+      }
+      for (size_t j = 0; call.weight && j < m; ++j) value[j] *= call.weight[index[j]];
+      sum.add(row, m, value);
+    }
+  }
+
+  // Adds all rows of [row, row + n).
+  void add(size_t row, size_t n) {
+    for (size_t i = 0, m; i < n; i += m) {
+      m = smaller(kPiece, n - i);
+      sum.add(row + i, m, of_rows(row + i, m));
+    }
+  }
+};
 
 }  // namespace
 
 TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
-  TargetReport report = {-1, 0};
+  TargetReport report = {-1, 0, false};
   const LabelCheck check(c);
-  SumOverRows weights;
+  Weights weights(c);
+  const bool weighted = c.weight || c.repeat.data;
   for_label_runs(c.labels, begin, end, [&, check](size_t row, size_t n, auto label) {
     uint64_t counted = 0, wrong = 0;
     for (size_t i = 0; i < n; ++i) {
@@ -36,21 +75,20 @@ TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end
       report.bad_row = ptrdiff_t(row + i);
       return false;
     }
-    if (!c.weight && !c.repeat.data) report.weight += double(counted);
-    if (c.weight || c.repeat.data) {
-      add_weights(c, row, n, weights, [&](size_t i, double value) {
-        const uint64_t y = label(i);
-        const bool counts = check.counted(y) & ~check.wrong(y);  // it may have changed meanwhile
-        return counts ? value * (c.weight ? c.weight[y] : 1) : 0;
-      });
+    if (weighted) {
+      weights.add(check, row, n, label);
+    } else {
+      report.weight += double(counted);
     }
     return true;
   });
-  if (c.probabilities.data && !c.repeat.data) report.weight = double(end - begin);
   if (c.probabilities.data && c.repeat.data) {
-    add_weights(c, begin, end - begin, weights, [](size_t, double value) { return value; });
+    weights.add(begin, end - begin);
+  } else if (c.probabilities.data) {
+    report.weight = double(end - begin);
   }
-  report.weight += weights.total();
+  report.weight += weights.sum.total();
+  report.strange = weights.strange >> 63;
   return report;
 }
 

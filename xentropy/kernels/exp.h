@@ -74,48 +74,16 @@ XENTROPY_INLINE Vec<T> exp_reduced(Vec<T> r) {
   return kHasFma ? fma(fma(p, r, one), r, one) : one + (r * r * p + r);
 }
 
-// What exp needs to know of k: the number to add that rounds x / ln 2 to an integer and
-// subtracts k at once, and the clamps outside of which the result is 0 or "too large"
-// (then the row's total is out of range and the row is done again from its maximum).
-template <class T>
-struct Shift {
-  Vec<T> anchor, lowest, highest;
-
-  Shift(Vec<T> a, Vec<T> l, Vec<T> h) : anchor(a), lowest(l), highest(h) {}
-  explicit Shift(double k) {
-    const double below = kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias;
-    anchor = splat(T(kShift<T> - k));
-    lowest = splat(T((k - below) * kLn2));
-    highest = splat(T((k + Exponent<T>::kBias) * kLn2));
-  }
-};
-
-// exp(x + rest) * 2^-k, where rest (if kRest) is a correction below the precision of x.
+// exp(x + rest) * 2^-k of an x that leaves the exponent where it can be, or meets ldexp's own
+// clamp. rest (if kRest) is a correction below the precision of x; anchor is kShift - k.
 template <class T, bool kRest>
-XENTROPY_INLINE Vec<T> shifted_exp(Vec<T> x, Vec<T> rest, const Shift<T>& k) {
-  if (kRest) rest = x > k.lowest ? rest : Vec<T>{};
-  x = max(k.lowest, x);
-  if (!kHasScalef) x = x > k.highest ? k.highest : x;
-  const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), k.anchor);
-  const Vec<T> n = t - k.anchor;
-  const Vec<T> head = fma(n, splat(-Exp<T>::kLn2Head), x);
-  const Vec<T> r = fma(n, splat(-Exp<T>::kLn2Rest), head);
-  return ldexp(exp_reduced<T>(kRest ? r + rest : r), t);
-}
-
-// exp(x + rest) * 2^-k for lanes that have a k each, not far above 2^kTop: anchor is
-// kShift - k, or nan. Nothing but nan comes of that, and of a nan in x.
-template <class T, bool kRest>
-XENTROPY_INLINE Vec<T> anchored_exp(Vec<T> x, Vec<T> rest, Vec<T> anchor) {
-  const Vec<T> lowest = splat(sizeof(T) == 4 ? T(-0x1p21) : T(-0x1p32));  // exp is 0 below
-  if (kRest) rest = x > lowest ? rest : Vec<T>{};
-  x = max(lowest, x);
+XENTROPY_INLINE Vec<T> exp_from(Vec<T> x, Vec<T> rest, Vec<T> anchor, bool clamped) {
   const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), anchor);
   const Vec<T> n = t - anchor;
   const Vec<T> head = fma(n, splat(-Exp<T>::kLn2Head), x);
   const Vec<T> r = fma(n, splat(-Exp<T>::kLn2Rest), head);
   const Vec<T> p = exp_reduced<T>(kRest ? r + rest : r);
-  return ldexp(p, kHasScalef ? t : max(splat(Exponent<T>::kMagic), t));
+  return ldexp(p, kHasScalef || clamped ? t : max(splat(Exponent<T>::kMagic), t));
 }
 
 // The rounding error of product = a * b: with fma directly, else by Dekker's splitting.
@@ -145,7 +113,29 @@ XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest
   return head;
 }
 
-// x -> exp(scale * x) * 2^-k
+// What exp needs to know of k: the number to add that rounds x / ln 2 to an integer and
+// subtracts k at once, and the logits outside of which the result is 0 or "too large"
+// (then the row's total is out of range and the row is done again from its maximum).
+template <class T>
+struct Shift {
+  Vec<T> anchor, lowest, highest;
+
+  Shift(Vec<T> a, Vec<T> l, Vec<T> h) : anchor(a), lowest(l), highest(h) {}
+  explicit Shift(double k, double logit_scale = 1) {
+    const double below = kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias;
+    anchor = splat(T(kShift<T> - k));
+    lowest = splat(T((k - below) * kLn2 / logit_scale));
+    highest = splat(T((k + Exponent<T>::kBias) * kLn2 / logit_scale));
+  }
+
+  XENTROPY_INLINE_MEMBER Vec<T> clamp(Vec<T> x) const {
+    x = max(lowest, x);
+    if (!kHasScalef) x = x > highest ? highest : x;
+    return x;
+  }
+};
+
+// x -> exp(scale * x) * 2^-k. The clamps come first: what is scaled is finite.
 template <class T, bool kScaled>
 struct DirectExp {
   Shift<T> k;
@@ -153,13 +143,32 @@ struct DirectExp {
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
     Vec<T> rest = {};
+    x = k.clamp(x);
     if (kScaled) x = scaled<T>(x, scale, &rest);
-    return shifted_exp<T, kScaled>(x, rest, k);
+    return exp_from<T, kScaled>(x, rest, k.anchor, true);
+  }
+};
+
+// The same for lanes that have a k each, not far above 2^kTop: anchor is kShift - k, or nan.
+// Nothing but nan comes of that, and of a nan in x.
+template <class T, bool kScaled>
+struct AnchoredExp {
+  LogitScale<T> scale;
+  Vec<T> lowest;  // the exp is 0 below
+
+  explicit AnchoredExp(double logit_scale)
+      : scale(logit_scale), lowest(splat(T((sizeof(T) == 4 ? -0x1p21 : -0x1p32) / logit_scale))) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x, Vec<T> anchor) const {
+    Vec<T> rest = {};
+    x = max(lowest, x);
+    if (kScaled) x = scaled<T>(x, scale, &rest);
+    return exp_from<T, kScaled>(x, rest, anchor, false);
   }
 };
 
 // x -> exp(scale * (x - peak)) * 2^-k for any finite peak: the difference is kept as
-// head + rest (two-sum), so that nothing is lost at |x| = 1e30 either.
+// head + rest (two-sum), so that nothing is lost at |x| = 1e30 either. k is of scaled logits.
 template <class T>
 struct PeakExp {
   Shift<T> k;
@@ -171,8 +180,9 @@ struct PeakExp {
     const Vec<T> moved = d - x;
     const Vec<T> lost = (x - (d - moved)) + (-peak - moved);
     const Vec<T> head = d * scale.head;
-    const Vec<T> rest = fma(d, scale.rest, product_error<T>(d, scale.head, head));
-    return shifted_exp<T, true>(head, fma(lost, scale.head, rest), k);
+    const Vec<T> of_scale = fma(d, scale.rest, product_error<T>(d, scale.head, head));
+    const Vec<T> rest = fma(lost, scale.head, of_scale);
+    return exp_from<T, true>(k.clamp(head), head > k.lowest ? rest : Vec<T>{}, k.anchor, true);
   }
 };
 

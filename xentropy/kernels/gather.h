@@ -136,6 +136,17 @@ static void gather(const Layout& a, size_t row, size_t n, T* to) {
   gather(a, row, n, to, a.classes.size(), 1);
 }
 
+// One number a row as float64: where they lie if they are that, or gathered.
+static inline const double* numbers_of(const Layout& a, size_t row, size_t n, double* scratch) {
+  const char* p = a.data + a.rows.offset(row);
+  const bool adjacent = a.rows.ndim == 1 && a.rows.step() == sizeof(double);
+  if (a.dtype == kF64 && !a.swapped && adjacent && uintptr_t(p) % alignof(double) == 0) {
+    return reinterpret_cast<const double*>(p);
+  }
+  gather(a, row, n, scratch);
+  return scratch;
+}
+
 // T at `from`, with the strides given, into rows [row, row + n).
 template <class T>
 static void scatter(const T* from, size_t from_row, size_t from_class, const Layout& a, size_t row,

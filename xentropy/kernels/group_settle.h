@@ -88,28 +88,36 @@ XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, VD others, V
   return f;
 }
 
+// Gradients of 0.
+template <class T>
+XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
+  const VD zero = {};
+  f->factor = rows ? zero : f->factor;
+  f->rest = rows ? zero : f->rest;
+  f->bias = rows ? zero : f->bias;
+  f->at_target = rows ? zero : f->at_target;
+  f->fine |= rows;
+}
+
 // The rest of finish_row, where the target has a bias or not. Rows without weight or upstream
 // gradient are fine too: all of theirs is 0.
 template <class T>
 XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
                                             bool target_biased, LaneFinish<T> f) {
   constexpr double kLeast = kLeastFactor<T>;
-  const VD zero = {};
   f.factor = rounded<T>(f.factor);
   f.at_target = r.numerator / r.mass;
   if (biased) {
-    f.bias = r.g * r.bias / t.divisor;
+    const VD bias = r.g * r.bias;  // float32: a second rounding of float64 does not show
+    f.bias = sizeof(T) == 4 ? bias * (1 / t.divisor) : bias / t.divisor;
     if (target_biased) f.at_target += f.bias / f.factor;
     const VD of_bias = magnitude(f.bias);
     f.fine &= (of_bias >= kLeast) & (of_bias <= 1 / kLeast);
   }
   f.fine &= magnitude(f.at_target) <= 1 / kLeast;
-  const IntVec<double> nothing =
-      (r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0);
-  f.at_target = nothing ? zero : f.at_target;
-  f.bias = nothing ? zero : f.bias;
-  f.rest = nothing ? zero : f.rest;
-  f.fine |= nothing;
+  if (any(~f.fine)) {
+    leave_out((r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0), &f);
+  }
   return f;
 }
 
@@ -144,6 +152,11 @@ XENTROPY_INLINE void store_losses(double* to, VD loss, size_t n) {
   }
 }
 
+// Which of these rows count? n: how many have labels.
+XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) {
+  return (IntVec<double>)load_rows(reinterpret_cast<const double*>(labels), n) >= 0;
+}
+
 // Were the exps of these rows neither too large nor too small? The total is not below kMinTotal:
 // the largest exp is not. It may be nan.
 template <class T>
@@ -152,9 +165,12 @@ XENTROPY_INLINE IntVec<double> in_range(VD others, VD total, VD odds) {
   return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds) & ~has_tiny<T>(others);
 }
 
+// What rows may differ in, beside their logits and targets.
+enum class Differ { kNothing, kCounting, kAll };
+
 // A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts.
-// Without options almost all of settle is the same for every row.
-template <bool kOptions, class T>
+// Where rows do not differ almost all of settle is the same for every one.
+template <Differ kDiffer, class T>
 XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, size_t first,
                                             size_t q, const GroupRows<T>& g) {
   constexpr IntVec<double> kFine = {};
@@ -165,7 +181,7 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
   const VD nll = log1p_lanes<T>(odds.odds);
   VD origin = {}, differences = {}, class_weight = splat(1.0), repeat = class_weight;
   VD upstream = splat(b.upstream_all);
-  if (kOptions) {
+  if (kDiffer == Differ::kAll) {
     if (t.label_smoothing != 0 || t.z_loss != 0) origin = load(g.target + q) * t.logit_scale;
     if (t.label_smoothing != 0) differences = load(g.differences + q) * t.logit_scale;
     if (b.weight) class_weight = load(g.class_weight + q);
@@ -174,12 +190,17 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
   }
   const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, {nll, nll}, others,
                                      e_target, origin, differences);
-  store_losses(b.loss + r, s.loss, n);
-  const IntVec<double> verdict = in_range<T>(others, total, odds.odds) ? kFine : kFine + kRowByHand;
+  const bool some_left_out = kDiffer != Differ::kNothing && !g.all_count;
+  IntVec<double> counts = ~kFine;
+  if (some_left_out) counts = rows_that_count(b.labels + r, n);
+  store_losses(b.loss + r, counts ? s.loss : VD{}, n);
+  const IntVec<double> good = in_range<T>(others, total, odds.odds) | ~counts;
+  const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-  const LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target, odds.reciprocal_total);
-  store_finish(f, kOptions && t.label_smoothing != 0, q, g);
+  LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target, odds.reciprocal_total);
+  if (some_left_out) leave_out(~counts, &f);
+  store_finish(f, t.label_smoothing != 0, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);
 }
 
@@ -189,20 +210,24 @@ bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const Grou
   const Block<T> b = block;  // copies: no store can change them
   const GroupRows<T> g = rows;
   IntVec<double> open = {};
-  const auto settle_all = [&](const Terms& terms, auto options) XENTROPY_INLINE_LAMBDA {
+  const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
-      const IntVec<double> verdict = settle_lanes<options.value>(terms, b, first, q, g);
+      const IntVec<double> verdict = settle_lanes<Differ(differ.value)>(terms, b, first, q, g);
       store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
       open |= verdict;
     }
   };
+  constexpr Constant<int(Differ::kAll)> all_differ = {};
   Terms all = t, plain = t;
   plain.label_smoothing = plain.z_loss = 0;
-  const bool differs = t.label_smoothing != 0 || t.z_loss != 0;
-  if (differs || b.weight || b.repeat || b.upstream) {
-    settle_all(all, Constant<1>());
+  if (t.label_smoothing != 0 || t.z_loss != 0) {
+    settle_all(all, all_differ);
+  } else if (b.weight || b.repeat || b.upstream) {
+    settle_all(plain, all_differ);
+  } else if (!g.all_count) {
+    settle_all(plain, Constant<int(Differ::kCounting)>());
   } else {
-    settle_all(plain, Constant<0>());
+    settle_all(plain, Constant<int(Differ::kNothing)>());
   }
   return !any(open != kSettled);
 }

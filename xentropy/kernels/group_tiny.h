@@ -109,7 +109,7 @@ void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>
   const GroupRows<T> g = rows;
   const Transposition<T, kClasses> transpose = to_columns<T, kClasses>();
   const Anchors<T> anchors(logit_scale);
-  const LogitScale<T> scale(logit_scale);
+  const AnchoredExp<T, kScaled> exp_of(logit_scale);
   for (size_t q = 0; q < g.padded; q += L) {
     Vec<T> v[kClasses], e[kClasses], target = {};
     for (size_t c = 0; c < kClasses; ++c) {
@@ -123,9 +123,7 @@ void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>
     for (size_t c = 1; c < kClasses; ++c) most = max(most, v[c]);
     const Vec<T> anchor = anchors(most), label = load(g.label + q);
     for (size_t c = 0; c < kClasses; ++c) {
-      Vec<T> rest = {};
-      if (kScaled) v[c] = scaled<T>(v[c], scale, &rest);
-      const Vec<T> exp = anchored_exp<T, kScaled>(v[c], rest, anchor);
+      const Vec<T> exp = exp_of(v[c], anchor);
       const IntVec<T> is_target = label == splat(T(c));
       target = (Vec<T>)((IntVec<T>)target | ((IntVec<T>)exp & is_target));
       e[c] = (Vec<T>)((IntVec<T>)exp & ~is_target);

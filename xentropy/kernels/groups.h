@@ -76,7 +76,7 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
               const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
   constexpr size_t L = kLanes<T>;
-  const LogitScale<T> scale(logit_scale);
+  const AnchoredExp<T, kScaled> exp(logit_scale);
   for (size_t q = 0; q < g.padded; q += L) {
     const Vec<T> anchors = load(g.anchor + q);
     const size_t begin = q * classes;
@@ -85,10 +85,8 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
         prefetch_far(next + begin + i + (4 << 10) / sizeof(T));
         prefetch_near(next + begin + i);
       }
-      Vec<T> v = load(x + begin + i), rest = {};
-      if (kScaled) v = scaled<T>(v, scale, &rest);
       const Vec<T> anchor = permute(anchors, (IntVec<T>)load(index + i));
-      store(g.exps + begin + i, anchored_exp<T, kScaled>(v, rest, anchor));
+      store(g.exps + begin + i, exp(load(x + begin + i), anchor));
     }
   }
 }
@@ -143,33 +141,28 @@ void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRo
   }
 }
 
-// Step 6 for row q, and rows that do not count.
+// Step 6 for row q.
 template <class T>
 void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
                     const GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   const size_t C = t.classes, r = first + q;
   T* e = b.gradient ? s.row : nullptr;
-  Finish<T> f = {0, 0, 0};
-  if (b.labels[r] == kIgnored) {
-    b.loss[r] = 0;
-    for (size_t c = 0; c < C; ++c) s.row[c] = 0;
-  } else {
-    const T *row = x + q * C, peak = max_of(row, C);
-    const size_t y = size_t(b.labels[r]);
-    const RowSums sums = t.label_smoothing != 0
-                             ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
-                             : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
-    const double class_weight = b.weight ? b.weight[y] : 1;
-    const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
-    if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
-    if (e) f = finish_row<T>(t, settled, sums, y, nullptr, e);
-    g.at_target[q] = s.row[y];
-  }
+  const T *row = x + q * C, peak = max_of(row, C);
+  const size_t y = size_t(b.labels[r]);
+  const RowSums sums = t.label_smoothing != 0
+                           ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
+                           : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
+  const double class_weight = b.weight ? b.weight[y] : 1;
+  const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
+  if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
+  if (!e) return;
+  const Finish<T> f = finish_row<T>(t, settled, sums, y, nullptr, e);
+  g.at_target[q] = e[y];
   g.factor[q] = f.factor;
   g.rest[q] = f.rest;
   g.bias[q] = f.bias;
-  for (size_t c = 0; e && c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
+  for (size_t c = 0; c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
 }
 
 // Steps 1 to 4.
@@ -203,10 +196,8 @@ void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, c
   look_up_targets(t, b, first, x, g);
   if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
   const bool all_settled = settle_rows(t, b, first, g);
-  for (size_t q = 0; !(g.all_count && all_settled) && q < g.rows; ++q) {
-    if (g.verdict[q] != kSettled || b.labels[first + q] == kIgnored) {
-      settle_by_hand(t, b, first, q, x, s);
-    }
+  for (size_t q = 0; !all_settled && q < g.rows; ++q) {
+    if (g.verdict[q] != kSettled) settle_by_hand(t, b, first, q, x, s);
   }
 }
 

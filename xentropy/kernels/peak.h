@@ -126,7 +126,7 @@ XENTROPY_INLINE auto with_exp_of(T peak, double scale, const Use& use) {
   const Octave octave = octave_of(peak, scale);
   const LogitScale<T> factor(scale);
   if (!octave.direct) return use(PeakExp<T>{Shift<T>(-Exp<T>::kTop), factor, splat(peak)});
-  const Shift<T> k(octave.n - Exp<T>::kTop);
+  const Shift<T> k(octave.n - Exp<T>::kTop, scale);
   return scale == 1 ? use(DirectExp<T, false>{k, factor}) : use(DirectExp<T, true>{k, factor});
 }
 

@@ -50,7 +50,8 @@ struct RowInFlight {
         scale(logit_scale),
         shift(0),
         origin(max_of(row, row_classes < kProbe ? row_classes : kProbe)),
-        exp{Shift<T>(shift = guess_shift<T>(origin, logit_scale)), LogitScale<T>(logit_scale)} {}
+        exp{Shift<T>(shift = guess_shift<T>(origin, logit_scale), logit_scale),
+            LogitScale<T>(logit_scale)} {}
 
   // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go.
   template <bool kPrefetch, class ExpsAt>

@@ -177,7 +177,7 @@ XENTROPY_INLINE void sum_differences(const S* x, size_t n, T origin, Total<T>& t
   const Vec<T> small = splat(T(kSmall)), o = splat(origin), small_o = o * small;
   add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
     const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, o);
-    return v * small - small_o;
+    return fma(v, small, -small_o);
   });
 }
 
@@ -198,7 +198,7 @@ struct MassAccumulator {
     add_vectors<T>(n, away, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
       const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top);
       const Vec<T> m = masses(i, lanes);
-      return m == zero ? zero : m * (small_top - v * small);  // 0 * inf = 0
+      return m == zero ? zero : m * fma(v, -small, small_top);  // 0 * inf = 0
     });
   }
   double total() const { return mass.value().value; }

@@ -37,7 +37,7 @@ static inline void read_labels(const CrossEntropyCall& c, size_t row, size_t n,
   });
   static_assert(kIgnored == -1, "all bits");
   for (size_t i = 0; repeat && i < n; ++i) {
-    if (repeat[i] == 0) labels[i] = kIgnored;
+    labels[i] = repeat[i] == 0 ? kIgnored : labels[i];
   }
 }
 
