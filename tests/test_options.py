@@ -151,6 +151,21 @@ def test_extreme_logit_scales(dtype, kind, scale):
         assert_options(x, target, logit_scale=scale, what=str(shape))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("power", [-99, -60, -17, -1, 1, 20, 70])
+def test_a_power_of_two_that_the_logits_undo_changes_no_loss(dtype, power):
+    """Whatever is clamped, and in which units: rows have classes far below the others."""
+    for shape in ((9, 2), (9, 3), (40, 10), (7, 300), (5, 1500), (2, 5, 33)):
+        x, target = make_logits(shape, dtype), np.ones(np.delete(shape, 1), int)
+        x[::2, 0] -= 1e5
+        x[1::2, 0] -= 90
+        x[-1, 0] = -np.inf
+        options = {"reduction": "none", "z_loss": 1e-3}
+        loss = xe.cross_entropy(x, target, **options)
+        scaled = np.ldexp(x, -power).astype(dtype)
+        assert_bits(xe.cross_entropy(scaled, target, logit_scale=2.0**power, **options), loss)
+
+
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 0.7, 1.3, 7.0])
 def test_a_logit_scale_that_rounds(dtype, kind, scale):
