@@ -2,7 +2,7 @@
 // and 4, and the exps of step 2. A lane is a row.
 #pragma once
 #include "rows.h"
-#include "settle_lanes.h"
+#include "column_settle.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -60,6 +60,7 @@ class ColumnRows {
       rows_.class_weight[i] = y[i] < 0 ? 0 : b_.weight[y[i]];
     }
     const bool ignored = some < 0;
+    differ_ = ignored || b_.weight || b_.repeat || b_.upstream;
     if (ignored || ignored_ || b_.repeat || b_.upstream) {
       for (size_t i = 0; i < n; ++i) {
         const double counts = y[i] < 0 ? 0 : 1;
@@ -106,11 +107,7 @@ class ColumnRows {
 
   // Step 4.
   void settle() {
-    IntVec<double> fine = ~IntVec<double>{};
-    for (size_t i = 0; i < n_; i += D) {
-      fine &= settle_and_finish<T, kGradient>(t_, rows_, i) & rows_.in_range(i);
-    }
-    if (any(~fine)) {
+    if (!settle_segment<kGradient>(t_, differ_, rows_, n_)) {
       for (size_t i = 0; i < n_; ++i) settle_alone(i);
       return;
     }
@@ -315,7 +312,7 @@ class ColumnRows {
   const LogitScale<T> scale_;
   const size_t width_;
   const bool far_;
-  bool ignored_ = false;  // some of the rows before
+  bool differ_ = false, ignored_ = false;  // do rows; were some of those before
   T *chunk_, *row_, *e_;
   const T* x_ = nullptr;
   size_t begin_ = 0, n_ = 0;

@@ -152,8 +152,8 @@ XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>
   const GroupRows<T>& g = s.g;
   const size_t n = g.rows - q, r = first + q;
   const VD others = load(g.others + q), e_m = load_wide(g.e_target + q), total = others + e_m;
-  const LaneOdds odds = odds_of<T>(others, e_m, total);
-  const VD nll = log1p_lanes<T>(odds.odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
+  const VD odds = others / e_m;
+  const VD nll = log1p_lanes<T>(odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
   const VD repeat = b.repeat ? load_rows(b.repeat + r, n) : splat(1.0);
   VD upstream = splat(b.upstream_all);
   if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
@@ -164,12 +164,11 @@ XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>
                        {nll, nll}, others, e_m, origin);
   store_losses(b.loss + r, settled.loss, n);
   // Products of an infinite mass with 0 are nan here, 0 in dense.h.
-  const IntVec<double> good = in_range<T>(others, total, odds.odds) & (mass - mass == 0);
+  const IntVec<double> good = in_range<T>(others, total, odds) & (mass - mass == 0);
   const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-  const LaneFinish<T> factor =
-      factor_lanes<T>(t, settled.g * settled.mass, others, lost, e_m, odds.reciprocal_total);
+  const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, others, lost, e_m);
   const LaneFinish<T> f = finish_target<T>(t, settled, true, false, factor);
   store_finish(f, true, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);

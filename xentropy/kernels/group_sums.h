@@ -33,20 +33,6 @@ struct RowShape {
         last_line(c - lines * K) {}
 };
 
-// Sums of rows: value + lost where T is float64 itself; lost is 0 otherwise.
-struct LaneSums {
-  VD value, lost;
-};
-
-XENTROPY_INLINE LaneSums exact_sums(VD a, VD b) {  // two-sum
-  const VD sum = a + b, moved = sum - a;
-  return {sum, (a - (sum - moved)) + (b - moved)};
-}
-XENTROPY_INLINE LaneSums exact_sums(const LaneSums& a, const LaneSums& b) {
-  const LaneSums next = exact_sums(a.value, b.value);
-  return {next.value, (a.lost + b.lost) + next.lost};
-}
-
 // n vectors to one: halves are added to halves.
 template <size_t n, class V, class Add>
 XENTROPY_INLINE V fold(V (&v)[n], const Add& add) {

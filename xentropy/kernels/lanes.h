@@ -171,5 +171,19 @@ XENTROPY_INLINE Node tree(const Node (&v)[kCount], const Op& op) {
   return tree_from<0>(evens_first, op);
 }
 
+// Sums of rows, one a lane: value + lost where T is float64 itself; lost is 0 otherwise.
+struct LaneSums {
+  VD value, lost;
+};
+
+XENTROPY_INLINE LaneSums exact_sums(VD a, VD b) {  // two-sum
+  const VD sum = a + b, moved = sum - a;
+  return {sum, (a - (sum - moved)) + (b - moved)};
+}
+XENTROPY_INLINE LaneSums exact_sums(const LaneSums& a, const LaneSums& b) {
+  const LaneSums next = exact_sums(a.value, b.value);
+  return {next.value, (a.lost + b.lost) + next.lost};
+}
+
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy
