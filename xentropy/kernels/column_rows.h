@@ -164,7 +164,7 @@ class ColumnRows {
     const size_t width = width_;
     const IntVec<T> label = labels(i);
     const Vec<T> zero = {}, origin = load(origin_ + i), small = splat(T(kSmall));
-    Vec<T> v[kClasses], d[kClasses], target = kGradient ? zero : load(target_ + i);
+    Vec<T> v[kClasses], d[kClasses], target = load(target_ + i);
     for (size_t q = 0; q < kClasses; ++q) {
       const T* at = x + ptrdiff_t(q) * stride + i;
       v[q] = kWhole ? load(at) : load_first(at, lanes, zero);
@@ -174,10 +174,10 @@ class ColumnRows {
     for (size_t q = 0; q < kClasses; ++q) {
       if (kGradient) store(e + q * width + i, v[q]);
       const auto hit = label == Int(c + q);
-      if (!kGradient) target = hit ? v[q] : target;
+      target = hit ? v[q] : target;
       v[q] = hit ? zero : v[q];
     }
-    if (!kGradient) store(target_ + i, target);
+    store(target_ + i, target);
     add_classes(v, rows_.others + i, rows_.others_lost + i);
     if (kSmooth) add_classes(d, rows_.differences + i, differences_lost_ + i);
   }
@@ -198,7 +198,6 @@ class ColumnRows {
 
   // The target's exp of the rows i .. i + L: 1 where they do not count.
   void take_targets(size_t i) {
-    for (size_t q = i; kGradient && q < i + L; ++q) target_[q] = place_of_target(q);
     store_wide(rows_.e_target + i, labels(i) < Int(0) ? splat(T(1)) : load(target_ + i));
     for (size_t q = i; far_ && q < i + L && q < n_; ++q) {
       if (label_[q] >= 0) rows_.x_target[q] = double(logit_of_target(q));

@@ -70,7 +70,7 @@ TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end
       counted += counts;
       wrong |= check.wrong(y) & counts;
     }
-    for (size_t i = 0; wrong; ++i) {
+    for (size_t i = 0; wrong && i < n; ++i) {  // all may have been put right meanwhile
       if ((check.wrong(label(i)) & check.counted(label(i))) == 0) continue;
       report.bad_row = ptrdiff_t(row + i);
       return false;
