@@ -151,3 +151,17 @@ def test_lists_are_float64():
     assert loss.dtype == grad.dtype == np.float64
     assert_plain([1.0, 2.0, 3.0], 2)
     assert_plain([[0.0, 1.0]], [[0.25, 0.75]])
+
+
+def test_the_sum_of_the_weights_does_not_depend_on_the_layout():
+    """It divides the mean. Targets and weights in runs of 7 rows, of 77, and in one."""
+    x = np.zeros((90, 5, 11, 7))
+    for seed in range(10):  # the order of a sum shows in every other one
+        rng = np.random.default_rng(seed)
+        target, repeat = rng.integers(0, 5, (90, 11, 7)), rng.uniform(0.1, 3, (90, 11, 7))
+        losses = set()
+        for shape in ((90, 11, 7), (90, 11, 8), (90, 12, 7)):
+            labels = np.zeros(shape, int)[:, :11, :7]
+            labels[...] = target
+            losses.add(xe.cross_entropy(x, labels, sample_weight=repeat))
+        assert len(losses) == 1
