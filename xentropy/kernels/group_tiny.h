@@ -102,7 +102,7 @@ void tiny_peaks(const T* x, const GroupRows<T>& rows) {
   }
 }
 
-// Steps 1 to 4. A row that does not count has no target: its exp is 0, the row not settled.
+// Steps 1 to 4. A row that does not count has no target: its exp is 0.
 template <size_t kClasses, bool kScaled, class T>
 void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>& rows) {
   constexpr size_t L = kLanes<T>;
