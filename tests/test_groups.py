@@ -96,6 +96,41 @@ def test_rows_of_very_different_maxima(dtype, classes, spread):
     assert_plain(x, make_target("labels", x.shape))
 
 
+# Of one row in a group of ordinary ones: all its logits so much larger, or one logit, or its
+# upstream gradient, in octaves. A group shares a power of two that suits its first rows; one row
+# alone has its own. The steps are fine where float32 changes over from one to the other.
+STEPS = {
+    "all": [*range(-90, 91), *range(-900, 901, 50)],
+    "target": [*range(-150, 151, 2), *range(-1400, 1401, 50)],
+    "other": [*range(-150, 151, 2), *range(-1400, 1401, 50)],
+    "upstream": [*range(-140, 121, 2), *range(-1000, 1001, 50)],
+}
+
+
+@pytest.mark.parametrize("classes", [5, 10, 40, 300])
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.01}, {"logit_scale": 0.7}], ids=str
+)
+@pytest.mark.parametrize("what", STEPS)
+def test_a_power_of_two_that_rows_share_shows_in_no_bit(dtype, classes, options, what):
+    ordinary = make_logits((16, classes), dtype, spread=1)
+    target = make_target("labels", ordinary.shape)
+    place = {"all": slice(None), "target": target[5], "other": (target[5] + 1) % classes}
+    for step in STEPS[what]:
+        x, upstream = ordinary.copy(), np.ones(16)
+        if what == "upstream":
+            upstream[5] = 2.0 ** (step if dtype == "float64" or step < 120 else 120)
+        else:
+            x[5, place[what]] += np.dtype(dtype).type(step * np.log(2))
+        given = {**options, "grad_output": upstream}
+        loss, grad = both(x, target, **given)
+        given["grad_output"] = upstream[5:6]
+        one = both(x[5:6], target[5:6], **given)
+        assert_bits(one[0], loss[5:6], f"loss, {what} {step}")
+        assert_bits(one[1], grad[5:6], f"gradient, {what} {step}")
+
+
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 16, 50, 100])
 @pytest.mark.parametrize("dtype", EXACT)
 def test_rows_that_do_not_count(dtype, classes):

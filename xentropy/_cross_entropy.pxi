@@ -234,7 +234,7 @@ cdef void take_gradient(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray gradient
 cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void* results,
                         char* scratch) noexcept nogil:
     (<TargetReport*>results)[chunk] = inspect_targets(
-        (<const CrossEntropyCall*>call)[0], begin(p, chunk), end(p, chunk)
+        current[0], (<const CrossEntropyCall*>call)[0], begin(p, chunk), end(p, chunk)
     )
 
 

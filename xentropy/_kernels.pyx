@@ -167,7 +167,8 @@ cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
     size_t chunk_rows(size_t rows, size_t classes)
     size_t scratch_bytes(const CrossEntropyCall& call)
     size_t scratch_bytes(const SoftmaxCall& call)
-    TargetReport inspect_targets(const CrossEntropyCall& call, size_t begin, size_t end)
+    TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
+                                 size_t end)
     double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
                      char* scratch)
     void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,

@@ -139,7 +139,7 @@ struct CrossEntropyRun {
     std::vector<double> sums(batch.shape.rows());  // at most a chunk a row
     std::atomic<bool> bad{false};
     share(call, batch.shape.classes, threads, [&](size_t, size_t begin, size_t end, char*) {
-      if (inspect_targets(call, begin, end).bad_row >= 0) bad = true;
+      if (inspect_targets(tier, call, begin, end).bad_row >= 0) bad = true;
     });
     if (bad) abort();
     share(call, batch.shape.classes, threads,

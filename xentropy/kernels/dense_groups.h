@@ -253,9 +253,11 @@ void run_dense_groups(const Terms& t, const Block<T>& b, T* scratch) {
     if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
     settle_dense_group(t, b, at, p, shape, s);
     if (b.gradient) {
-      for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
+      const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
+        for (; q < end && q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
+      };
       stores.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-        scale_rows<Bias::kByMass>(g, C, s.index, to);
+        scale_rows<Bias::kByMass>(g, C, s.index, put, to);
       });
     }
     if (!p) unmark_labels(b.labels + at.first, C, s);

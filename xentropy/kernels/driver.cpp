@@ -128,7 +128,7 @@ Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S
   b.upstream_all = c.upstream_all;
   if (w.repeat) b.repeat = numbers_of(c.repeat, row, n, w.repeat);
   if (w.upstream) b.upstream = numbers_of(c.upstream, row, n, w.upstream);
-  read_labels(c, row, n, b.repeat, w.labels);
+  read_labels(tier, c, row, n, b.repeat, w.labels);
   if (w.columns) {
     b.logits = columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride, w.logits,
                           &b.logits_class_stride);

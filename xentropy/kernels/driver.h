@@ -51,7 +51,8 @@ size_t chunk_rows(size_t rows, size_t classes);
 size_t scratch_bytes(const CrossEntropyCall& call);
 size_t scratch_bytes(const SoftmaxCall& call);
 
-TargetReport inspect_targets(const CrossEntropyCall& call, size_t begin, size_t end);
+TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
+                             size_t end);
 
 // Returns the sum of the losses of rows [begin, end).
 double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,

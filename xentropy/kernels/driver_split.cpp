@@ -17,7 +17,7 @@ void split_part(const Tier& tier, const CrossEntropyCall& c, Step step, size_t r
   int64_t label;
   if (c.repeat.data) gather(c.repeat, row, 1, &repeat);
   if (c.upstream.data) gather(c.upstream, row, 1, &upstream);
-  read_labels(c, row, 1, c.repeat.data ? &repeat : nullptr, &label);
+  read_labels(tier, c, row, 1, c.repeat.data ? &repeat : nullptr, &label);
   Block<S> b = {};
   b.rows = 1;
   b.labels = &label;

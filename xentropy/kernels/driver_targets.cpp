@@ -4,16 +4,17 @@
 namespace xentropy {
 namespace {
 
-constexpr size_t kPiece = 256;
+constexpr size_t kPiece = 512;
 
 // Sums of weights over rows.
 struct Weights {
+  const Tier& tier;
   const CrossEntropyCall& call;
   SumOverRows sum;
   uint64_t strange = 0;  // the highest bit: whether a sample weight is infinite or nan
   double ones[kPiece], gathered[kPiece];
 
-  explicit Weights(const CrossEntropyCall& c) : call(c) {
+  Weights(const Tier& t, const CrossEntropyCall& c) : tier(t), call(c) {
     for (double& one : ones) one = 1;
   }
 
@@ -28,64 +29,68 @@ struct Weights {
     return weight;
   }
 
-  // Adds the rows that count of [row, row + n). label(i): of row + i.
-  template <class Label>
-  void add(const LabelCheck& check, size_t row, size_t n, Label label) {
+  // Adds those of the rows that count.
+  void add(size_t row, size_t n, const int64_t* label) {
     double value[kPiece];
-    uint64_t index[kPiece];
-    for (size_t i = 0, m; i < n; i += m, row += m) {
-      m = smaller(kPiece, n - i);
-      const double* weight = of_rows(row, m);
-      for (size_t j = 0; j < m; ++j) {
-        // A label may have changed since it was found right.
-        const uint64_t y = label(i + j), counts = check.counted(y) & ~check.wrong(y);
-        index[j] = y & (0 - counts);
-        value[j] = bit_cast<double>(bit_cast<uint64_t>(weight[j]) & (0 - counts));
-      }
-      for (size_t j = 0; call.weight && j < m; ++j) value[j] *= call.weight[index[j]];
-      sum.add(row, m, value);
+    int64_t marked[kPiece];
+    const double* weight = of_rows(row, n);
+    // A label may have changed since it was found right.
+    tier.mark_labels(label_rule(call), label, n, marked);
+    for (size_t i = 0; i < n; ++i) {
+      const uint64_t counts = ~uint64_t(marked[i] >> 63);
+      marked[i] &= int64_t(counts);
+      value[i] = bit_cast<double>(bit_cast<uint64_t>(weight[i]) & counts);
     }
+    for (size_t i = 0; call.weight && i < n; ++i) value[i] *= call.weight[marked[i]];
+    sum.add(row, n, value);
   }
 
-  // Adds all rows of [row, row + n).
-  void add(size_t row, size_t n) {
-    for (size_t i = 0, m; i < n; i += m) {
-      m = smaller(kPiece, n - i);
-      sum.add(row + i, m, of_rows(row + i, m));
-    }
-  }
+  void add_all(size_t row, size_t n) { sum.add(row, n, of_rows(row, n)); }
 };
+
+// The first that is no class; -1 if all have been put right meanwhile.
+ptrdiff_t find_wrong(const LabelRule& rule, const int64_t* label, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    const int64_t y = label[i];
+    if (uint64_t(y) > rule.last && !(rule.ignores && y == rule.ignored)) return ptrdiff_t(i);
+  }
+  return -1;
+}
+
+// Of n rows, n <= kPiece; false if a label is wrong.
+bool inspect_piece(size_t row, size_t n, Weights* weights, TargetReport* report) {
+  const CrossEntropyCall& c = weights->call;
+  if (!c.labels.data) {
+    if (c.repeat.data) weights->add_all(row, n);
+    if (!c.repeat.data) report->weight += double(n);
+    return true;
+  }
+  const LabelRule rule = label_rule(c);
+  int64_t gathered[kPiece];
+  const int64_t* label = labels_of(c.labels, row, n, gathered);
+  const LabelCount count = weights->tier.count_labels(rule, label, n);
+  const ptrdiff_t wrong = count.wrong ? find_wrong(rule, label, n) : -1;
+  if (wrong >= 0) {
+    report->bad_row = ptrdiff_t(row) + wrong;
+    return false;
+  }
+  if (c.weight || c.repeat.data) {
+    weights->add(row, n, label);
+  } else {
+    report->weight += double(count.counted);
+  }
+  return true;
+}
 
 }  // namespace
 
-TargetReport inspect_targets(const CrossEntropyCall& c, size_t begin, size_t end) {
+TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& c, size_t begin,
+                             size_t end) {
   TargetReport report = {-1, 0, false};
-  const LabelCheck check(c);
-  Weights weights(c);
-  const bool weighted = c.weight || c.repeat.data;
-  for_label_runs(c.labels, begin, end, [&, check](size_t row, size_t n, auto label) {
-    uint64_t counted = 0, wrong = 0;
-    for (size_t i = 0; i < n; ++i) {
-      const uint64_t y = label(i), counts = check.counted(y);
-      counted += counts;
-      wrong |= check.wrong(y) & counts;
-    }
-    for (size_t i = 0; wrong && i < n; ++i) {  // all may have been put right meanwhile
-      if ((check.wrong(label(i)) & check.counted(label(i))) == 0) continue;
-      report.bad_row = ptrdiff_t(row + i);
-      return false;
-    }
-    if (weighted) {
-      weights.add(check, row, n, label);
-    } else {
-      report.weight += double(counted);
-    }
-    return true;
-  });
-  if (c.probabilities.data && c.repeat.data) {
-    weights.add(begin, end - begin);
-  } else if (c.probabilities.data) {
-    report.weight = double(end - begin);
+  Weights weights(tier, c);
+  for (size_t row = begin, n; row < end; row += n) {
+    n = smaller(kPiece, end - row);
+    if (!inspect_piece(row, n, &weights, &report)) break;
   }
   report.weight += weights.sum.total();
   report.strange = weights.strange >> 63;

@@ -188,28 +188,25 @@ static inline int64_t read_label(const Layout& a, const char* p) {
   }
 }
 
-// visit(row, n, label) for the runs of rows [begin, end) until it returns false; label(i) is
-// the 64 bits of that of row + i. Integers of 32 and 64 bits side by side have loops of their own.
-template <class Visit>
-static inline void for_label_runs(const Layout& a, size_t begin, size_t end, Visit visit) {
-  for (size_t row = begin, n; a.data && row < end; row += n) {
-    const size_t left = a.rows.run() - row % a.rows.run();
-    n = left < end - row ? left : end - row;
-    const char* p = a.data + a.rows.offset(row);
-    const ptrdiff_t step = a.rows.step();
-    bool on;
-    if (a.dtype == kI64 && step == 8 && !a.swapped) {
-      on = visit(row, n, [p](size_t i) { return read_bits<uint64_t>(p + 8 * i, false); });
-    } else if (a.dtype == kI32 && step == 4 && !a.swapped) {
-      on = visit(row, n, [p](size_t i) {
-        return uint64_t(int64_t(int32_t(read_bits<uint32_t>(p + 4 * i, false))));
-      });
-    } else {
-      on =
-          visit(row, n, [&](size_t i) { return uint64_t(read_label(a, p + ptrdiff_t(i) * step)); });
+// Labels as 64 bits: where they lie if they are that, or gathered.
+static inline const int64_t* labels_of(const Layout& a, size_t row, size_t n, int64_t* scratch) {
+  const ptrdiff_t step = a.rows.step();
+  for (size_t r = 0, m; r < n; r += m) {
+    const size_t left = a.rows.run() - (row + r) % a.rows.run();
+    m = left < n - r ? left : n - r;
+    const char* p = a.data + a.rows.offset(row + r);
+    const bool wide = (a.dtype == kI64 || a.dtype == kU64) && step == 8 && !a.swapped;
+    if (wide && m == n && uintptr_t(p) % alignof(int64_t) == 0) {
+      return reinterpret_cast<const int64_t*>(p);
     }
-    if (!on) return;
+    int64_t* to = scratch + r;
+    if (a.dtype == kI32 && step == 4 && !a.swapped) {  // a loop of its own
+      for (size_t i = 0; i < m; ++i) to[i] = int32_t(read_bits<uint32_t>(p + 4 * i, false));
+    } else {
+      for (size_t i = 0; i < m; ++i) to[i] = read_label(a, p + ptrdiff_t(i) * step);
+    }
   }
+  return scratch;
 }
 
 }  // namespace xentropy

@@ -1,5 +1,6 @@
 // From the sums of a group's rows to losses and factors, by settle_lanes.h.
 #pragma once
+#include "group_shared.h"
 #include "group_sums.h"
 #include "settle_lanes.h"
 
@@ -68,20 +69,20 @@ XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) 
 // the largest exp is not. It may be nan.
 template <class T>
 XENTROPY_INLINE IntVec<double> in_range(VD others, VD total, VD odds) {
-  constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
-  return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds) & ~has_tiny<T>(others);
+  return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds<T>)&~has_tiny<T>(others);
 }
 
-// A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts.
+// A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts; with a
+// shared k negative numbers where it does not suit a row.
 // Where rows do not differ almost all of settle is the same for every one.
-template <Differ kDiffer, class T>
+template <Differ kDiffer, bool kShared, class T>
 XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, size_t first,
                                             size_t q, const GroupRows<T>& g) {
   constexpr IntVec<double> kFine = {};
   const size_t n = g.rows - q, r = first + q;
   const VD others = load(g.others + q), e_target = load_wide(g.e_target + q);
-  const VD total = others + e_target;
-  const VD odds = others / e_target, nll = log1p_lanes<T>(odds);
+  const VD total = others + e_target, odds = others / e_target;
+  const VD nll = log1p_lanes<T>(odds);
   VD origin = {}, differences = {}, class_weight = splat(1.0), repeat = class_weight;
   VD upstream = splat(b.upstream_all);
   if (kDiffer == Differ::kAll) {
@@ -96,27 +97,35 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
   const bool some_left_out = kDiffer != Differ::kNothing && !g.all_count;
   IntVec<double> counts = ~kFine;
   if (some_left_out) counts = rows_that_count(b.labels + r, n);
-  store_losses(b.loss + r, counts ? s.loss : VD{}, n);
+  store(b.loss + r, counts ? s.loss : VD{});
+  LaneFinish<T> f = {};
+  if (b.gradient) {
+    const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
+    f = finish_lanes<T>(t, s, others, lost, e_target);
+    if (some_left_out) leave_out(~counts, &f);
+    store_finish(f, t.label_smoothing != 0, q, g);
+  }
+  if (kShared) {
+    IntVec<double> beyond = beyond_shared<T>(others, total, odds);
+    if (b.gradient) beyond |= ~suits_both(t, s, f);
+    return counts & beyond;
+  }
   const IntVec<double> good = in_range<T>(others, total, odds) | ~counts;
   const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
-  const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-  LaneFinish<T> f = finish_lanes<T>(t, s, others, lost, e_target);
-  if (some_left_out) leave_out(~counts, &f);
-  store_finish(f, t.label_smoothing != 0, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);
 }
 
 // All rows of a group; returns whether every one of them is settled.
-template <class T>
+template <bool kShared, class T>
 bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const GroupRows<T>& rows) {
   const Block<T> b = block;  // copies: no store can change them
   const GroupRows<T> g = rows;
   IntVec<double> open = {};
   const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
-      const IntVec<double> verdict = settle_lanes<differ.value>(terms, b, first, q, g);
-      store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
+      const IntVec<double> verdict = settle_lanes<differ.value, kShared>(terms, b, first, q, g);
+      if (!kShared) store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
       open |= verdict;
     }
   };
@@ -132,7 +141,7 @@ bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const Grou
   } else {
     settle_all(plain, Differing<Differ::kNothing>());
   }
-  return !any(open != kSettled);
+  return kShared ? !any(open < 0) : !any(open != kSettled);
 }
 
 }  // namespace XENTROPY_TIER

@@ -4,21 +4,23 @@
 // elements (a multiple of 16 rows) stay in the L1 cache while simple loops pass over them;
 // no pass reads soon what it wrote in other widths, which would stall:
 //
-//   1. anchor: the maximum of every row by a tree of shuffles, and from it the row's k;
-//   2. exp of all elements, in whole vectors; k comes to each element by a permutation;
+//   1. k, guessed from the first logits of the block, for all of its rows (group_shared.h);
+//   2. exp of all elements, in whole vectors;
 //   3. take the targets' exps out, one by one;
-//   4. others: the sums of the rows, by the same tree in float64;
+//   4. others: the sums of the rows, by a tree of shuffles in float64;
 //   5. settle: losses and factors, in vectors of rows;
-//   6. rows out of range (|x| huge, inf, nan, a loss beyond the exponents) one by one, from
-//      their maximum;
+//   6. if k does not suit a row, this group and those after it take a k for each row: its maximum
+//      is found by a tree as well, and k comes to each element by a permutation. What is out of
+//      every range (|x| huge, inf, nan, a loss beyond the exponents) is done one by one;
 //   7. put the targets' gradients in, scale, and write whole cache lines.
 //
-// k is a function of the row alone, and the arithmetic that of a lane: no row depends on its
-// neighbours in any bit. Where a whole line may not be read, at the end of a batch and beside
+// A power of two changes no bit, and the arithmetic is that of a lane: no row depends on its
+// neighbours. Where a whole line may not be read, at the end of a batch and beside
 // rows that do not count, a group runs on a copy filled up with zeros.
 #pragma once
 #include "group_settle.h"
 #include "group_stores.h"
+#include "group_targets.h"
 #include "group_tiny.h"
 #include "peak.h"
 
@@ -40,6 +42,7 @@ template <class T>
 struct GroupScratch {
   T *chunk, *row, *copy, *index;
   GroupRows<T> g;
+  SharedShift shared;
   Pieces p;  // what is left
 
   GroupScratch(size_t classes, T* scratch) : p{reinterpret_cast<char*>(scratch)} {
@@ -70,7 +73,14 @@ void index_rows(size_t classes, T* index) {
   }
 }
 
-// Step 2. `next` is what the next group will read.
+// Of what the next group will read: 4 KB ahead into L2, and into L1 what comes next.
+template <class T>
+XENTROPY_INLINE void prefetch_group(const T* next) {
+  prefetch_far(next + (4 << 10) / sizeof(T));
+  prefetch_near(next);
+}
+
+// With a k for each row. `next` is what the next group will read.
 template <class T, bool kScaled>
 void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
               const GroupRows<T>& rows) {
@@ -81,49 +91,29 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
     const Vec<T> anchors = load(g.anchor + q);
     const size_t begin = q * classes;
     for (size_t i = 0; i < L * classes; i += L) {
-      if (i % kLine<T> == 0) {
-        prefetch_far(next + begin + i + (4 << 10) / sizeof(T));
-        prefetch_near(next + begin + i);
-      }
+      if (i % kLine<T> == 0) prefetch_group(next + begin + i);
       const Vec<T> anchor = permute(anchors, (IntVec<T>)load(index + i));
       store(g.exps + begin + i, exp(load(x + begin + i), anchor));
     }
   }
 }
 
-// The exp at `place`, the target of row q, apart from the others.
-template <class T>
-XENTROPY_INLINE void take_exp(size_t q, size_t place, const GroupRows<T>& g) {
-  g.e_target[q] = g.exps[place];
-  g.exps[place] = 0;
-}
-
-// Step 3. A row that does not count gets exps of 0.
-template <class T>
-void take_targets(const Block<T>& b, size_t first, size_t classes, const GroupRows<T>& rows) {
+// Steps 2 and 3 with one k for all rows. The targets of a pack of rows are taken while the exps of
+// the next are computed: loads and stores beside arithmetic, and of what has reached the cache.
+template <class T, bool kScaled>
+void exp_group(const T* x, const int64_t* labels, size_t classes,
+               const DirectExp<T, kScaled>& exp_of, const T* next, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
-  const int64_t* labels = b.labels + first;
-  for (size_t q = 0; q < g.rows; ++q) {
-    size_t place = q * classes;
-    if (labels[q] != kIgnored) {
-      place += size_t(labels[q]);
-    } else {
-      __builtin_memset(g.exps + place, 0, classes * sizeof(T));
+  const DirectExp<T, kScaled> exp = exp_of;  // a copy: no store can change it
+  for (size_t q = 0; q < g.padded; q += kPack) {
+    for (size_t i = q * classes; i < (q + kPack) * classes; i += kLine<T>) {
+      prefetch_group(next + i);
+      for (size_t v = i; v < i + kLine<T>; v += kLanes<T>) store(g.exps + v, exp(load(x + v)));
     }
-    g.place[q] = uint32_t(place);
-    take_exp(q, place, g);
+    if (q > 0) take_targets(labels, classes, q - kPack, q, g);
   }
-}
-
-// What options need to know of the target.
-template <class T>
-void look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
-                     const GroupRows<T>& g) {
-  const int64_t* labels = b.labels + first;
-  const auto class_of = [=](size_t q) { return labels[q] < 0 ? 0 : size_t(labels[q]); };
-  for (size_t q = 0; b.weight && q < g.rows; ++q) g.class_weight[q] = b.weight[class_of(q)];
-  if (t.label_smoothing == 0 && t.z_loss == 0) return;
-  for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[q * t.classes + class_of(q)]);
+  take_targets(labels, classes, g.padded - kPack, g.rows, g);
+  clear_left_out(labels, classes, g);
 }
 
 // Step 4, with what label smoothing needs: the sum of x_c - x_target.
@@ -165,7 +155,7 @@ void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, c
   for (size_t c = 0; c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
 }
 
-// Steps 1 to 4.
+// Steps 1 to 4 with a k for each row.
 template <bool kScaled, class T>
 void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
                  const RowShape<T>& shape, const GroupScratch<T>& s) {
@@ -179,23 +169,45 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
   }
   anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
   exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
-  take_targets(b, first, t.classes, g);
+  take_targets(b.labels + first, t.classes, 0, g.rows, g);
+  clear_left_out(b.labels + first, t.classes, g);
   sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+}
+
+// Steps 1 to 5 with the k of the block. False if a row is out of its range.
+template <class T>
+bool settle_shared(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                   const RowShape<T>& shape, const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  const Shift<T> k(s.shared.k, t.logit_scale);
+  const LogitScale<T> scale(t.logit_scale);
+  if (t.logit_scale != 1) {
+    exp_group<T, true>(x, b.labels + first, t.classes, {k, scale}, next, g);
+  } else {
+    exp_group<T, false>(x, b.labels + first, t.classes, {k, scale}, next, g);
+  }
+  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+  return settle_rows<true>(t, b, first, g);
 }
 
 // Steps 1 to 6 for rows [first, first + g.rows) of the block; x is where they are read.
 template <class T>
 void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
-                  const RowShape<T>& shape, const GroupScratch<T>& s) {
+                  const RowShape<T>& shape, GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
+  look_up_targets(t, b, first, x, g);
+  if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
+  if (first == 0) s.shared = share_shift(t, x, g.rows);
+  // What a vector of the last rows holds beyond them is not in the range of any k.
+  if (is_tiny(t.classes) || g.rows % kLanes<double> != 0) s.shared.useful = false;
+  if (s.shared.useful && settle_shared(t, b, first, x, next, shape, s)) return;
+  s.shared.useful = false;
   if (t.logit_scale != 1) {
     exp_and_sum<true>(t, b, first, x, next, shape, s);
   } else {
     exp_and_sum<false>(t, b, first, x, next, shape, s);
   }
-  look_up_targets(t, b, first, x, g);
-  if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
-  const bool all_settled = settle_rows(t, b, first, g);
+  const bool all_settled = settle_rows<false>(t, b, first, g);
   for (size_t q = 0; !all_settled && q < g.rows; ++q) {
     if (g.verdict[q] != kSettled) settle_by_hand(t, b, first, q, x, s);
   }
@@ -210,11 +222,11 @@ void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
     with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias == Bias::kOfRow>(g); });
     return stores.put(g.exps, g.rows * classes);
   }
-  for (size_t q = 0; q < g.rows; ++q) {
-    if (b.labels[first + q] != kIgnored) g.exps[g.place[q]] = g.at_target[q];
-  }
+  const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
+    put_targets(b.labels + first, classes, q, end, g);
+  };
   stores.write(g.rows * classes, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-    scale_rows<kBias>(g, classes, s.index, to);
+    scale_rows<kBias>(g, classes, s.index, put, to);
   });
 }
 
@@ -250,7 +262,8 @@ const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupR
 template <class T>
 bool all_rows_count(const Block<T>& b, size_t first, size_t end) {
   int64_t all = 0;
-  for (size_t r = first; r < end && r < b.rows; ++r) all |= b.labels[r];
+  if (end > b.rows) end = b.rows;
+  for (size_t r = first; r < end; ++r) all |= b.labels[r];
   return all >= 0;
 }
 

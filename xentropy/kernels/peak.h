@@ -8,6 +8,17 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
+constexpr size_t kProbe = 64;  // logits from which k is guessed
+
+// k such that the exp of the largest probed logit is about 2^kTop.
+template <class T>
+XENTROPY_INLINE double guess_shift(double probed, double scale) {
+  double n = __builtin_rint(probed * scale * Exp<T>::kLog2E);
+  if (!(n > -Exp<T>::kMaxShift)) n = -Exp<T>::kMaxShift;
+  if (n > Exp<T>::kMaxShift) n = Exp<T>::kMaxShift;
+  return n - Exp<T>::kTop;
+}
+
 // The place of the first element equal to `value`; 0 if there is none (nan).
 template <class S, class T>
 XENTROPY_INLINE size_t find(const S* x, size_t n, T value) {

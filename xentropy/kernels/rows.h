@@ -21,17 +21,6 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-constexpr size_t kProbe = 64;  // logits from which k is guessed
-
-// k such that the exp of the largest probed logit is about 2^kTop.
-template <class T>
-XENTROPY_INLINE double guess_shift(double probed, double scale) {
-  double n = __builtin_rint(probed * scale * Exp<T>::kLog2E);
-  if (!(n > -Exp<T>::kMaxShift)) n = -Exp<T>::kMaxShift;
-  if (n > Exp<T>::kMaxShift) n = Exp<T>::kMaxShift;
-  return n - Exp<T>::kTop;
-}
-
 // One row on its way through the scratch: steps 1, 3 and 4.
 template <class S, bool kScaled, bool kSmooth>
 struct RowInFlight {

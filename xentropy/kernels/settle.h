@@ -71,10 +71,12 @@ template <class D>
 XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D repeat, D upstream,
                                     const LogsOf<D>& logs, D others, D e_target, D origin,
                                     D differences) {
-  const double classes = double(t.classes), uniform = t.label_smoothing / classes;
+  const double classes = double(t.classes);
+  const double uniform = t.label_smoothing != 0 ? t.label_smoothing / classes : 0;
   const D hard = (1 - t.label_smoothing) * class_weight;
   D loss = t.unit * mass_times(hard, logs.negative_log_p), shift = {};
-  if (uniform != 0) loss += t.unit * uniform * (classes * logs.above_origin - differences);
+  if (t.label_smoothing != 0)
+    loss += t.unit * uniform * (classes * logs.above_origin - differences);
   if (t.z_loss != 0) {
     const D lse = origin + logs.above_origin;
     loss += t.z_loss * lse * lse;

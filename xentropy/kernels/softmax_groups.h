@@ -168,7 +168,8 @@ void write_softmax(const T* x, bool last, const SoftmaxGroup<T>& group, Stores& 
     return stores.put(g.exps, n);
   }
   stores.write(n, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-    scale_rows<Bias::kNone>(g, C, group.s.index, to);
+    const auto nothing = [](size_t, size_t) {};
+    scale_rows<Bias::kNone>(g, C, group.s.index, nothing, to);
   });
 }
 

@@ -5,6 +5,7 @@
 #include "dense_groups.h"
 #include "groups.h"
 #include "half.h"
+#include "labels.h"
 #include "softmax_groups.h"
 #include "split.h"
 
@@ -43,7 +44,9 @@ const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),
                    widen_row<widen_f16>,
                    widen_row<widen_bf16>,
                    narrow_row<narrow_f16>,
-                   narrow_row<narrow_bf16>};
+                   narrow_row<narrow_bf16>,
+                   count_labels,
+                   mark_labels};
 
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy

@@ -5,37 +5,18 @@
 
 namespace xentropy {
 
-// Two questions about a label's 64 bits, answered by 0 or 1 in operations on 64-bit integers
-// that the oldest CPU has vectors for; comparisons are not among them.
-struct LabelCheck {
-  uint64_t last, ignored, all;
+static inline LabelRule label_rule(const CrossEntropyCall& c) {
+  return {c.terms.classes - 1, c.ignore_bits, c.ignores};
+}
 
-  explicit LabelCheck(const CrossEntropyCall& c)
-      : last(c.terms.classes - 1), ignored(uint64_t(c.ignore_bits)), all(c.ignores ? 0 : 1) {}
-  // Is it a label that counts, right or wrong?
-  uint64_t counted(uint64_t y) const {
-    const uint64_t differs = y ^ ignored;
-    return (differs | (0 - differs)) >> 63 | all;
-  }
-  // Is it no class?
-  uint64_t wrong(uint64_t y) const { return (y | (last - y)) >> 63; }
-};
-
-// Labels of a block for the kernel. They were checked before; should another thread have
-// changed one since, its row is left out rather than memory beyond the classes touched.
-static inline void read_labels(const CrossEntropyCall& c, size_t row, size_t n,
+// Labels of a block for the kernel.
+static inline void read_labels(const Tier& tier, const CrossEntropyCall& c, size_t row, size_t n,
                                const double* repeat, int64_t* labels) {
-  const LabelCheck check(c);
-  for (size_t i = 0; !c.labels.data && i < n; ++i) labels[i] = 0;
-  for_label_runs(c.labels, row, row + n, [=](size_t r, size_t m, auto label) {
-    int64_t* to = labels + (r - row);
-    for (size_t i = 0; i < m; ++i) {
-      const uint64_t y = label(i), counts = check.counted(y) & ~check.wrong(y);
-      to[i] = int64_t(y | (counts - 1));
-    }
-    return true;
-  });
-  static_assert(kIgnored == -1, "all bits");
+  if (c.labels.data) {
+    tier.mark_labels(label_rule(c), labels_of(c.labels, row, n, labels), n, labels);
+  } else {
+    for (size_t i = 0; i < n; ++i) labels[i] = 0;
+  }
   for (size_t i = 0; repeat && i < n; ++i) {
     labels[i] = repeat[i] == 0 ? kIgnored : labels[i];
   }

@@ -80,6 +80,19 @@ using SoftmaxKernel = void (*)(const SoftmaxBlock<T>&, T* scratch, bool streamed
 using Widen = void (*)(const char* from, size_t n, float* to);
 using Narrow = void (*)(const float* from, size_t n, char* to);
 
+// Which labels are classes, and which rows do not count.
+struct LabelRule {
+  uint64_t last;    // the largest class
+  int64_t ignored;  // the 64 bits of the label of a row that does not count,
+  bool ignores;     // if there is such a label
+};
+struct LabelCount {
+  size_t counted;  // rows that count, right or wrong
+  bool wrong;      // is one of them no class?
+};
+using CountLabels = LabelCount (*)(const LabelRule&, const int64_t* label, size_t n);
+using MarkLabels = void (*)(const LabelRule&, const int64_t* label, size_t n, int64_t* to);
+
 template <class T>
 struct Kernels {
   CrossEntropyKernel<T> rows;          // class indices, class axis contiguous
@@ -104,6 +117,8 @@ struct Tier {
   SplitKernel<BF16> split_bf16;
   Widen widen_f16, widen_bf16;
   Narrow narrow_f16, narrow_bf16;
+  CountLabels count_labels;
+  MarkLabels mark_labels;  // `to` may be `label`
 };
 
 static inline CrossEntropyKernel<F16> row_kernel(const Tier& tier, F16) { return tier.rows_f16; }
