@@ -89,7 +89,9 @@ template <Differ kDiffer, bool kGradient, class T, size_t kRows>
 XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows,
                                                  size_t i) {
   const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
-  const VD odds = others / e_target, nll = log1p_lanes<T>(odds);
+  const VD lost = sizeof(T) == 8 ? load(rows.others_lost + i) : VD{};
+  const LaneQuotients sums = quotients(others, lost, e_target);
+  const VD nll = log1p_lanes<T>(sums.odds);
   VD origin = {}, above = nll, differences = {}, class_weight = splat(1.0), repeat = class_weight;
   VD upstream = splat(rows.upstream[0]);
   if (kDiffer == Differ::kAll) {
@@ -105,10 +107,10 @@ XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRo
   const SettledOf<VD> r = settle<VD>(t, class_weight, repeat, upstream, {nll, above}, others,
                                      e_target, origin, differences);
   store(rows.loss + i, r.loss);
-  const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (odds <= 0x1p1000);
+  const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (sums.odds <= 0x1p1000);
   __builtin_memcpy(rows.settled + i, &settled, sizeof settled);
   if (!kGradient) return settled & (r.loss == r.loss);
-  LaneFinish<T> f = finish_lanes<T>(t, r, others, load(rows.others_lost + i), e_target);
+  LaneFinish<T> f = finish_lanes<T>(t, r, sums);
   f.at_target = f.factor == 0 ? VD{} : f.at_target;
   store_finish(f, rows, i);
   const IntVec<double> finished = f.fine & settled;

@@ -151,9 +151,10 @@ XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>
   constexpr IntVec<double> kFine = {};
   const GroupRows<T>& g = s.g;
   const size_t n = g.rows - q, r = first + q;
-  const VD others = load(g.others + q), e_m = load_wide(g.e_target + q), total = others + e_m;
-  const VD odds = others / e_m;
-  const VD nll = log1p_lanes<T>(odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
+  const VD others = load(g.others + q), e_m = load_wide(g.e_target + q);
+  const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
+  const LaneQuotients sums = quotients(others, lost, e_m);
+  const VD nll = log1p_lanes<T>(sums.odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
   const VD repeat = b.repeat ? load_rows(b.repeat + r, n) : splat(1.0);
   VD upstream = splat(b.upstream_all);
   if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
@@ -164,11 +165,10 @@ XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>
                        {nll, nll}, others, e_m, origin);
   store_losses(b.loss + r, settled.loss, n);
   // Products of an infinite mass with 0 are nan here, 0 in dense.h.
-  const IntVec<double> good = in_range<T>(others, total, odds) & (mass - mass == 0);
+  const IntVec<double> good = in_range<T>(others, others + e_m, sums.odds) & (mass - mass == 0);
   const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
-  const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-  const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, others, lost, e_m);
+  const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);
   const LaneFinish<T> f = finish_target<T>(t, settled, true, false, factor);
   store_finish(f, true, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);
@@ -253,11 +253,9 @@ void run_dense_groups(const Terms& t, const Block<T>& b, T* scratch) {
     if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
     settle_dense_group(t, b, at, p, shape, s);
     if (b.gradient) {
-      const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
-        for (; q < end && q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
-      };
+      for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
       stores.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-        scale_rows<Bias::kByMass>(g, C, s.index, put, to);
+        scale_rows<Bias::kByMass>(g, C, s.index, to);
       });
     }
     if (!p) unmark_labels(b.labels + at.first, C, s);

@@ -2,6 +2,7 @@
 #pragma once
 #include "group_shared.h"
 #include "group_sums.h"
+#include "group_targets.h"
 #include "settle_lanes.h"
 
 namespace xentropy {
@@ -10,32 +11,6 @@ namespace XENTROPY_TIER {
 // What a row of a group still needs: nothing, its gradient (whose factors are no normal
 // numbers), or loss and gradient, from its maximum.
 constexpr int64_t kSettled = 0, kGradientByHand = 1, kRowByHand = 3;
-
-// The rows of a group, each array in scratch. A number of rows that is no multiple of kPack
-// is filled up with rows of zeros.
-constexpr size_t kPack = 16;
-
-template <class T>
-struct GroupRows {
-  size_t rows, padded;
-  bool all_count;    // so do the rows after, as far as they are read
-  T* exps;           // row after row, 0 at the target
-  T* anchor;         // kShift - k
-  T* peak;           // the largest logit, where it is asked for
-  T* e_target;       // exp of the target
-  T* at_target;      // what is put in its place, in the units of the exps
-  T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
-  T* bias;           // of dense targets: times their masses
-  T* masses;         // row after row, 0 at the most probable class, which is the target here
-  uint32_t* place;   // of the target in a group of rows
-  T* label;          // of few classes: the target, negative if the row does not count
-  double *others, *others_lost;
-  double* target;       // its logit, and
-  double* differences;  // the sum over c of x_c, its rounding error in differences_lost
-  double* differences_lost;
-  double* class_weight;
-  int64_t* verdict;
-};
 
 // kLanes<double> of p[0..n), or 0 beyond.
 XENTROPY_INLINE VD load_rows(const double* p, size_t n) {
@@ -72,6 +47,20 @@ XENTROPY_INLINE IntVec<double> in_range(VD others, VD total, VD odds) {
   return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds<T>)&~has_tiny<T>(others);
 }
 
+template <class T>
+XENTROPY_INLINE void store_quotients(size_t q, VD others, VD lost, const GroupRows<T>& g) {
+  const LaneQuotients sums = quotients(others, lost, load_wide(g.e_target + q));
+  store(g.others + q, others);
+  if (sizeof(T) == 8) store(g.others_lost + q, lost);
+  store(g.odds + q, sums.odds);
+  if (sizeof(T) == 4) store(g.inverse + q, sums.inverse);
+}
+template <class T>
+XENTROPY_INLINE LaneQuotients load_quotients(size_t q, const GroupRows<T>& g) {
+  return {load(g.others + q), sizeof(T) == 8 ? load(g.others_lost + q) : VD{},
+          load_wide(g.e_target + q), load(g.odds + q), sizeof(T) == 4 ? load(g.inverse + q) : VD{}};
+}
+
 // A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts; with a
 // shared k negative numbers where it does not suit a row.
 // Where rows do not differ almost all of settle is the same for every one.
@@ -80,9 +69,8 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
                                             size_t q, const GroupRows<T>& g) {
   constexpr IntVec<double> kFine = {};
   const size_t n = g.rows - q, r = first + q;
-  const VD others = load(g.others + q), e_target = load_wide(g.e_target + q);
-  const VD total = others + e_target, odds = others / e_target;
-  const VD nll = log1p_lanes<T>(odds);
+  const LaneQuotients sums = load_quotients(q, g);
+  const VD others = sums.others, e_target = sums.e_target, nll = log1p_lanes<T>(sums.odds);
   VD origin = {}, differences = {}, class_weight = splat(1.0), repeat = class_weight;
   VD upstream = splat(b.upstream_all);
   if (kDiffer == Differ::kAll) {
@@ -100,17 +88,16 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
   store(b.loss + r, counts ? s.loss : VD{});
   LaneFinish<T> f = {};
   if (b.gradient) {
-    const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-    f = finish_lanes<T>(t, s, others, lost, e_target);
+    f = finish_lanes<T>(t, s, sums);
     if (some_left_out) leave_out(~counts, &f);
     store_finish(f, t.label_smoothing != 0, q, g);
   }
   if (kShared) {
-    IntVec<double> beyond = beyond_shared<T>(others, total, odds);
+    IntVec<double> beyond = beyond_shared<T>(others, others + e_target, sums.odds);
     if (b.gradient) beyond |= ~suits_both(t, s, f);
     return counts & beyond;
   }
-  const IntVec<double> good = in_range<T>(others, total, odds) | ~counts;
+  const IntVec<double> good = in_range<T>(others, others + e_target, sums.odds) | ~counts;
   const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);
@@ -122,8 +109,13 @@ bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const Grou
   const Block<T> b = block;  // copies: no store can change them
   const GroupRows<T> g = rows;
   IntVec<double> open = {};
+  const bool puts = b.gradient && !is_tiny(t.classes);
+  const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
+    if (puts) put_targets(b.labels + first, t.classes, q, end, g);
+  };
   const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
+      if (q > 0) put(q - kLanes<double>, q);  // beside arithmetic, which hides it
       const IntVec<double> verdict = settle_lanes<differ.value, kShared>(terms, b, first, q, g);
       if (!kShared) store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
       open |= verdict;
@@ -141,6 +133,7 @@ bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const Grou
   } else {
     settle_all(plain, Differing<Differ::kNothing>());
   }
+  put((g.rows - 1) / kLanes<double> * kLanes<double>, g.rows);
   return kShared ? !any(open < 0) : !any(open != kSettled);
 }
 

@@ -13,17 +13,14 @@ namespace XENTROPY_TIER {
 // What is taken from e * factor: nothing, the bias of the row, or that times the masses.
 enum class Bias { kNone, kOfRow, kByMass };
 
-// to(i, gradient of the elements i, i + 1, ... of the group) for all vectors of its rows. put(q,
-// end) puts what is special of the rows [q, end) among the exps, a pack before they are read.
-template <Bias kBias, class T, class Put, class To>
+// to(i, gradient of the elements i, i + 1, ... of the group) for all vectors of its rows.
+template <Bias kBias, class T, class To>
 XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const T* index,
-                                const Put& put, const To& to) {
+                                const To& to) {
   const GroupRows<T> g = rows;
   constexpr size_t L = kLanes<T>;
   constexpr bool kRest = sizeof(T) == 8, kBiased = kBias != Bias::kNone;
-  put(size_t(0), kPack);
   for (size_t q = 0; q < g.padded; q += L) {
-    if (q % kPack == 0) put(q + kPack, q + 2 * kPack);
     const Vec<T> factors = load(g.factor + q);
     const Vec<T> rests = kRest ? load(g.rest + q) : factors;
     const Vec<T> biases = kBiased ? load(g.bias + q) : factors;

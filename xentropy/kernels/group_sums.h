@@ -144,16 +144,24 @@ XENTROPY_INLINE void with_small(size_t n, const F& f) {
   }
 }
 
-// Sums of `rows` adjacent rows, a multiple of kLanes<double>, to value and lost (may be null).
-template <bool kExact, class T>
-void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, double* lost) {
-  with_small(row.lines, [=](auto lines) {
+// use(q, the sums of the rows q, q + 1, ...) for `rows` adjacent rows, a multiple of
+// kLanes<double>.
+template <bool kExact, class T, class Use>
+XENTROPY_INLINE void for_sums(const T* p, size_t rows, const RowShape<T>& row, const Use& use) {
+  with_small(row.lines, [&](auto lines) XENTROPY_INLINE_LAMBDA {
     const RowShape<T> shape = row;  // a copy: no store can change it
     for (size_t q = 0; q < rows; q += kLanes<double>) {
-      const LaneSums s = sum_lanes_of_rows<kExact, lines.value>(p + q * shape.classes, shape);
-      store(value + q, s.value);
-      if (sizeof(T) == 8) store(lost + q, s.lost);
+      use(q, sum_lanes_of_rows<kExact, lines.value>(p + q * shape.classes, shape));
     }
+  });
+}
+
+// The same to value, and of float64 to lost.
+template <bool kExact, class T>
+void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, double* lost) {
+  for_sums<kExact>(p, rows, row, [=](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
+    store(value + q, s.value);
+    if (sizeof(T) == 8) store(lost + q, s.lost);
   });
 }
 

@@ -1,9 +1,9 @@
 // The targets of a group: one element of each row, apart from the others. Plain loops over rows.
 //
 // Cost: two loads and two stores a row to take one out, and a load and a store to put its gradient
-// in. exp_group and scale_rows do it beside arithmetic, which hides most of it.
+// in. exp_group and settle_rows do it beside arithmetic, which hides most of it.
 #pragma once
-#include "group_settle.h"
+#include "group_rows.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -49,7 +49,6 @@ XENTROPY_INLINE void take_targets(const int64_t* labels, size_t classes, size_t 
 template <class T>
 XENTROPY_INLINE void put_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
                                  const GroupRows<T>& g) {
-  if (end > g.rows) end = g.rows;
   for_targets(labels, classes, begin, end, g, [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA {
     g.exps[place] = g.at_target[q];
   });

@@ -10,10 +10,6 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-constexpr size_t kTinyClasses = 4;  // with 5, the transposition costs what the trees do
-
-constexpr bool is_tiny(size_t classes) { return classes > 1 && classes <= kTinyClasses; }
-
 // Where element c of row q of a group lies in GroupRows::exps.
 template <class T>
 XENTROPY_INLINE size_t place_of(size_t q, size_t c, size_t classes) {

@@ -7,71 +7,24 @@
 //   1. k, guessed from the first logits of the block, for all of its rows (group_shared.h);
 //   2. exp of all elements, in whole vectors;
 //   3. take the targets' exps out, one by one;
-//   4. others: the sums of the rows, by a tree of shuffles in float64;
-//   5. settle: losses and factors, in vectors of rows;
+//   4. others: the sums of the rows, by a tree of shuffles in float64, and what is divided by them;
+//   5. settle: losses and factors, in vectors of rows; put the targets' gradients in;
 //   6. if k does not suit a row, this group and those after it take a k for each row: its maximum
 //      is found by a tree as well, and k comes to each element by a permutation. What is out of
 //      every range (|x| huge, inf, nan, a loss beyond the exponents) is done one by one;
-//   7. put the targets' gradients in, scale, and write whole cache lines.
+//   7. scale, and write whole cache lines.
 //
 // A power of two changes no bit, and the arithmetic is that of a lane: no row depends on its
 // neighbours. Where a whole line may not be read, at the end of a batch and beside
 // rows that do not count, a group runs on a copy filled up with zeros.
 #pragma once
-#include "group_settle.h"
+#include "group_scratch.h"
 #include "group_stores.h"
-#include "group_targets.h"
 #include "group_tiny.h"
 #include "peak.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
-
-// Hands out scratch, each piece at the start of a cache line.
-struct Pieces {
-  char* next;
-  template <class U>
-  U* take(size_t n) {
-    U* piece = reinterpret_cast<U*>(next);
-    next += (n * sizeof(U) + kLineBytes - 1) / kLineBytes * kLineBytes;
-    return piece;
-  }
-};
-
-template <class T>
-struct GroupScratch {
-  T *chunk, *row, *copy, *index;
-  GroupRows<T> g;
-  SharedShift shared;
-  Pieces p;  // what is left
-
-  GroupScratch(size_t classes, T* scratch) : p{reinterpret_cast<char*>(scratch)} {
-    const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
-    chunk = p.take<T>(kScratchChunk);
-    row = p.take<T>(classes);
-    copy = p.take<T>(elements);
-    index = p.take<T>(kPack * classes + kGroupPadding);
-    g.exps = p.take<T>(elements);
-    T** const numbers[] = {&g.anchor, &g.peak, &g.e_target, &g.at_target,
-                           &g.factor, &g.rest, &g.bias,     &g.label};
-    for (T** array : numbers) *array = p.take<T>(rows);
-    g.place = p.take<uint32_t>(rows);
-    double** const sums[] = {&g.others,      &g.others_lost,      &g.target,
-                             &g.differences, &g.differences_lost, &g.class_weight};
-    for (double** array : sums) *array = p.take<double>(rows);
-    g.verdict = p.take<int64_t>(rows);
-  }
-};
-
-// Which of kLanes<T> rows an element belongs to, for permute: C vectors.
-template <class T>
-void index_rows(size_t classes, T* index) {
-  for (size_t q = 0; q < kLanes<T>; ++q) {
-    IntVec<T> row;
-    for (size_t i = 0; i < kLanes<T>; ++i) row[i] = permutation<T>(int64_t(q));
-    for (size_t c = 0; c < classes; c += kLanes<T>) store(index + q * classes + c, (Vec<T>)row);
-  }
-}
 
 // Of what the next group will read: 4 KB ahead into L2, and into L1 what comes next.
 template <class T>
@@ -114,6 +67,15 @@ void exp_group(const T* x, const int64_t* labels, size_t classes,
   }
   take_targets(labels, classes, g.padded - kPack, g.rows, g);
   clear_left_out(labels, classes, g);
+}
+
+// Step 4, and the divisions of step 5: a divider works beside the shuffles of a tree.
+template <class T>
+void sum_others(const RowShape<T>& shape, const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  for_sums<false>(g.exps, g.padded, shape, [&](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
+    store_quotients(q, s.value, s.lost, g);
+  });
 }
 
 // Step 4, with what label smoothing needs: the sum of x_c - x_target.
@@ -163,15 +125,19 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
   if (is_tiny(t.classes)) {
     for (size_t q = 0; q < g.rows; ++q) g.label[q] = T(b.labels[first + q]);
     for (size_t q = g.rows; q < g.padded; ++q) g.label[q] = 0;
-    return with_classes(t.classes, [&](auto classes) {
+    with_classes(t.classes, [&](auto classes) {
       tiny_exps<classes.value, kScaled>(x, t.logit_scale, next, g);
     });
+    for (size_t q = 0; q < g.padded; q += kLanes<double>) {
+      store_quotients(q, load(g.others + q), sizeof(T) == 8 ? load(g.others_lost + q) : VD{}, g);
+    }
+    return;
   }
   anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
   exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
   take_targets(b.labels + first, t.classes, 0, g.rows, g);
   clear_left_out(b.labels + first, t.classes, g);
-  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+  sum_others(shape, g);
 }
 
 // Steps 1 to 5 with the k of the block. False if a row is out of its range.
@@ -186,7 +152,7 @@ bool settle_shared(const Terms& t, const Block<T>& b, size_t first, const T* x, 
   } else {
     exp_group<T, false>(x, b.labels + first, t.classes, {k, scale}, next, g);
   }
-  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+  sum_others(shape, g);
   return settle_rows<true>(t, b, first, g);
 }
 
@@ -215,18 +181,14 @@ void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, c
 
 // Step 7.
 template <Bias kBias, class T, class Stores>
-void write_group(const Block<T>& b, size_t first, size_t classes, bool last,
-                 const GroupScratch<T>& s, Stores& stores) {
+void write_group(size_t classes, bool last, const GroupScratch<T>& s, Stores& stores) {
   const GroupRows<T>& g = s.g;
   if (is_tiny(classes)) {
     with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias == Bias::kOfRow>(g); });
     return stores.put(g.exps, g.rows * classes);
   }
-  const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
-    put_targets(b.labels + first, classes, q, end, g);
-  };
   stores.write(g.rows * classes, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-    scale_rows<kBias>(g, classes, s.index, put, to);
+    scale_rows<kBias>(g, classes, s.index, to);
   });
 }
 
@@ -307,9 +269,9 @@ void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
     settle_group(t, b, at.first, at.x, at.next, shape, s);
     if (b.gradient == nullptr) return;
     if (t.label_smoothing != 0) {
-      write_group<Bias::kOfRow>(b, at.first, C, at.last, s, stores);
+      write_group<Bias::kOfRow>(C, at.last, s, stores);
     } else {
-      write_group<Bias::kNone>(b, at.first, C, at.last, s, stores);
+      write_group<Bias::kNone>(C, at.last, s, stores);
     }
   });
   stores.flush();

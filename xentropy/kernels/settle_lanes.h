@@ -1,6 +1,6 @@
 // settle.h and its finish_row for a vector of rows at a time, one row a float64 lane.
 //
-// Cost: one division of float64 lanes for float32, two for float64.
+// Cost: two divisions of float64 lanes for float32, three for float64.
 //
 // Rows that need more care than a vector gives are not fine, and left to settle.h: a factor is no
 // normal number. Which those are, each row decides by its own numbers.
@@ -28,18 +28,26 @@ struct LaneFinish {
   IntVec<double> fine;
 };
 
+// The sums of rows, and what is divided by them.
+struct LaneQuotients {
+  VD others, lost, e_target;  // lost: of the others, in float64
+  VD odds, inverse;           // others / e_target, 1 / total
+};
+XENTROPY_INLINE LaneQuotients quotients(VD others, VD lost, VD e_target) {
+  return {others, lost, e_target, others / e_target, 1.0 / (others + e_target)};
+}
+
 // Factor and rest of finish_row, and whether they are fine.
 template <class T>
-XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, VD others, VD others_lost,
-                                           VD e_target) {
-  const LaneSums total = exact_sums(others, e_target);
+XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQuotients& sums) {
   LaneFinish<T> f = {};
   if (sizeof(T) == 4) {
-    f.factor = on_p * (1 / t.divisor) / total.value;  // roundings of float64 do not show
+    f.factor = on_p * (1 / t.divisor) * sums.inverse;  // roundings of float64 do not show
   } else {
+    const LaneSums total = exact_sums(sums.others, sums.e_target);
     const VD divisor = splat(t.divisor), below = total.value * divisor;
     const VD below_lost =
-        product_error<double>(total.value, divisor, below) + (total.lost + others_lost) * divisor;
+        product_error<double>(total.value, divisor, below) + (total.lost + sums.lost) * divisor;
     f.factor = on_p / below;
     const VD product = f.factor * below;
     f.rest = ((on_p - product) - product_error<double>(f.factor, below, product) -
@@ -88,13 +96,13 @@ XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>&
 
 // As finish_row for class indices, whose bias is the same for every class.
 template <class T>
-XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r, VD others,
-                                           VD others_lost, VD e_target) {
+XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r,
+                                           const LaneQuotients& sums) {
   const VD on_p = r.g * r.mass;
-  LaneFinish<T> f = factor_lanes<T>(t, on_p, others, others_lost, e_target);
+  LaneFinish<T> f = factor_lanes<T>(t, on_p, sums);
   const bool biased = t.label_smoothing != 0;
   if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
-  f.at_target = VD{} - others;  // +0 where there are no others, as in settle.h
+  f.at_target = VD{} - sums.others;  // +0 where there are no others, as in settle.h
   f.fine |= on_p == 0;
   return f;
 }

@@ -168,8 +168,7 @@ void write_softmax(const T* x, bool last, const SoftmaxGroup<T>& group, Stores& 
     return stores.put(g.exps, n);
   }
   stores.write(n, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-    const auto nothing = [](size_t, size_t) {};
-    scale_rows<Bias::kNone>(g, C, group.s.index, nothing, to);
+    scale_rows<Bias::kNone>(g, C, group.s.index, to);
   });
 }
 

@@ -178,7 +178,7 @@ static inline size_t column_scratch(size_t classes, size_t size, bool gradient) 
 }
 
 // The group kernel takes rows of about kGroupElements elements at a time, a multiple of 16.
-// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 16 numbers a
+// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 18 numbers a
 // row.
 constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
 static inline size_t group_rows(size_t classes) {
@@ -188,7 +188,7 @@ static inline size_t group_rows(size_t classes) {
 template <class T>
 static inline size_t group_scratch_elements(size_t classes) {
   const size_t rows = group_rows(classes);
-  return kScratchChunk + 2 * rows * classes + 17 * classes + 16 * rows * (8 / sizeof(T)) +
+  return kScratchChunk + 2 * rows * classes + 17 * classes + 18 * rows * (8 / sizeof(T)) +
          20 * kGroupPadding;
 }
 // For dense targets also: masses, their products and a copy of probabilities; three rows, of
