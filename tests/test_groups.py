@@ -96,15 +96,47 @@ def test_rows_of_very_different_maxima(dtype, classes, spread):
     assert_plain(x, make_target("labels", x.shape))
 
 
-# Of one row in a group of ordinary ones: all its logits so much larger, or one logit, or its
-# upstream gradient, in octaves. A group shares a power of two that suits its first rows; one row
-# alone has its own. The steps are fine where float32 changes over from one to the other.
+# What one row in a group of ordinary ones differs in, by so many octaves: all of its logits, the
+# target's, another, all but the target's, another while all are low, or its upstream gradient. A
+# group shares a power of two that suits its first rows; one row alone has its own. The steps are
+# fine where float32 changes over from one to the other.
+COARSE = [*range(-1400, 1401, 50)]
 STEPS = {
-    "all": [*range(-90, 91), *range(-900, 901, 50)],
-    "target": [*range(-150, 151, 2), *range(-1400, 1401, 50)],
-    "other": [*range(-150, 151, 2), *range(-1400, 1401, 50)],
+    "all": [*range(-90, 91), *COARSE],
+    "target": [*range(-150, 151, 2), *COARSE],
+    "other": [*range(-150, 151, 2), *COARSE],
+    "others": [*range(-260, 20, 2), *COARSE],
+    "other, all low": [*range(-150, 51, 2), *COARSE],
     "upstream": [*range(-140, 121, 2), *range(-1000, 1001, 50)],
 }
+
+
+def shifted(x, row, target, what, octaves):
+    """A copy of x in which one row differs."""
+    x = x.copy()
+    step = x.dtype.type(octaves * np.log(2))
+    other = (target + 1) % x.shape[1]
+    if what in ("all", "others"):
+        x[row] += step
+    if what == "target":
+        x[row, target] += step
+    if what == "others":
+        x[row, target] -= step
+    if what == "other, all low":
+        x[row] -= x.dtype.type((45 if x.dtype == np.float32 else 430) * np.log(2))
+    if what.startswith("other,") or what == "other":
+        x[row, other] += step
+    return x
+
+
+def assert_alone(x, target, row, what, **options):
+    """A row has the same bits in a group and as the only one."""
+    loss, grad = both(x, target, **options)
+    if "grad_output" in options:
+        options["grad_output"] = options["grad_output"][row : row + 1]
+    one = both(x[row : row + 1], target[row : row + 1], **options)
+    assert_bits(one[0], loss[row : row + 1], f"loss, {what}")
+    assert_bits(one[1], grad[row : row + 1], f"gradient, {what}")
 
 
 @pytest.mark.parametrize("classes", [5, 10, 40, 300])
@@ -116,19 +148,52 @@ STEPS = {
 def test_a_power_of_two_that_rows_share_shows_in_no_bit(dtype, classes, options, what):
     ordinary = make_logits((16, classes), dtype, spread=1)
     target = make_target("labels", ordinary.shape)
-    place = {"all": slice(None), "target": target[5], "other": (target[5] + 1) % classes}
     for step in STEPS[what]:
-        x, upstream = ordinary.copy(), np.ones(16)
+        x, upstream = shifted(ordinary, 5, target[5], what, step), np.ones(16)
         if what == "upstream":
             upstream[5] = 2.0 ** (step if dtype == "float64" or step < 120 else 120)
-        else:
-            x[5, place[what]] += np.dtype(dtype).type(step * np.log(2))
-        given = {**options, "grad_output": upstream}
-        loss, grad = both(x, target, **given)
-        given["grad_output"] = upstream[5:6]
-        one = both(x[5:6], target[5:6], **given)
-        assert_bits(one[0], loss[5:6], f"loss, {what} {step}")
-        assert_bits(one[1], grad[5:6], f"gradient, {what} {step}")
+        assert_alone(x, target, 5, f"{what} {step}", grad_output=upstream, **options)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+def test_logits_so_large_that_their_powers_of_two_lose_digits(dtype):
+    ordinary = make_logits((16, 10), dtype, spread=1)
+    target = make_target("labels", ordinary.shape)
+    for most in (360, 2**19, 2**20, 2**30):  # of every tier and type, see exp.h
+        for share in (-1.001, -1, -0.999, -0.6, -0.4, 0.4, 0.6, 0.999, 1, 1.001):
+            x = (ordinary + most * share * np.log(2)).astype(dtype)
+            for step in (-20, -1, 1, 20):
+                assert_alone(shifted(x, 5, target[5], "all", step), target, 5, (most, share, step))
+
+
+@pytest.mark.parametrize("offset", [-1000, -200, -90, 90, 200, 1000])
+@pytest.mark.parametrize("dtype", EXACT)
+def test_rows_that_do_not_count_far_from_zero(dtype, offset):
+    x = make_logits((100, 10), dtype) + np.dtype(dtype).type(offset)
+    target = make_target("labels", x.shape)
+    target[10::7] = -100  # the first rows say where the others are
+    counts = target >= 0
+    loss, grad = both(x, target)
+    assert np.all(loss[~counts] == 0)
+    assert np.all(grad[~counts] == 0)
+    expected = both(x[counts], target[counts])
+    assert_bits(loss[counts], expected[0], "loss")
+    assert_bits(grad[counts], expected[1], "gradient")
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+@pytest.mark.parametrize("dtype", EXACT)
+def test_a_z_loss_that_cancels_the_gradient_of_the_others(dtype, smoothing):
+    # unit * q + 2 z lse is 0 where z = -1 / (2 lse): found to the last bit, and around it
+    x, target = np.full((16, 8), -4, dtype), np.zeros(16, int)
+    low, high = 0.1, 1.0
+    while np.nextafter(low, high) != high:
+        z = (low + high) / 2
+        positive = both(x, target, z_loss=z)[1][0, 1] > 0
+        low, high = (z, high) if positive else (low, z)
+    for z in (np.nextafter(low, 0), low, high, np.nextafter(high, 1)):
+        assert_alone(x, target, 5, z, z_loss=z, label_smoothing=smoothing)
+        assert np.all(np.isfinite(both(x, target, z_loss=z, label_smoothing=smoothing)[1]))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 16, 50, 100])

@@ -23,8 +23,6 @@ struct Shared<float> {
   // Of factor * total: from kLeastFactor * the largest total, in either case, to kMostFactor times
   // the smallest.
   static constexpr double kLeastGradient = 0x1p-40, kMostGradient = 0x1p5;
-  // of at_target, in the units of the exps: the other total may be 2^30 times as large
-  static constexpr double kMostTarget = 0x1p90;
 };
 template <>
 struct Shared<double> {
@@ -32,7 +30,6 @@ struct Shared<double> {
   static constexpr double kMinTotal = 0x1p400, kMaxTotal = 0x1p900;
   static constexpr double kLeastOthers = 0x1p-359;
   static constexpr double kLeastGradient = 0x1p-100, kMostGradient = 0x1p300;
-  static constexpr double kMostTarget = 0x1p980;
 };
 
 struct SharedShift {
@@ -69,11 +66,9 @@ template <class T>
 XENTROPY_INLINE IntVec<double> suits_both(const Terms& t, const SettledOf<VD>& s,
                                           const LaneFinish<T>& f) {
   const VD size = magnitude(s.g * s.mass * (1 / t.divisor));
-  IntVec<double> fine = (size >= Shared<T>::kLeastGradient) & (size <= Shared<T>::kMostGradient);
-  if (t.label_smoothing != 0 || t.z_loss != 0) {
-    fine &= f.fine & (magnitude(f.at_target) <= Shared<T>::kMostTarget);
-  }
-  return fine | (size == 0);
+  IntVec<double> fine =
+      ((size >= Shared<T>::kLeastGradient) & (size <= Shared<T>::kMostGradient)) | (size == 0);
+  return t.label_smoothing != 0 || t.z_loss != 0 ? fine & f.fine : fine;
 }
 
 }  // namespace XENTROPY_TIER
