@@ -15,7 +15,7 @@ struct Weights {
   double ones[kPiece], gathered[kPiece];
 
   Weights(const Tier& t, const CrossEntropyCall& c) : tier(t), call(c) {
-    for (double& one : ones) one = 1;
+    for (size_t i = 0; c.weight && i < kPiece; ++i) ones[i] = 1;
   }
 
   // Sample weights of the rows [row, row + n), n <= kPiece.

@@ -43,7 +43,7 @@ struct Block {
   const double* repeat;    // sample weight per row, or null
   const double* upstream;  // d result / d loss per row, or null: upstream_all
   double upstream_all;
-  double* loss;
+  double* loss;  // cache lines: group kernels write whole vectors, of which the end may not count
 };
 
 // Every cross-entropy kernel is called like this; `streamed` asks for non-temporal stores of the
