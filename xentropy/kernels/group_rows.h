@@ -26,7 +26,7 @@ struct GroupRows {
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
   T* bias;           // of dense targets: times their masses
   T* masses;         // row after row, 0 at the most probable class, which is the target here
-  uint32_t* place;   // of the target in a group of rows
+  uint32_t* place;   // of dense targets: of the most probable class in the group
   T* label;          // of few classes: the target, negative if the row does not count
   double *others, *others_lost, *odds, *inverse;  // LaneQuotients
   double* target;                                 // its logit, and
