@@ -16,7 +16,6 @@ from glob import glob
 from pathlib import Path
 
 import numpy as np
-from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -32,6 +31,7 @@ TIERS = {
     },
 }
 ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+BINDINGS = "xentropy/_kernels.pyx"
 KERNELS = "xentropy/kernels"
 
 COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden"]
@@ -69,9 +69,20 @@ def target_architecture():
     return ARCHITECTURES[machine.lower()]
 
 
+def kernel_sources(tiers):
+    """Return the C++ files of the kernels: those compiled once, then one a tier."""
+    here = Path(__file__).resolve().parent
+    sources = sorted(p.relative_to(here).as_posix() for p in (here / KERNELS).rglob("*.cpp"))
+    once = [path for path in sources if not Path(path).stem.startswith("tier_")]
+    return once + [f"{KERNELS}/tier_{tier}.cpp" for tier in tiers]
+
+
 def compile_flags(source, tiers):
-    if Path(source).parent.name != "kernels":  # the code that Cython generates
+    """Return the flags of one file; `source` is relative to this folder."""
+    if Path(source).stem == Path(BINDINGS).stem:  # the code that Cython generates
         return COMMON + OPENMP[0] + [flag for flag in EXTRA if not flag.startswith("-W")]
+    if not Path(source).is_relative_to(KERNELS):
+        raise SystemExit(f"no flags are known for {source}")
     tier = Path(source).stem.removeprefix("tier_")
     return COMMON + KERNEL + tiers.get(tier, []) + EXTRA
 
@@ -88,7 +99,7 @@ class BuildTiers(build_ext):
 
         def compile_each(sources, **options):
             def compile_one(source):
-                flags = compile_flags(source, tiers)
+                flags = compile_flags(source, TIERS[target_architecture()])
                 if self.compiler.compiler_type == "msvc":
                     flags = [f"/clang:{flag}" for flag in flags]
                 return compile_sources([source], **{**options, "extra_postargs": flags})
@@ -111,28 +122,23 @@ class BuildTiers(build_ext):
         self.compiler.cc = shutil.which("clang-cl") or "clang-cl"
 
 
-tiers = TIERS[target_architecture()]
-kernels = Extension(
-    "xentropy._kernels",
-    sources=[
-        "xentropy/_kernels.pyx",
-        f"{KERNELS}/tiers.cpp",
-        f"{KERNELS}/chunks.cpp",
-        f"{KERNELS}/pages.cpp",
-        f"{KERNELS}/driver.cpp",
-        f"{KERNELS}/driver_softmax.cpp",
-        f"{KERNELS}/driver_split.cpp",
-        f"{KERNELS}/driver_targets.cpp",
-        *(f"{KERNELS}/tier_{tier}.cpp" for tier in tiers),
-    ],
-    depends=sorted(glob(f"{KERNELS}/*.h") + glob("xentropy/*.pxi")),
-    include_dirs=["xentropy", KERNELS, np.get_include()],
-    define_macros=[
-        ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),
-        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-    ],
-    extra_link_args=OPENMP[1] + EXTRA,
-    language="c++",
-)
+def extension(tiers):
+    return Extension(
+        "xentropy._kernels",
+        sources=[BINDINGS, *kernel_sources(tiers)],
+        depends=sorted(glob(f"{KERNELS}/**/*.h", recursive=True) + glob("xentropy/*.pxi")),
+        include_dirs=["xentropy", KERNELS, np.get_include()],
+        define_macros=[
+            ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),
+            ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        ],
+        extra_link_args=OPENMP[1] + EXTRA,
+        language="c++",
+    )
 
-setup(ext_modules=cythonize([kernels]), cmdclass={"build_ext": BuildTiers})
+
+if __name__ == "__main__":  # tests import the flags
+    from Cython.Build import cythonize
+
+    tiers = TIERS[target_architecture()]
+    setup(ext_modules=cythonize([extension(tiers)]), cmdclass={"build_ext": BuildTiers})

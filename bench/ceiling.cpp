@@ -10,7 +10,7 @@
 #include <omp.h>
 
 #define XENTROPY_TIER native
-#include "../xentropy/kernels/vector.h"
+#include "../xentropy/kernels/simd/vector.h"
 
 using namespace xentropy::native;
 

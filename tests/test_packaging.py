@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -16,8 +17,12 @@ import xentropy
 from xentropy import _kernels
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests" / "kernels"))
+
+from compile_driver import settings
+
 STUB = ROOT / "xentropy" / "_kernels.pyi"
-KERNELS = sorted((ROOT / "xentropy" / "kernels").glob("*.[hc]*"))
+KERNELS = sorted((ROOT / "xentropy" / "kernels").rglob("*.[hc]*"))
 CODE = [
     ROOT / "setup.py",
     *sorted((ROOT / "xentropy").glob("**/*.p[xy]*")),
@@ -27,7 +32,7 @@ CODE = [
 ]
 CODE = [path for path in CODE if path.suffix in {".py", ".pyi", ".pyx", ".pxi", ".h", ".cpp"}]
 PYTHON = [path for path in CODE if path.suffix == ".py"]
-VECTORS = ["vector.h", "vector16.h", "vector_lanes.h"]
+VECTORS = sorted(path.name for path in KERNELS if path.parent.name == "simd")
 LIMIT_OF_A_KERNEL_FILE = 330
 LIMIT_OF_A_FUNCTION = 40
 
@@ -121,13 +126,13 @@ def test_every_public_name_exists():
 # --- where things may stand ---
 
 
-def test_intrinsics_only_in_vector_h():
+def test_intrinsics_only_in_simd():
     pattern = r"\b_mm\d*_\w+|\bv\w+_[fsup](?:8|16|32|64)\b|__builtin_(?:ia32|neon)\w+"
     pattern += r"|\w*mmintrin\.h|\barm_neon\b"
     assert offenders(pattern, CODE, but=VECTORS) == []
 
 
-def test_if_on_the_cpu_only_in_vector_h_and_cpu_h():
+def test_if_on_the_cpu_only_in_simd_and_cpu_h():
     """Apart from the guards of the tiers, which check the flags they are compiled with."""
     cpu = r"__(?:AVX|SSE|FMA|F16C|BMI|x86_64|amd64|i386|aarch64|arm|ARM|ARM_)\w*|_M_(?:X64|ARM\w*)"
     pattern = rf"(?m)^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*?(?:{cpu})"
@@ -158,6 +163,32 @@ def test_kernel_header_leaves_nothing_to_merge_between_tiers(path):
     """Its code is in the tier's namespace or has internal linkage."""
     code = code_of(path)
     assert "namespace XENTROPY_TIER" in code or not re.search(r"(?<!static )\binline\b", code)
+
+
+# --- flags ---
+
+
+def test_every_object_has_the_flags_of_its_kind():
+    """A file that is moved could lose them silently: then no exp is exact any more."""
+    setup = settings()
+    for tiers in setup.TIERS.values():
+        sources = setup.extension(tiers).sources
+        kernels = {path for path in KERNELS if path.suffix == ".cpp"}
+        others = {
+            ROOT / f"{setup.KERNELS}/tier_{tier}.cpp" for t in setup.TIERS.values() for tier in t
+        }
+        others -= {ROOT / f"{setup.KERNELS}/tier_{tier}.cpp" for tier in tiers}
+        assert {ROOT / path for path in sources} == {ROOT / setup.BINDINGS} | (kernels - others)
+        for source in sources:
+            flags = setup.compile_flags(source, tiers)
+            tier = Path(source).stem.removeprefix("tier_")
+            kernel = setup.KERNEL if source != setup.BINDINGS else setup.OPENMP[0]
+            assert flags == setup.COMMON + kernel + tiers.get(tier, []) + setup.EXTRA, source
+
+
+def test_flags_of_a_file_that_is_no_kernel_are_not_guessed():
+    with pytest.raises(SystemExit, match="no flags are known"):
+        settings().compile_flags("elsewhere/driver/calls.cpp", {})
 
 
 # --- sizes ---

@@ -83,7 +83,7 @@ cdef extern from *:
     void store "xentropy_store"(double* target, double value) nogil
     void store_int "xentropy_store"(int* target, int value) nogil
 
-cdef extern from "kernels/layout.h" namespace "xentropy" nogil:
+cdef extern from "kernels/driver/layout.h" namespace "xentropy" nogil:
     ctypedef enum DType:
         kF16, kBF16, kF32, kF64, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64
 
@@ -114,7 +114,7 @@ cdef extern from "kernels/tier.h" namespace "xentropy" nogil:
         kSettle
         kGradient
 
-cdef extern from "kernels/driver.h" namespace "xentropy" nogil:
+cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     cdef struct Terms:
         size_t classes
         double label_smoothing

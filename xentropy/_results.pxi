@@ -1,6 +1,6 @@
 # Arrays for results. Part of _kernels.pyx.
 
-cdef extern from "kernels/pages.h" namespace "xentropy" nogil:
+cdef extern from "kernels/driver/pages.h" namespace "xentropy" nogil:
     void* take_pages(size_t n_bytes)
     void give_pages(void* data)
     bint pages_offered()

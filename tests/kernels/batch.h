@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "driver.h"
+#include "driver/calls.h"
 #include "scalar.h"
 
 using namespace xentropy;

@@ -5,11 +5,12 @@
 What flags a kernel is compiled with, and which tiers an architecture has, is read from setup.py.
 """
 
-import ast
+import importlib.util
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,32 +18,29 @@ ROOT = HERE.parent.parent
 KERNELS = ROOT / "xentropy" / "kernels"
 
 
+@cache
 def settings():
-    """The constants of setup.py, which is not imported: it would build."""
-    constants = {}
-    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            try:
-                constants[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:  # computed
-                continue
-    return constants
+    """Return setup.py as a module, which builds nothing when it is imported."""
+    spec = importlib.util.spec_from_file_location("xentropy_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def architecture(compiler):
     """The key in TIERS of the machine that the compiler compiles for."""
     command = [compiler, "-dumpmachine"]
     triple = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return settings()["ARCHITECTURES"][triple.split("-")[0]]
+    return settings().ARCHITECTURES[triple.split("-")[0]]
 
 
 def compile_file(source, target, tier, *flags, compiler):
     """Compile as setup.py does, with the flags of the tier (None: of no tier)."""
     known = settings()
-    own = known["TIERS"][architecture(compiler)].get(tier, [])
+    own = [f"-I{KERNELS}", *known.TIERS[architecture(compiler)].get(tier, [])]
     if source.parent == HERE:  # the standard library is not free of these
-        own = [*own, "-fexceptions", "-frtti", f"-I{KERNELS}"]
-    command = [compiler, *known["COMMON"], *known["KERNEL"], *own, *flags, str(source)]
+        own += ["-fexceptions", "-frtti"]
+    command = [compiler, *known.COMMON, *known.KERNEL, *own, *flags, str(source)]
     subprocess.run([*command, "-o", str(target)], check=True)
     return str(target)
 
@@ -50,10 +48,11 @@ def compile_file(source, target, tier, *flags, compiler):
 def build(folder, *flags, compiler="c++", leave_out=()):
     """Compile the kernels and the driver into `folder`; returns the path of the program."""
     folder, program = Path(folder), Path(folder) / "driver"
-    tiers = [t for t in settings()["TIERS"][architecture(compiler)] if t not in leave_out]
+    tiers = [t for t in settings().TIERS[architecture(compiler)] if t not in leave_out]
     defined = "-DXENTROPY_TIERS=" + "".join(f"X({tier})" for tier in tiers)
-    sources = [p for p in sorted(KERNELS.glob("*.cpp")) if not p.stem.startswith("tier_")]
-    sources += [KERNELS / f"tier_{tier}.cpp" for tier in tiers] + [HERE / "driver_main.cpp"]
+    sources = [ROOT / path for path in settings().kernel_sources(tiers)] + [
+        HERE / "driver_main.cpp"
+    ]
 
     def compile_one(source):
         tier, target = source.stem.removeprefix("tier_"), folder / f"{source.stem}.o"

@@ -14,7 +14,7 @@
 #include <thread>
 
 #include "batch.h"
-#include "pages.h"
+#include "driver/pages.h"
 #include "tiers.h"
 
 namespace {

@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "log1p.h"
+#include "common/log1p.h"
 
 using namespace xentropy;
 using namespace xentropy::XENTROPY_TIER;

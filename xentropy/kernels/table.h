@@ -1,13 +1,13 @@
 // The table of this tier's kernels. Included by tier_*.cpp alone, after XENTROPY_TIER.
 #pragma once
-#include "columns.h"
-#include "dense.h"
-#include "dense_groups.h"
-#include "groups.h"
+#include "columns/labels.h"
+#include "rows/dense.h"
+#include "groups/dense.h"
+#include "groups/labels.h"
 #include "half.h"
-#include "labels.h"
-#include "softmax_groups.h"
-#include "split.h"
+#include "common/labels.h"
+#include "groups/softmax.h"
+#include "rows/split.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {

@@ -1,0 +1,189 @@
+// The column kernel: class indices, class axis strided, rows adjacent in memory.
+//
+// A lane is a row, so the sums over classes are plain vector additions. Cost: each logit is
+// read once and each gradient written once, as by the row kernel, and one exp an element.
+// The rows are taken in segments, pipelined like the rows of rows.h:
+//
+//   1. probe: k of every row from its first logits, so that exp(x) 2^-k is in range;
+//   2. four classes at a time: finish and store those of segment s-1 from scratch, then
+//      overwrite them with the exps of segment s; the target's exp stays out of the sums;
+//   3. check: rows whose total is out of range are tried again with k from their maximum,
+//      and if that fails too (|x| is huge, inf, nan) gathered and done alone, as in peak.h;
+//   4. settle, a vector of rows at a time; the target's gradient goes into scratch.
+//
+// No row depends on its neighbours, on the segment or on its place there in any bit: lanes
+// do not mix, and whether a row is tried again it decides by its own logits.
+#pragma once
+#include "columns/segment.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+struct Span {
+  size_t begin, n;
+};
+
+// Elements from p to the start of a cache line.
+template <class T>
+XENTROPY_INLINE size_t to_line(const T* p) {
+  return -(reinterpret_cast<uintptr_t>(p) / sizeof(T)) % kLine<T>;
+}
+
+template <bool kStreamed, class T>
+XENTROPY_INLINE void put(T* out, Vec<T> v) {
+  if (kStreamed) {
+    stream(out, v);
+  } else {
+    store(out, v);
+  }
+}
+
+// Finishes and stores one class of a segment. Streams whole cache lines: of those that
+// straddle two segments, or two classes, the parts are stored as usual.
+template <bool kStreamed, class T, class Rows>
+void store_class(const Rows& rows, size_t c, size_t n, T* out) {
+  constexpr size_t L = kLanes<T>;
+  const T* e = rows.exps(c);
+  size_t i = 0;
+  const auto store_until = [&](size_t end) XENTROPY_INLINE_LAMBDA {
+    for (; i + L <= end; i += L) store(out + i, rows.finisher(i)(load(e + i)));
+    if (i < end) store_first(out + i, rows.finisher(i)(load(e + i)), end - i);
+    i = end;
+  };
+  if (kStreamed) {
+    const size_t head = to_line(out);
+    if (head) store_until(head < n ? head : n);
+    for (; i + kLine<T> <= n; i += kLine<T>) {
+      for (size_t q = i; q < i + kLine<T>; q += L) stream(out + q, rows.finisher(q)(load(e + q)));
+    }
+  }
+  store_until(n);
+}
+
+// Prefetching goes the way of the reads: so many bytes ahead, through the classes of the segment
+// and on to the next.
+constexpr size_t kColumnsAhead = 8 << 10;
+
+template <bool kStreamed, class T, class Rows>
+class ColumnPipeline {
+ public:
+  ColumnPipeline(const Terms& t, const Block<T>& b, T* scratch)
+      : t_(t), b_(b), rows_(t, b, scratch) {}
+
+  void run() {
+    // segments of one length, rounded to whole cache lines of the gradient
+    const size_t count = (b_.rows + rows_.width() - 1) / rows_.width();
+    const size_t each = (b_.rows + count - 1) / count;
+    length_ = (each + kLine<T> - 1) / kLine<T> * kLine<T>;
+    Span before = {0, 0};
+    do {
+      const size_t begin = before.begin + before.n;
+      const Span now = {begin, length_of(begin)};
+      if (rows_.start(now.begin, now.n)) {
+        rows_.probe();
+        pass(before, now);
+        rows_.check();
+        rows_.settle();
+      } else {
+        pass(before, {0, 0});
+        rows_.blank();
+      }
+      before = now;
+    } while (before.begin + before.n < b_.rows);
+    pass(before, {0, 0});
+  }
+
+ private:
+  // Where the classes of the gradient start alike, segments start at a cache line.
+  size_t length_of(size_t begin) const {
+    size_t n = length_;
+    if (kStreamed && begin == 0 && b_.gradient_class_stride % ptrdiff_t(kLine<T>) == 0) {
+      n -= (kLine<T> - to_line(b_.gradient)) % kLine<T>;
+    }
+    return n < b_.rows - begin ? n : b_.rows - begin;
+  }
+
+  void pass(Span before, Span now) {
+    size_t c = 0;
+    for (; c + kClassesAtOnce <= t_.classes; c += kClassesAtOnce) {
+      step<kClassesAtOnce>(c, before, now);
+    }
+    for (; c < t_.classes; ++c) step<1>(c, before, now);
+  }
+
+  // Line by line in turn: stores that come in bursts are not hidden behind arithmetic.
+  template <size_t kClasses>
+  XENTROPY_INLINE_MEMBER void step(size_t c, Span before, Span now) {
+    if (now.n) prefetch<kClasses>(c, now);
+    if (!Rows::kStores) return rows_.template exps_of<kClasses>(c, 0, now.n);
+    const ptrdiff_t stride = b_.gradient_class_stride;
+    T* out = b_.gradient + ptrdiff_t(c) * stride + before.begin;
+    if (before.n != now.n || now.n % kLine<T> != 0 || (kStreamed && !whole_lines(out))) {
+      for (size_t q = 0; q < kClasses; ++q) {
+        store_class<kStreamed>(rows_, c + q, before.n, out + ptrdiff_t(q) * stride);
+      }
+      return rows_.template exps_of<kClasses>(c, 0, now.n);
+    }
+    const T* e = rows_.exps(c);
+    const size_t n = now.n, width = rows_.width();
+    for (size_t i = 0; i < n; i += kLine<T>) {
+      for (size_t v = i; v < i + kLine<T>; v += kLanes<T>) {
+        const auto finish = rows_.finisher(v);
+        for (size_t q = 0; q < kClasses; ++q) {
+          put<kStreamed>(out + ptrdiff_t(q) * stride + v, finish(load(e + q * width + v)));
+        }
+      }
+      rows_.template exps_of<kClasses>(c, i, kLine<T>);
+    }
+  }
+
+  bool whole_lines(const T* out) const {
+    return (reinterpret_cast<uintptr_t>(out) % kLineBytes |
+            size_t(b_.gradient_class_stride) % kLine<T>) == 0;
+  }
+
+  template <size_t kClasses>
+  XENTROPY_INLINE_MEMBER void prefetch(size_t c, Span now) const {
+    size_t ahead = c + kColumnsAhead / sizeof(T) / length_;
+    const T* x = b_.logits + now.begin + ahead / t_.classes * length_;
+    ahead %= t_.classes;
+    for (size_t q = 0; q < kClasses; ++q) {
+      const T* line = x + ptrdiff_t(ahead) * b_.logits_class_stride;
+      for (size_t i = 0; i < now.n; i += kLine<T>) prefetch_far(line + i);
+      if (++ahead == t_.classes) {
+        ahead = 0;
+        x += length_;
+      }
+    }
+  }
+
+  const Terms& t_;
+  const Block<T>& b_;
+  size_t length_ = 0;
+  Rows rows_;
+};
+
+template <class T, bool kScaled, bool kSmooth>
+void columns_stored(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+  using WithGradient = ColumnRows<T, kScaled, kSmooth, true>;
+  if (b.gradient == nullptr) {
+    ColumnPipeline<false, T, ColumnRows<T, kScaled, kSmooth, false>>(t, b, scratch).run();
+  } else if (streamed) {
+    ColumnPipeline<true, T, WithGradient>(t, b, scratch).run();
+    stream_fence();
+  } else {
+    ColumnPipeline<false, T, WithGradient>(t, b, scratch).run();
+  }
+}
+
+template <class T>
+void columns(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+  const bool scaled = t.logit_scale != 1, smooth = t.label_smoothing != 0;
+  if (scaled && smooth) return columns_stored<T, true, true>(t, b, scratch, streamed);
+  if (scaled) return columns_stored<T, true, false>(t, b, scratch, streamed);
+  if (smooth) return columns_stored<T, false, true>(t, b, scratch, streamed);
+  return columns_stored<T, false, false>(t, b, scratch, streamed);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

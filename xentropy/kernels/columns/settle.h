@@ -1,0 +1,144 @@
+// The rows of a segment of columns on their way from sums to losses and factors, by
+// settle_lanes.h; and how exps are added up where a lane is a row.
+//
+// Left to settle.h, and marked, are also rows whose target's exp may have lost bits.
+#pragma once
+#include "common/settle_lanes.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Many rows on their way from sums to gradient. Those that do not count have class_weight 0
+// and e_target 1.
+template <class T, size_t kRows>
+struct LaneRows {
+  alignas(kLineBytes) double others[kRows];
+  alignas(kLineBytes) double others_lost[kRows];  // of float64 alone
+  alignas(kLineBytes) double differences[kRows];  // sum of kSmall (logit - origin)
+  alignas(kLineBytes) double e_target[kRows];
+  alignas(kLineBytes) double x_target[kRows];  // logits; only where `far`
+  alignas(kLineBytes) double origin[kRows];
+  alignas(kLineBytes) double class_weight[kRows];
+  alignas(kLineBytes) double repeat[kRows];
+  alignas(kLineBytes) double upstream[kRows];
+  // what comes of them
+  alignas(kLineBytes) double loss[kRows];
+  alignas(kLineBytes) T factor[kRows];  // Finish<T>, and e at the target
+  alignas(kLineBytes) T rest[kRows];
+  alignas(kLineBytes) T bias[kRows];
+  alignas(kLineBytes) T at_target[kRows];
+  alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
+  alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
+
+  // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
+  XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
+    const VD sum = load(others + i), total = sum + load(e_target + i);
+    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) & ~has_tiny<T>(sum) &
+           (load(origin + i) != -INFINITY);
+  }
+  bool is_in_range(size_t i) const {
+    const double total = others[i] + e_target[i];
+    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && !has_tiny<T>(others[i]) &&
+           origin[i] != -INFINITY;
+  }
+};
+
+// Adds the exps of some classes (or other terms) to the float64 sums of as many rows as a vector
+// has lanes. An exp meets two roundings at most on its way there; of float64, whose exp without
+// fma is off by 1.05 ulp, one.
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) {
+  VF all = v[0];
+  if constexpr (kClasses == 4) all = (v[0] + v[1]) + (v[2] + v[3]);
+  double* upper = sum + kLanes<double>;
+  store(sum, load(sum) + widen_lower(all));
+  store(upper, load(upper) + widen_upper(all));
+}
+template <size_t kClasses>
+XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* lost) {
+  LaneTotal<double> total = {load(sum), load(lost)};
+  for (size_t q = 0; q + 1 < kClasses; q += 2) total.add(v[q] + v[q + 1]);
+  if (kClasses == 1) total.add(v[0]);
+  store(sum, total.lanes);
+  store(lost, total.lost);
+}
+
+// A vector of T as float64.
+XENTROPY_INLINE void store_wide(double* p, VD v) { store(p, v); }
+XENTROPY_INLINE void store_wide(double* p, VF v) {
+  store(p, widen_lower(v));
+  store(p + kLanes<double>, widen_upper(v));
+}
+
+// Does the loss need the distances between logits?
+static inline bool is_far(const Terms& t) { return t.label_smoothing != 0 || t.z_loss != 0; }
+
+// Columns do with the rest of a float32 factor what groups do without: their exps meet a rounding
+// more in sums.
+template <class T, size_t kRows>
+XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, LaneRows<T, kRows>& rows, size_t i) {
+  const VD factor = rounded<T>(f.factor);
+  store_narrow(rows.factor + i, factor);
+  store_narrow(rows.rest + i, f.rest + (f.factor - factor));
+  store_narrow(rows.bias + i, f.bias);
+  store_narrow(rows.at_target + i, f.at_target);
+}
+
+// The rows i .. i + kLanes<double>; of which all is settled and finished. A loss of nan is not.
+template <Differ kDiffer, bool kGradient, class T, size_t kRows>
+XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows,
+                                                 size_t i) {
+  const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
+  const VD lost = sizeof(T) == 8 ? load(rows.others_lost + i) : VD{};
+  const LaneQuotients sums = quotients(others, lost, e_target);
+  const VD nll = log1p_lanes<T>(sums.odds);
+  VD origin = {}, above = nll, differences = {}, class_weight = splat(1.0), repeat = class_weight;
+  VD upstream = splat(rows.upstream[0]);
+  if (kDiffer == Differ::kAll) {
+    if (is_far(t)) {
+      origin = load(rows.origin + i) * t.logit_scale;
+      above = nll + (load(rows.x_target + i) - load(rows.origin + i)) * t.logit_scale;
+      differences = load(rows.differences + i) / kSmall * t.logit_scale;
+    }
+    class_weight = load(rows.class_weight + i);
+    repeat = load(rows.repeat + i);
+    upstream = load(rows.upstream + i);
+  }
+  const SettledOf<VD> r = settle<VD>(t, class_weight, repeat, upstream, {nll, above}, others,
+                                     e_target, origin, differences);
+  store(rows.loss + i, r.loss);
+  const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (sums.odds <= 0x1p1000);
+  __builtin_memcpy(rows.settled + i, &settled, sizeof settled);
+  if (!kGradient) return settled & (r.loss == r.loss);
+  LaneFinish<T> f = finish_lanes<T>(t, r, sums);
+  f.at_target = f.factor == 0 ? VD{} : f.at_target;
+  store_finish(f, rows, i);
+  const IntVec<double> finished = f.fine & settled;
+  __builtin_memcpy(rows.finished + i, &finished, sizeof finished);
+  return finished & (r.loss == r.loss);
+}
+
+// The first n rows; false if one of them is left to settle.h. `differ`: in more than logits and
+// targets.
+template <bool kGradient, class T, size_t kRows>
+bool settle_segment(const Terms& t, bool differ, LaneRows<T, kRows>& rows, size_t n) {
+  Terms plain = t;
+  plain.label_smoothing = plain.z_loss = 0;
+  IntVec<double> fine = ~IntVec<double>{};
+  const auto settle_all = [&](const Terms& terms, auto kind) XENTROPY_INLINE_LAMBDA {
+    for (size_t i = 0; i < n; i += kLanes<double>) {
+      fine &= settle_and_finish<kind.value, kGradient>(terms, rows, i) & rows.in_range(i);
+    }
+  };
+  if (is_far(t)) {
+    settle_all(t, Differing<Differ::kAll>());
+  } else if (differ) {
+    settle_all(plain, Differing<Differ::kAll>());
+  } else {
+    settle_all(plain, Differing<Differ::kNothing>());
+  }
+  return !any(~fine);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,172 @@
+// From the sums of a row to its loss and gradient: all options fold into a few numbers.
+//
+// With x scaled, q_c the target masses, Q their sum, and unit = 1 / log(base):
+//
+//     loss = repeat * (unit * sum_c q_c (lse - x_c) + z lse^2)
+//     d loss / d logits_c = g * ((unit Q + 2 z lse) p_c - unit q_c)
+//
+// At the target, p_y may be 1 to the last bit. There (Q p - q) is written as
+// (Q - q) p - q (1 - p), with 1 - p = others / total: nothing cancels.
+#pragma once
+#include "common/log1p.h"
+#include "common/sums.h"
+#include "tier.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Numbers below are double, or a vector of them: as many rows at once.
+
+// mass * value with 0 * inf = 0, as in 0 log 0 = 0.
+template <class D>
+XENTROPY_INLINE D mass_times(D mass, D value) {
+  return ((mass == 0) & (value == value)) ? D{} : mass * value;
+}
+
+// Logarithms of a row.
+template <class D>
+struct LogsOf {
+  D negative_log_p;  // of the target
+  D above_origin;    // lse - origin
+};
+using RowLogs = LogsOf<double>;
+
+// Both go through log1p of the odds against the target, exact where it is almost certain,
+// unless the target's exp may have lost bits (or the odds overflow). The loss is then so
+// large that the difference of logarithms is exact enough.
+template <class T>
+XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
+  if (s.e_target >= Exp<T>::kSafe && s.others <= s.e_target * 0x1p1000) {
+    const double nll = log1p_of(s.others / s.e_target);
+    return {nll, nll + (s.target_distance - s.origin_distance)};
+  }
+  // No total is below 2^(kTop - 1).
+  const double log_total = log1p_of(2 * (s.total() * Exp<T>::kFromTop) - 1) - kLn2;
+  return {log_total - s.target_distance, log_total - s.origin_distance};
+}
+
+template <class S>
+XENTROPY_INLINE double repeat_of(const Block<S>& b, size_t r) {
+  return b.repeat ? b.repeat[r] : 1;
+}
+template <class S>
+XENTROPY_INLINE double upstream_of(const Block<S>& b, size_t r) {
+  return b.upstream ? b.upstream[r] * b.upstream_all : b.upstream_all;
+}
+
+// What a row contributes: its loss, and with g for upstream * repeat * scale / divisor
+//
+//     gradient_c = g * (mass * e_c / total - bias * q_c)
+//
+// where q_c is 1 for class indices; but at the target it is g * numerator / total.
+template <class D>
+struct SettledOf {
+  D loss, g, mass, numerator, bias;
+};
+using Settled = SettledOf<double>;
+
+// A row with a class index: mass (1 - smoothing) weight_y at y and smoothing / C everywhere.
+// Origin and differences as in RowSums.
+template <class D>
+XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D repeat, D upstream,
+                                    const LogsOf<D>& logs, D others, D e_target, D origin,
+                                    D differences) {
+  const double classes = double(t.classes);
+  const double uniform = t.label_smoothing != 0 ? t.label_smoothing / classes : 0;
+  const D hard = (1 - t.label_smoothing) * class_weight;
+  D loss = t.unit * mass_times(hard, logs.negative_log_p), shift = {};
+  if (t.label_smoothing != 0)
+    loss += t.unit * uniform * (classes * logs.above_origin - differences);
+  if (t.z_loss != 0) {
+    const D lse = origin + logs.above_origin;
+    loss += t.z_loss * lse * lse;
+    shift = 2 * t.z_loss * lse;
+  }
+  const D g = upstream * repeat * t.logit_scale;
+  const D at_target = t.unit * (hard + uniform);
+  const D rest = t.unit * uniform * (classes - 1) + shift;
+  return {repeat * loss, g, at_target + rest, rest * e_target - at_target * others,
+          D{} + t.unit * uniform};
+}
+template <class T>
+XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
+                               const RowSums& s) {
+  return settle<double>(t, class_weight, repeat, upstream, row_logs<T>(s), s.others, s.e_target,
+                        s.origin, s.differences);
+}
+
+// A row whose every class has mass: q_m at the most probable class m, which stands for the target,
+// q_others on all others, and distance = sum_c q_c (x_m - x_c), before logit_scale.
+template <class D>
+XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_others, D distance, D repeat,
+                                          D upstream, const LogsOf<D>& logs, D others, D e_m,
+                                          D origin) {
+  const D mass = q_others + q_m;
+  D loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale), shift = {};
+  if (t.z_loss != 0) {
+    const D lse = origin + logs.above_origin;
+    loss += t.z_loss * lse * lse;
+    shift = 2 * t.z_loss * lse;
+  }
+  const D rest = t.unit * q_others + shift;
+  return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
+          rest * e_m - t.unit * q_m * others, D{} + t.unit};
+}
+
+// How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what
+// rounding the factor lost.
+template <class T>
+struct Finish {
+  T factor, rest, bias;
+};
+
+// A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
+template <class T>
+constexpr double kAlmostNothing = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+
+// The gradient itself into the scratch row: for factors that are no normal numbers, up to
+// inf and nan, in whatever units the exps are.
+template <class T>
+Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t target, const T* q,
+                         T* e) {
+  const double g = r.g / t.divisor;
+  for (size_t c = 0; c < t.classes; ++c) {
+    e[c] = T((r.mass * (double(e[c]) / total) - r.bias * (q ? double(q[c]) : 1)) * g);
+  }
+  e[target] = T(r.numerator / total * g);
+  return {T(1), T(kAlmostNothing<T>), T(0)};
+}
+
+// Sets the exps below kLeast to 0.
+template <class T>
+void flush_row(T* e, size_t classes) {
+  for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kLeast ? T(0) : e[c];
+}
+
+// Puts the target's gradient into the scratch row, in the units of the others. q is null
+// (all 1), or the masses, with 0 at the target.
+template <class T>
+XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
+                                     size_t target, const T* q, T* e) {
+  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+  const auto normal = [](double v) {
+    return __builtin_fabs(v) >= kLeast && __builtin_fabs(v) <= 1 / kLeast;
+  };
+  const Sum total = s.exact_total();
+  const double below = total.value * t.divisor;
+  const double below_lost = __builtin_fma(total.value, t.divisor, -below) + total.lost * t.divisor;
+  const double on_p = r.g * r.mass, factor = double(T(on_p / below));
+  const double bias = r.bias != 0 ? r.g * r.bias / t.divisor : 0;
+  const double at_target = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
+  if (__builtin_fabs(factor) > Exp<T>::kMostFactor) flush_row(e, t.classes);
+  if (!normal(factor) || !(bias == 0 || normal(bias)) ||
+      !(__builtin_fabs(at_target) <= 1 / kLeast)) {
+    return finish_by_hand(t, r, total.value, target, q, e);
+  }
+  e[target] = T(at_target);
+  const double rest = (__builtin_fma(-factor, below, on_p) - factor * below_lost) / below;
+  return {T(factor), T(rest), T(bias)};
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,111 @@
+// settle.h and its finish_row for a vector of rows at a time, one row a float64 lane.
+//
+// Cost: two divisions of float64 lanes for float32, three for float64.
+//
+// Rows that need more care than a vector gives are not fine, and left to settle.h: a factor is no
+// normal number. Which those are, each row decides by its own numbers.
+#pragma once
+#include "simd/trees.h"
+#include "common/log1p.h"
+#include "common/settle.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// What rows may differ in, beside their logits and targets.
+enum class Differ { kNothing, kCounting, kAll };
+template <Differ kDiffer>
+struct Differing {
+  static constexpr Differ value = kDiffer;
+};
+
+template <class T>
+constexpr double kLeastFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+
+template <class T>
+struct LaneFinish {
+  VD factor, rest, bias, at_target;
+  IntVec<double> fine;
+};
+
+// The sums of rows, and what is divided by them.
+struct LaneQuotients {
+  VD others, lost, e_target;  // lost: of the others, in float64
+  VD odds, inverse;           // others / e_target, 1 / total
+};
+XENTROPY_INLINE LaneQuotients quotients(VD others, VD lost, VD e_target) {
+  return {others, lost, e_target, others / e_target, 1.0 / (others + e_target)};
+}
+
+// Factor and rest of finish_row, and whether they are fine.
+template <class T>
+XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQuotients& sums) {
+  LaneFinish<T> f = {};
+  if (sizeof(T) == 4) {
+    f.factor = on_p * (1 / t.divisor) * sums.inverse;  // roundings of float64 do not show
+  } else {
+    const LaneSums total = exact_sums(sums.others, sums.e_target);
+    const VD divisor = splat(t.divisor), below = total.value * divisor;
+    const VD below_lost =
+        product_error<double>(total.value, divisor, below) + (total.lost + sums.lost) * divisor;
+    f.factor = on_p / below;
+    const VD product = f.factor * below;
+    f.rest = ((on_p - product) - product_error<double>(f.factor, below, product) -
+              f.factor * below_lost) /
+             below;
+  }
+  const VD size = magnitude(f.factor);
+  f.fine = (size >= kLeastFactor<T>)&(size <= Exp<T>::kMostFactor);
+  return f;
+}
+
+// Gradients of 0.
+template <class T>
+XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
+  const VD zero = {};
+  f->factor = rows ? zero : f->factor;
+  f->rest = rows ? zero : f->rest;
+  f->bias = rows ? zero : f->bias;
+  f->at_target = rows ? zero : f->at_target;
+  f->fine |= rows;
+}
+
+// The rest of finish_row, where the target has a bias or not. Rows without weight or upstream
+// gradient are fine too: all of theirs is 0.
+template <class T>
+XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
+                                            bool target_biased, LaneFinish<T> f) {
+  constexpr double kLeast = kLeastFactor<T>;
+  const VD factor = f.factor;
+  f.factor = rounded<T>(factor);
+  if (sizeof(T) == 4) f.rest = factor - f.factor;
+  f.at_target = r.numerator / r.mass;
+  if (biased) {
+    const VD bias = r.g * r.bias;  // float32: a second rounding of float64 does not show
+    f.bias = sizeof(T) == 4 ? bias * (1 / t.divisor) : bias / t.divisor;
+    if (target_biased) f.at_target += f.bias / f.factor;
+    const VD of_bias = magnitude(f.bias);
+    f.fine &= (of_bias >= kLeast) & (of_bias <= 1 / kLeast);
+  }
+  f.fine &= magnitude(f.at_target) <= 1 / kLeast;
+  if (any(~f.fine)) {
+    leave_out((r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0), &f);
+  }
+  return f;
+}
+
+// As finish_row for class indices, whose bias is the same for every class.
+template <class T>
+XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r,
+                                           const LaneQuotients& sums) {
+  const VD on_p = r.g * r.mass;
+  LaneFinish<T> f = factor_lanes<T>(t, on_p, sums);
+  const bool biased = t.label_smoothing != 0;
+  if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
+  f.at_target = VD{} - sums.others;  // +0 where there are no others, as in settle.h
+  f.fine |= on_p == 0;
+  return f;
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,111 @@
+// Which kernel serves which call.
+#pragma once
+#include "driver/targets.h"
+
+namespace xentropy {
+
+// Has every class of a row target mass of its own?
+static inline bool is_dense(const CrossEntropyCall& c) {
+  return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
+}
+
+template <class S>
+static inline bool by_columns(const CrossEntropyCall& c) {
+  return !is_dense(c) && are_columns<S>(c.logits);
+}
+
+// The group kernel serves rows of up to so many classes. Measured on Zen 4, 4e6 elements, one
+// thread, loss and gradient, streamed, in 1e9 elements a second, groups / rows:
+//
+//     classes          128        200        320        400        512
+//     v4 float32     2.6/0.9    2.72/1.37  2.88/2.32  2.79/2.44  2.94/2.87
+//     v3 float32     1.61/0.82  2.33/0.98  2.32/1.38  2.32/1.51  2.28/1.74
+//     v4 float64     1.01/0.71  0.99/0.87  0.97/1.04  0.95/1.11  0.95/1.18
+//     v3 float64     0.78/0.50  0.79/0.58  0.77/0.68  0.76/0.71  0.76/0.73
+//
+// 16-bit rows, which go the way of float32, are read by the row kernel where they lie, and on their
+// way to groups widened first: v4 float16 with 400 classes 1.12/2.19.
+template <class T>
+constexpr size_t kGroupClasses = sizeof(T) == 4 ? 320 : 192;
+
+// For dense targets, of up to so many. Class probabilities, as above but on a busy machine:
+//
+//     classes           64         128        200        320        512        700
+//     v4 float32     0.91/0.32  0.96/0.45  0.91/0.65  0.99/0.67  0.85/0.73  0.89/0.74
+//     v3 float32     0.71/0.24  0.80/0.49  0.76/0.62  0.79/0.59  0.75/0.68  0.73/0.67
+//     v4 float64     0.36/0.19  0.37/0.29  0.38/0.30  0.37/0.33  0.37/0.37  0.34/0.43
+//     v3 float64     0.25/0.14  0.34/0.25  0.20/0.18  0.19/0.16  0.32/0.33  0.31/0.36
+//
+// Weights with label smoothing, at 512 float32: v4 1.19/1.17, v3 0.89/0.95.
+template <class T>
+constexpr size_t kDenseGroupClasses = sizeof(T) == 4 ? 512 : 256;
+
+template <class S>
+static inline bool by_groups(const CrossEntropyCall& c) {
+  typedef Arithmetic<S> T;
+  const size_t most = is_dense(c) ? kDenseGroupClasses<T> : kGroupClasses<T>;
+  return !by_columns<S>(c) && c.terms.classes <= most;
+}
+
+// The one place that chooses a kernel for elements that are stored as S.
+template <class S>
+static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
+  if constexpr (sizeof(S) == 2) {
+    return row_kernel(tier, S());
+  } else {
+    const Kernels<S>& k = kernels_of<S>(tier);
+    if (is_dense(c)) return by_groups<S>(c) ? k.dense_groups : k.dense;
+    if (by_columns<S>(c)) return k.columns;
+    return by_groups<S>(c) ? k.groups : k.rows;
+  }
+}
+
+// Are there 16-bit rows that the row kernel reads, and writes, where they lie? The bits are
+// those of the same rows widened first.
+template <class S>
+static inline bool direct_half(const CrossEntropyCall& c) {
+  return in_place_rows<S>(c.logits) && (!c.gradient.data || in_place_rows<S>(c.gradient)) &&
+         !is_dense(c) && !by_groups<S>(c) && !c.float64;
+}
+
+// Is every row next to the one before, class by class, so that a group kernel can read them?
+template <class S>
+static inline bool are_adjacent(const Layout& a) {
+  const size_t size = a.classes.size() * sizeof(S);
+  return in_place_rows<S>(a) && (a.rows.run() == 1 || a.rows.step() == ptrdiff_t(size));
+}
+
+// Can the kernel work on this array where it lies? All else passes through scratch, on its way to
+// the same kernel, so that it changes no bit.
+template <class S>
+static inline bool is_direct(const CrossEntropyCall& c, const Layout& a) {
+  if (!a.data) return true;
+  if (by_columns<S>(c)) return in_place_columns<S>(a);
+  return by_groups<S>(c) ? are_adjacent<S>(a) : in_place_rows<S>(a);
+}
+
+// visit(S()) with the type in which the kernel finds the logits.
+template <class Visit>
+static inline auto for_stored(const CrossEntropyCall& c, Visit visit) {
+  if (c.float64) return visit(double());
+  if (direct_half<F16>(c)) return visit(F16());
+  if (direct_half<BF16>(c)) return visit(BF16());
+  return visit(float());
+}
+
+// The softmax family: rows, long or short, whatever their layout.
+template <class T>
+static inline bool by_groups(const SoftmaxCall& c) {
+  return c.classes <= kGroupClasses<T>;
+}
+template <class T>
+static inline SoftmaxKernel<T> choose_kernel(const Tier& tier, const SoftmaxCall& c) {
+  const Kernels<T>& k = kernels_of<T>(tier);
+  return by_groups<T>(c) ? k.softmax_groups : k.softmax;
+}
+template <class T>
+static inline bool is_direct(const SoftmaxCall& c, const Layout& a) {
+  return by_groups<T>(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
+}
+
+}  // namespace xentropy

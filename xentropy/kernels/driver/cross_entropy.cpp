@@ -1,0 +1,176 @@
+// One call of cross entropy, chunk by chunk. Compiled once, for the oldest CPU: no arithmetic on
+// logits is here.
+#include "driver/choose.h"
+
+namespace xentropy {
+namespace {
+
+// The memory that one thread needs for its chunks, and how rows are cut into blocks.
+template <class S>
+struct Workspace {
+  typedef Arithmetic<S> T;
+  bool columns, logits_direct, gradient_direct, probabilities_direct;
+  size_t rows;           // of a block
+  size_t staged_stride;  // between the rows in scratch; by columns, between the classes
+  T *kernel, *probabilities;
+  S *logits, *gradient;
+  int64_t* labels;
+  double *repeat, *upstream, *loss;
+  size_t bytes;
+
+  Workspace(const CrossEntropyCall& c, char* scratch) {
+    columns = by_columns<S>(c);
+    logits_direct = is_direct<S>(c, c.logits);
+    gradient_direct = is_direct<S>(c, c.gradient);
+    probabilities_direct = is_direct<T>(c, c.probabilities);
+    const size_t C = c.terms.classes;
+    const bool direct = logits_direct && gradient_direct && probabilities_direct;
+    const bool any_scattered =
+        scattered(c.logits) || scattered(c.gradient) || scattered(c.probabilities);
+    rows = direct ? kBlockRows : columns ? staged_columns(C) : staged_rows(C, any_scattered);
+    rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
+    staged_stride = columns ? rows : C;
+    Arena arena(scratch);
+    kernel = arena.take<T>(kernel_scratch(c));
+    logits = logits_direct ? nullptr : arena.take<S>(rows * C);
+    gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
+    if (!gradient_direct) gradient = logits_direct ? arena.take<S>(rows * C) : logits;
+    probabilities = probabilities_direct ? nullptr : arena.take<T>(rows * C);
+    labels = arena.take<int64_t>(rows);
+    loss = arena.take<double>(rows);
+    repeat = c.repeat.data ? arena.take<double>(rows) : nullptr;
+    upstream = c.upstream.data ? arena.take<double>(rows) : nullptr;
+    bytes = arena.used();
+  }
+
+  static size_t kernel_scratch(const CrossEntropyCall& c) {
+    const size_t C = c.terms.classes;
+    if (by_columns<S>(c)) return column_scratch(C, sizeof(T), c.gradient.data);
+    if (by_groups<S>(c)) {
+      return is_dense(c) ? dense_group_scratch<T>(C) : group_scratch_elements<T>(C);
+    }
+    return scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0));
+  }
+
+  // How many rows from r on have one stride each in every array that is read directly.
+  size_t block_end(const CrossEntropyCall& c, size_t r, size_t end) const {
+    size_t n = smaller(rows, end - r);
+    const auto cut = [&](const Layout& a, bool direct) {
+      if (a.data && direct) n = smaller(n, run_left(a, r));
+    };
+    cut(c.logits, logits_direct);
+    cut(c.gradient, gradient_direct);
+    cut(c.probabilities, probabilities_direct);
+    return r + n;
+  }
+};
+
+// Where rows of a block are for the kernel: in the array, or gathered in scratch.
+template <class T>
+const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
+                 const int64_t* labels, T* scratch, ptrdiff_t* stride) {
+  if (direct) {
+    *stride = a.rows.step() / ptrdiff_t(sizeof(T));
+    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+  }
+  *stride = ptrdiff_t(a.classes.size());
+  if constexpr (sizeof(T) > 2) gather_counted(tier, a, row, n, labels, scratch);
+  return scratch;
+}
+
+// The same for the column kernel.
+template <class T>
+const T* columns_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
+                    size_t staged_stride, T* scratch, ptrdiff_t* class_stride) {
+  if (direct) {
+    *class_stride = a.classes.step() / ptrdiff_t(sizeof(T));
+    return reinterpret_cast<const T*>(a.data + a.rows.offset(row));
+  }
+  *class_stride = ptrdiff_t(staged_stride);
+  if constexpr (sizeof(T) > 2) gather_columns(tier, a, row, n, scratch, staged_stride);
+  return scratch;
+}
+
+// Where the gradient of a block goes: into the array, or into scratch first.
+template <class S>
+void locate_gradient(const CrossEntropyCall& c, const Workspace<S>& w, size_t row, Block<S>* b) {
+  if (w.gradient_direct) {
+    b->gradient_stride = c.gradient.rows.step() / ptrdiff_t(sizeof(S));
+    b->gradient_class_stride = c.gradient.classes.step() / ptrdiff_t(sizeof(S));
+    b->gradient = reinterpret_cast<S*>(c.gradient.data + c.gradient.rows.offset(row));
+  } else {
+    b->gradient_stride = b->gradient_class_stride = ptrdiff_t(w.staged_stride);
+    b->gradient = w.gradient;
+  }
+}
+
+template <class S>
+void scatter_gradient(const Tier& tier, const CrossEntropyCall& c, const Workspace<S>& w,
+                      size_t row, size_t n) {
+  if constexpr (sizeof(S) > 2) {
+    if (w.columns) {
+      scatter_columns(tier, w.gradient, w.staged_stride, c.gradient, row, n);
+    } else {
+      scatter_rows(tier, w.gradient, c.gradient, row, n);
+    }
+  }
+}
+
+// The rows [row, row + n) as the kernel is given them.
+template <class S>
+Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S>& w, size_t row,
+                  size_t n) {
+  Block<S> b = {};
+  b.rows = n;
+  b.labels = w.labels;
+  b.loss = w.loss;
+  b.weight = c.weight;
+  b.upstream_all = c.upstream_all;
+  if (w.repeat) b.repeat = numbers_of(c.repeat, row, n, w.repeat);
+  if (w.upstream) b.upstream = numbers_of(c.upstream, row, n, w.upstream);
+  read_labels(tier, c, row, n, b.repeat, w.labels);
+  if (w.columns) {
+    b.logits = columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride, w.logits,
+                          &b.logits_class_stride);
+  } else {
+    b.logits =
+        rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits, &b.logits_stride);
+  }
+  if (c.probabilities.data) {
+    b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n, w.labels,
+                              w.probabilities, &b.probabilities_stride);
+  }
+  if (c.gradient.data) locate_gradient(c, w, row, &b);
+  return b;
+}
+
+template <class S>
+double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
+                           char* scratch) {
+  const Workspace<S> w(c, scratch);
+  const CrossEntropyKernel<S> kernel = choose_kernel<S>(tier, c);
+  SumOverRows sum;
+  for (size_t row = begin, next; row < end; row = next) {
+    next = w.block_end(c, row, end);
+    const Block<S> b = block_of(tier, c, w, row, next - row);
+    kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
+    if (!w.gradient_direct) scatter_gradient(tier, c, w, row, b.rows);
+    sum.add(row, b.rows, w.loss);
+    store_losses(c, row, b.rows, w.loss);
+  }
+  return sum.total();
+}
+
+}  // namespace
+
+size_t scratch_bytes(const CrossEntropyCall& c) {
+  return for_stored(c, [&](auto s) { return Workspace<decltype(s)>(c, nullptr).bytes; });
+}
+
+double run_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
+                 char* scratch) {
+  return for_stored(
+      c, [&](auto s) { return cross_entropy_chunk<decltype(s)>(tier, c, begin, end, scratch); });
+}
+
+}  // namespace xentropy

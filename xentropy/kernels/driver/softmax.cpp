@@ -1,0 +1,106 @@
+// One call of the softmax family, chunk by chunk.
+#include <math.h>
+
+#include "driver/choose.h"
+
+namespace xentropy {
+namespace {
+
+template <class T>
+struct SoftmaxWorkspace {
+  bool x_direct, out_direct;
+  size_t rows;  // of a block
+  T *kernel, *block;
+  double* value;
+  size_t bytes;
+
+  SoftmaxWorkspace(const SoftmaxCall& c, char* scratch) {
+    const size_t C = c.classes;
+    x_direct = is_direct<T>(c, c.x);
+    out_direct = !c.out.data || is_direct<T>(c, c.out);
+    rows = x_direct && out_direct ? kBlockRows : staged_rows(C, scattered(c.x) || scattered(c.out));
+    rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
+    const bool pipelined = c.what == Result::kSoftmax && rows > 1;
+    Arena arena(scratch);
+    kernel = arena.take<T>(by_groups<T>(c) ? group_scratch_elements<T>(C)
+                                           : scratch_elements(C, pipelined ? 1 : 0));
+    block = x_direct && out_direct ? nullptr : arena.take<T>(rows * C);
+    value = arena.take<double>(c.values ? rows : 0);
+    bytes = arena.used();
+  }
+
+  // The end of the block at r: rows with one stride each in the arrays that are read directly.
+  size_t block_end(const SoftmaxCall& c, size_t r, size_t end) const {
+    size_t n = smaller(rows, end - r);
+    if (x_direct) n = smaller(n, run_left(c.x, r));
+    if (c.out.data && out_direct) n = smaller(n, run_left(c.out, r));
+    return r + n;
+  }
+};
+
+// -sum_c t_c log t_c of probabilities, with 0 log 0 = 0. One library logarithm an element.
+template <class T>
+double target_entropy(const T* t, size_t classes) {
+  double sum = 0;
+  for (size_t c = 0; c < classes; ++c) {
+    if (t[c] != 0) sum -= double(t[c]) * log(double(t[c]));
+  }
+  return sum;
+}
+
+// The rows [row, row + n) as the kernel is given them.
+template <class T>
+SoftmaxBlock<T> block_of(const Tier& tier, const SoftmaxCall& c, const SoftmaxWorkspace<T>& w,
+                         size_t row, size_t n) {
+  const ptrdiff_t staged = ptrdiff_t(c.classes);
+  SoftmaxBlock<T> b = {c.what, n, c.classes, w.block, staged, nullptr, staged, w.value};
+  if (w.x_direct) {
+    b.x = reinterpret_cast<const T*>(c.x.data + c.x.rows.offset(row));
+    b.x_stride = c.x.rows.step() / ptrdiff_t(sizeof(T));
+  } else {
+    gather_rows(tier, c.x, row, n, w.block);
+  }
+  if (c.out.data && w.out_direct) {
+    b.out = reinterpret_cast<T*>(c.out.data + c.out.rows.offset(row));
+    b.out_stride = c.out.rows.step() / ptrdiff_t(sizeof(T));
+  } else if (c.out.data) {
+    b.out = w.block;
+  }
+  return b;
+}
+
+template <class T>
+void softmax_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t end,
+                   char* scratch) {
+  const SoftmaxWorkspace<T> w(c, scratch);
+  const SoftmaxKernel<T> kernel = choose_kernel<T>(tier, c);
+  for (size_t row = begin, next; row < end; row = next) {
+    next = w.block_end(c, row, end);
+    const SoftmaxBlock<T> b = block_of(tier, c, w, row, next - row);
+    if (c.what == Result::kTargetEntropy) {
+      for (size_t i = 0; i < b.rows; ++i) {
+        b.value[i] = target_entropy(b.x + ptrdiff_t(i) * b.x_stride, c.classes);
+      }
+    } else {
+      kernel(b, w.kernel, c.streamed && w.out_direct);
+    }
+    for (size_t i = 0; c.values && i < b.rows; ++i) {
+      static_cast<T*>(c.values)[row + i] = T(b.value[i] * c.unit);
+    }
+    if (c.out.data && !w.out_direct) scatter_rows(tier, w.block, c.out, row, b.rows);
+  }
+}
+
+}  // namespace
+
+size_t scratch_bytes(const SoftmaxCall& c) {
+  return c.float64 ? SoftmaxWorkspace<double>(c, nullptr).bytes
+                   : SoftmaxWorkspace<float>(c, nullptr).bytes;
+}
+
+void run_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t end, char* scratch) {
+  return c.float64 ? softmax_chunk<double>(tier, c, begin, end, scratch)
+                   : softmax_chunk<float>(tier, c, begin, end, scratch);
+}
+
+}  // namespace xentropy

@@ -1,0 +1,56 @@
+// The labels of a call as kernels want them, and what becomes of the losses: sums over rows, whose
+// order nothing changes, and an array.
+#pragma once
+#include "driver/staging.h"
+
+namespace xentropy {
+
+static inline LabelRule label_rule(const CrossEntropyCall& c) {
+  return {c.terms.classes - 1, c.ignore_bits, c.ignores};
+}
+
+// Labels of a block for the kernel.
+static inline void read_labels(const Tier& tier, const CrossEntropyCall& c, size_t row, size_t n,
+                               const double* repeat, int64_t* labels) {
+  if (c.labels.data) {
+    tier.mark_labels(label_rule(c), labels_of(c.labels, row, n, labels), n, labels);
+  } else {
+    for (size_t i = 0; i < n; ++i) labels[i] = 0;
+  }
+  for (size_t i = 0; repeat && i < n; ++i) {
+    labels[i] = repeat[i] == 0 ? kIgnored : labels[i];
+  }
+}
+
+// What is added over rows is added in lanes by the number of the row, because a chain of additions
+// would take longer than the group kernel does. Blocks change nothing.
+struct SumOverRows {
+  static constexpr size_t kCount = 8;
+  double lane[kCount] = {};
+
+  void add(size_t row, size_t n, const double* value) {
+    size_t i = 0;
+    for (; i < n && (row + i) % kCount != 0; ++i) lane[(row + i) % kCount] += value[i];
+    for (; i + kCount <= n; i += kCount) {
+      for (size_t j = 0; j < kCount; ++j) lane[j] += value[i + j];
+    }
+    for (size_t j = 0; i < n; ++i, ++j) lane[j] += value[i];
+  }
+  double total() const {
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
+           ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+  }
+};
+
+static inline void store_losses(const CrossEntropyCall& c, size_t row, size_t n,
+                                const double* loss) {
+  if (!c.row_loss) return;
+  if (c.row_loss_float64) {
+    __builtin_memcpy(static_cast<double*>(c.row_loss) + row, loss, n * sizeof(double));
+  } else {
+    float* to = static_cast<float*>(c.row_loss) + row;
+    for (size_t i = 0; i < n; ++i) to[i] = float(loss[i]);
+  }
+}
+
+}  // namespace xentropy

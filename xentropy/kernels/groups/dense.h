@@ -1,0 +1,277 @@
+// The group kernel for dense targets: short rows, adjacent in memory, whose every class has target
+// mass (dense.h has the formulas). The probabilities are adjacent rows as well.
+//
+// Cost: that of the group kernel, two more sums of rows, and a look for the most probable class of
+// each. Simple loops again, over a group in the L1 cache:
+//
+//   1. peaks: the maximum of every row, and from it the row's k;
+//   2. exp of all elements;
+//   3. masses q, of the probabilities or of the labels; products q_c (peak - x_c);
+//   4. take exp and mass of the most probable class m out, row by row;
+//   5. sums of the rows: of exps, masses and products. No term is negative: nothing cancels;
+//   6. settle: losses and factors, in vectors of rows;
+//   7. rows out of range one by one, by dense_row;
+//   8. put the gradients of m in, scale, and write whole cache lines.
+#pragma once
+#include "rows/dense.h"
+#include "groups/labels.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+template <class T>
+struct DenseScratch : GroupScratch<T> {
+  T *probabilities, *products;
+  T *base, *labelled;  // masses of classes that are not the label, and of the label
+  double* weight;      // of every class
+  double *of_peak, *of_others, *distance, *lost;  // masses; sum of products; not needed
+
+  DenseScratch(const Terms& t, const Block<T>& b, T* scratch)
+      : GroupScratch<T>(t.classes, scratch) {
+    const size_t C = t.classes, rows = group_rows(C), elements = rows * C + kGroupPadding;
+    Pieces& p = this->p;
+    T** const arrays[] = {&probabilities, &products, &this->g.masses};
+    for (T** array : arrays) *array = p.take<T>(elements);
+    base = p.take<T>(C);
+    labelled = p.take<T>(C);
+    weight = p.take<double>(C + kLanes<double>);
+    double** const sums[] = {&of_peak, &of_others, &distance, &lost};
+    for (double** array : sums) *array = p.take<double>(rows);
+    for (size_t c = 0; c < C + kLanes<double>; ++c) weight[c] = b.weight && c < C ? b.weight[c] : 1;
+  }
+};
+
+// Labels: the masses of a group are the same for every row but at the label.
+template <class T>
+void spread_base(const Terms& t, const Block<T>& b, const DenseScratch<T>& s) {
+  const size_t C = t.classes, capacity = group_rows(C);
+  make_masses(t, s.weight, static_cast<const T*>(nullptr), s.base);
+  for (size_t c = 0; c < C; ++c) s.labelled[c] = T(label_mass(t, s.weight[c]));
+  for (size_t q = 0; q < capacity && q < b.rows + kPack; ++q) {
+    __builtin_memcpy(s.g.masses + q * C, s.base, C * sizeof(T));
+  }
+}
+
+template <class T>
+void mark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>& s) {
+  for (size_t q = 0; q < s.g.rows; ++q) {
+    if (labels[q] != kIgnored) s.g.masses[q * classes + size_t(labels[q])] = s.labelled[labels[q]];
+  }
+}
+
+// Back to the base, where labels and most probable classes have been.
+template <class T>
+void unmark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>& s) {
+  T* masses = s.g.masses;
+  for (size_t q = 0; q < s.g.rows; ++q) {
+    const size_t begin = q * classes, place = s.g.place[q];
+    masses[place] = s.base[place - begin];
+    if (labels[q] != kIgnored) masses[begin + size_t(labels[q])] = s.base[labels[q]];
+  }
+}
+
+// As make_masses, row by row in vectors, each of which may run over into the row after.
+template <class T>
+void make_masses_of_rows(const Terms& t, const T* p, const DenseScratch<T>& s) {
+  const size_t C = t.classes, rows = s.g.padded;
+  const double *weight = s.weight, uniform = t.label_smoothing / double(C);
+  const double hard = 1 - t.label_smoothing;
+  T* masses = s.g.masses;
+  for (size_t q = 0; q < rows; ++q, p += C, masses += C) {
+    for (size_t c = 0; c < C; c += kLanes<double>) {
+      store_narrow(masses + c, load(weight + c) * (hard * load_wide(p + c) + uniform));
+    }
+  }
+}
+
+// Products kSmall * q_c (peak - x_c), with 0 * inf = 0. `masses` are those of the group, or to be
+// copied there. `next` is what the next group will read of them.
+template <bool kCopy, class T>
+void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
+                   const DenseScratch<T>& s) {
+  constexpr size_t L = kLanes<T>;
+  const GroupRows<T> g = s.g;
+  const T* index = s.index;
+  T* products = s.products;
+  const Vec<T> small = splat(T(kSmall)), zero = {};
+  for (size_t q = 0; q < g.padded; q += L) {
+    const Vec<T> tops = load(s.g.peak + q) * small;
+    const size_t begin = q * classes;
+    for (size_t i = 0; i < L * classes; i += L) {
+      if (kCopy && i % kLine<T> == 0) {
+        prefetch_far(next + begin + i + (4 << 10) / sizeof(T));
+        prefetch_near(next + begin + i);
+      }
+      const Vec<T> m = load(masses + begin + i), top = permute(tops, (IntVec<T>)load(index + i));
+      if (kCopy) store(g.masses + begin + i, m);
+      const Vec<T> v = m * fma(load(x + begin + i), -small, top);
+      store(products + begin + i, m == zero ? zero : v);
+    }
+  }
+}
+
+// Step 3 for probabilities p, or for labels (null).
+template <class T>
+void mass_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* p,
+                const DenseScratch<T>& s) {
+  const T* masses = s.g.masses;
+  if (!p) {
+    mark_labels(b.labels + first, t.classes, s);
+  } else if (!b.weight && t.label_smoothing == 0) {
+    const T* next = b.probabilities + (first + s.g.rows) * t.classes;
+    return multiply_rows<true>(x, p, next, t.classes, s);
+  } else {
+    make_masses_of_rows(t, p, s);
+  }
+  multiply_rows<false>(x, masses, masses, t.classes, s);
+}
+
+// Step 4.
+template <class T>
+void take_peaks(const T* x, const RowShape<T>& row, const DenseScratch<T>& scratch) {
+  const GroupRows<T> g = scratch.g;
+  double* of_peak = scratch.of_peak;
+  with_small(row.vectors, [=](auto vectors) {
+    RowShape<T> shape = row;
+    if (vectors.value >= 0) shape.vectors = size_t(vectors.value);
+    for (size_t q = 0; q < g.rows; ++q) {
+      const size_t place = peak_place(x, q, shape, g.peak[q]);
+      g.place[q] = uint32_t(place);
+      take_exp(q, place, g);
+      of_peak[q] = double(g.masses[place]);
+      g.masses[place] = 0;
+    }
+  });
+}
+
+// Step 6 for a vector of rows.
+template <class T>
+XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>& b, size_t first,
+                                                  size_t q, const DenseScratch<T>& s) {
+  constexpr IntVec<double> kFine = {};
+  const GroupRows<T>& g = s.g;
+  const size_t n = g.rows - q, r = first + q;
+  const VD others = load(g.others + q), e_m = load_wide(g.e_target + q);
+  const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
+  const LaneQuotients sums = quotients(others, lost, e_m);
+  const VD nll = log1p_lanes<T>(sums.odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
+  const VD repeat = b.repeat ? load_rows(b.repeat + r, n) : splat(1.0);
+  VD upstream = splat(b.upstream_all);
+  if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
+  const VD of_peak = load(s.of_peak + q), of_others = load(s.of_others + q),
+           mass = of_peak + of_others;
+  const SettledOf<VD> settled =
+      settle_dense<VD>(t, of_peak, of_others, load(s.distance + q) * (1 / kSmall), repeat, upstream,
+                       {nll, nll}, others, e_m, origin);
+  store_losses(b.loss + r, settled.loss, n);
+  // Products of an infinite mass with 0 are nan here, 0 in dense.h.
+  const IntVec<double> good = in_range<T>(others, others + e_m, sums.odds) & (mass - mass == 0);
+  const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
+  if (b.gradient == nullptr) return verdict;
+  const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);
+  const LaneFinish<T> f = finish_target<T>(t, settled, true, false, factor);
+  store_finish(f, true, q, g);
+  return verdict | (f.fine ? kFine : kFine + kGradientByHand);
+}
+
+// Step 6; returns whether every row is settled.
+template <class T>
+bool settle_dense_rows(const Terms& t, const Block<T>& b, size_t first, const DenseScratch<T>& s) {
+  IntVec<double> open = {};
+  for (size_t q = 0; q < s.g.rows; q += kLanes<double>) {
+    const IntVec<double> verdict = settle_dense_lanes(t, b, first, q, s);
+    store(reinterpret_cast<double*>(s.g.verdict + q), (VD)verdict);
+    open |= verdict;
+  }
+  return !any(open != kSettled);
+}
+
+// Step 7 for row q, and rows that do not count.
+template <class T>
+void settle_dense_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
+                          const DenseScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  const size_t C = t.classes, r = first + q, begin = q * C, place = g.place[q];
+  g.factor[q] = g.rest[q] = g.bias[q] = g.at_target[q] = 0;
+  if (b.labels[r] == kIgnored) {
+    b.loss[r] = 0;
+    return;
+  }
+  T* e = b.gradient ? s.row : nullptr;
+  double loss;
+  Block<T> one = b;
+  one.logits = x + begin;
+  one.gradient = e;
+  one.loss = &loss;
+  one.repeat = b.repeat ? b.repeat + r : nullptr;
+  one.upstream = b.upstream ? b.upstream + r : nullptr;
+  g.masses[place] = T(s.of_peak[q]);
+  dense_row<T>(t, one, 0, g.masses + begin, e, s.chunk, false);
+  if (g.verdict[q] == kRowByHand) b.loss[r] = loss;
+  if (!e) return;
+  __builtin_memcpy(g.exps + begin, e, C * sizeof(T));
+  g.at_target[q] = g.exps[place];
+  g.factor[q] = 1;
+  g.rest[q] = T(kAlmostNothing<T>);
+}
+
+// Steps 1 to 7; p: as in mass_group.
+template <class T>
+void settle_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, const T* p,
+                        const RowShape<T>& shape, const DenseScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  peak_rows(at.x, g.padded, shape, t.logit_scale, g.anchor, s.g.peak);
+  if (t.logit_scale != 1) {
+    exp_rows<T, true>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
+  } else {
+    exp_rows<T, false>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
+  }
+  mass_group(t, b, at.first, at.x, p, s);
+  take_peaks(at.x, shape, s);
+  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
+  sum_rows<false>(g.masses, g.padded, shape, s.of_others, s.lost);
+  sum_rows<false>(s.products, g.padded, shape, s.distance, s.lost);
+  const bool all_settled = settle_dense_rows(t, b, at.first, s);
+  for (size_t q = 0; !(g.all_count && all_settled) && q < g.rows; ++q) {
+    if (g.verdict[q] != kSettled || b.labels[at.first + q] == kIgnored) {
+      settle_dense_by_hand(t, b, at.first, q, at.x, s);
+    }
+  }
+}
+
+template <class T, class Stores>
+void run_dense_groups(const Terms& t, const Block<T>& b, T* scratch) {
+  const size_t C = t.classes;
+  DenseScratch<T> s(t, b, scratch);
+  GroupRows<T>& g = s.g;
+  const RowShape<T> shape(C);
+  index_rows(C, s.index);
+  if (!b.probabilities) spread_base(t, b, s);
+  Stores stores(b.gradient);
+  for_groups(b, C, g, s.copy, [&](const Group<T>& at) {
+    const T* p = b.probabilities ? b.probabilities + at.first * C : nullptr;
+    if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
+    settle_dense_group(t, b, at, p, shape, s);
+    if (b.gradient) {
+      for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
+      stores.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+        scale_rows<Bias::kByMass>(g, C, s.index, to);
+      });
+    }
+    if (!p) unmark_labels(b.labels + at.first, C, s);
+  });
+  stores.flush();
+}
+
+template <class T>
+void dense_groups(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+  if (streamed && b.gradient) {
+    run_dense_groups<T, StreamedGroups<T>>(t, b, scratch);
+    stream_fence();
+  } else {
+    run_dense_groups<T, RegularGroups<T>>(t, b, scratch);
+  }
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

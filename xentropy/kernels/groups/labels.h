@@ -1,0 +1,291 @@
+// The group kernel: short rows that are adjacent in memory, class indices.
+//
+// Cost: as the row kernel, each logit read and each gradient written once. About 1024
+// elements (a multiple of 16 rows) stay in the L1 cache while simple loops pass over them;
+// no pass reads soon what it wrote in other widths, which would stall:
+//
+//   1. k, guessed from the first logits of the block, for all of its rows (group_shared.h);
+//   2. exp of all elements, in whole vectors;
+//   3. take the targets' exps out, one by one;
+//   4. others: the sums of the rows, by a tree of shuffles in float64, and what is divided by them;
+//   5. settle: losses and factors, in vectors of rows; put the targets' gradients in;
+//   6. if k does not suit a row, this group and those after it take a k for each row: its maximum
+//      is found by a tree as well, and k comes to each element by a permutation. What is out of
+//      every range (|x| huge, inf, nan, a loss beyond the exponents) is done one by one;
+//   7. scale, and write whole cache lines.
+//
+// A power of two changes no bit, and the arithmetic is that of a lane: no row depends on its
+// neighbours. Where a whole line may not be read, at the end of a batch and beside
+// rows that do not count, a group runs on a copy filled up with zeros.
+#pragma once
+#include "groups/scratch.h"
+#include "groups/writers.h"
+#include "groups/tiny.h"
+#include "common/peak.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Of what the next group will read: 4 KB ahead into L2, and into L1 what comes next.
+template <class T>
+XENTROPY_INLINE void prefetch_group(const T* next) {
+  prefetch_far(next + (4 << 10) / sizeof(T));
+  prefetch_near(next);
+}
+
+// With a k for each row. `next` is what the next group will read.
+template <class T, bool kScaled>
+void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
+              const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  constexpr size_t L = kLanes<T>;
+  const AnchoredExp<T, kScaled> exp(logit_scale);
+  for (size_t q = 0; q < g.padded; q += L) {
+    const Vec<T> anchors = load(g.anchor + q);
+    const size_t begin = q * classes;
+    for (size_t i = 0; i < L * classes; i += L) {
+      if (i % kLine<T> == 0) prefetch_group(next + begin + i);
+      const Vec<T> anchor = permute(anchors, (IntVec<T>)load(index + i));
+      store(g.exps + begin + i, exp(load(x + begin + i), anchor));
+    }
+  }
+}
+
+// Steps 2 and 3 with one k for all rows. The targets of a pack of rows are taken while the exps of
+// the next are computed: loads and stores beside arithmetic, and of what has reached the cache.
+template <class T, bool kScaled>
+void exp_group(const T* x, const int64_t* labels, size_t classes,
+               const DirectExp<T, kScaled>& exp_of, const T* next, const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  const DirectExp<T, kScaled> exp = exp_of;  // a copy: no store can change it
+  for (size_t q = 0; q < g.padded; q += kPack) {
+    for (size_t i = q * classes; i < (q + kPack) * classes; i += kLine<T>) {
+      prefetch_group(next + i);
+      for (size_t v = i; v < i + kLine<T>; v += kLanes<T>) store(g.exps + v, exp(load(x + v)));
+    }
+    if (q > 0) take_targets(labels, classes, q - kPack, q, g);
+  }
+  take_targets(labels, classes, g.padded - kPack, g.rows, g);
+  clear_left_out(labels, classes, g);
+}
+
+// Step 4, and the divisions of step 5: a divider works beside the shuffles of a tree.
+template <class T>
+void sum_others(const RowShape<T>& shape, const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  for_sums<false>(g.exps, g.padded, shape, [&](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
+    store_quotients(q, s.value, s.lost, g);
+  });
+}
+
+// Step 4, with what label smoothing needs: the sum of x_c - x_target.
+template <class T>
+void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRows<T>& g) {
+  sum_rows<true>(x, g.padded, shape, g.differences, g.differences_lost);
+  const VD classes = splat(double(shape.classes));
+  for (size_t q = 0; q < g.padded; q += kLanes<double>) {
+    const VD target = load(g.target + q), all = classes * target;
+    VD difference = load(g.differences + q) - all;
+    if (sizeof(T) == 8) {
+      difference += load(g.differences_lost + q) - product_error<double>(classes, target, all);
+    }
+    store(g.differences + q, difference);
+  }
+}
+
+// Step 6 for row q.
+template <class T>
+void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
+                    const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  const size_t C = t.classes, r = first + q;
+  T* e = b.gradient ? s.row : nullptr;
+  const T *row = x + q * C, peak = max_of(row, C);
+  const size_t y = size_t(b.labels[r]);
+  const RowSums sums = t.label_smoothing != 0
+                           ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
+                           : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
+  const double class_weight = b.weight ? b.weight[y] : 1;
+  const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
+  if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
+  if (!e) return;
+  const Finish<T> f = finish_row<T>(t, settled, sums, y, nullptr, e);
+  g.at_target[q] = e[y];
+  g.factor[q] = f.factor;
+  g.rest[q] = f.rest;
+  g.bias[q] = f.bias;
+  for (size_t c = 0; c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
+}
+
+// Steps 1 to 4 with a k for each row.
+template <bool kScaled, class T>
+void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                 const RowShape<T>& shape, const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  if (is_tiny(t.classes)) {
+    for (size_t q = 0; q < g.rows; ++q) g.label[q] = T(b.labels[first + q]);
+    for (size_t q = g.rows; q < g.padded; ++q) g.label[q] = 0;
+    with_classes(t.classes, [&](auto classes) {
+      tiny_exps<classes.value, kScaled>(x, t.logit_scale, next, g);
+    });
+    for (size_t q = 0; q < g.padded; q += kLanes<double>) {
+      store_quotients(q, load(g.others + q), sizeof(T) == 8 ? load(g.others_lost + q) : VD{}, g);
+    }
+    return;
+  }
+  anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
+  exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
+  take_targets(b.labels + first, t.classes, 0, g.rows, g);
+  clear_left_out(b.labels + first, t.classes, g);
+  sum_others(shape, g);
+}
+
+// Steps 1 to 5 with the k of the block. False if a row is out of its range.
+template <class T>
+bool settle_shared(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                   const RowShape<T>& shape, const GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  const Shift<T> k(s.shared.k, t.logit_scale);
+  const LogitScale<T> scale(t.logit_scale);
+  if (t.logit_scale != 1) {
+    exp_group<T, true>(x, b.labels + first, t.classes, {k, scale}, next, g);
+  } else {
+    exp_group<T, false>(x, b.labels + first, t.classes, {k, scale}, next, g);
+  }
+  sum_others(shape, g);
+  return settle_rows<true>(t, b, first, g);
+}
+
+// Steps 1 to 6 for rows [first, first + g.rows) of the block; x is where they are read.
+template <class T>
+void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                  const RowShape<T>& shape, GroupScratch<T>& s) {
+  const GroupRows<T>& g = s.g;
+  look_up_targets(t, b, first, x, g);
+  if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
+  if (first == 0) s.shared = share_shift(t, x, g.rows);
+  // What a vector of the last rows holds beyond them is not in the range of any k.
+  if (is_tiny(t.classes) || g.rows % kLanes<double> != 0) s.shared.useful = false;
+  if (s.shared.useful && settle_shared(t, b, first, x, next, shape, s)) return;
+  s.shared.useful = false;
+  if (t.logit_scale != 1) {
+    exp_and_sum<true>(t, b, first, x, next, shape, s);
+  } else {
+    exp_and_sum<false>(t, b, first, x, next, shape, s);
+  }
+  const bool all_settled = settle_rows<false>(t, b, first, g);
+  for (size_t q = 0; !all_settled && q < g.rows; ++q) {
+    if (g.verdict[q] != kSettled) settle_by_hand(t, b, first, q, x, s);
+  }
+}
+
+// Step 7.
+template <Bias kBias, class T, class Stores>
+void write_group(size_t classes, bool last, const GroupScratch<T>& s, Stores& stores) {
+  const GroupRows<T>& g = s.g;
+  if (is_tiny(classes)) {
+    with_classes(classes, [&](auto n) { tiny_scale<n.value, kBias == Bias::kOfRow>(g); });
+    return stores.put(g.exps, g.rows * classes);
+  }
+  stores.write(g.rows * classes, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+    scale_rows<kBias>(g, classes, s.index, to);
+  });
+}
+
+// Zeros after the rows of a copy.
+template <class T>
+void pad_group(size_t classes, const GroupRows<T>& g, T* copy) {
+  const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
+  __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
+}
+
+// A group that runs on a copy: what is read may run over the end of the last row, and rows that
+// do not count are not read.
+template <class T>
+const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
+                 T* copy) {
+  pad_group(classes, g, copy);
+  for (size_t q = 0, end; q < g.rows; q = end) {
+    const bool counts = labels[q] != kIgnored;
+    for (end = q + 1; end < g.rows && (labels[end] != kIgnored) == counts; ++end) {
+    }
+    const size_t begin = q * classes, bytes = (end - q) * classes * sizeof(T);
+    if (counts) {
+      __builtin_memcpy(copy + begin, x + begin, bytes);
+    } else {
+      __builtin_memset(copy + begin, 0, bytes);
+    }
+  }
+  for (size_t q = g.rows; q < g.padded; ++q) g.target[q] = 0;
+  return copy;
+}
+
+// Do the rows [first, end) of the block count, as far as there are?
+template <class T>
+bool all_rows_count(const Block<T>& b, size_t first, size_t end) {
+  int64_t all = 0;
+  if (end > b.rows) end = b.rows;
+  for (size_t r = first; r < end; ++r) all |= b.labels[r];
+  return all >= 0;
+}
+
+// The rows [first, first + g.rows) of a block. x is where they are read: where they lie, or,
+// because more than them would be read there, in a copy. `next` is what the next group will read.
+template <class T>
+struct Group {
+  size_t first;
+  const T *x, *next;
+  bool last, copied;
+};
+
+// each(group) for all rows of a block.
+template <class T, class Each>
+XENTROPY_INLINE void for_groups(const Block<T>& b, size_t classes, GroupRows<T>& g, T* copy,
+                                const Each& each) {
+  const size_t capacity = group_rows(classes);
+  for (size_t first = 0; first < b.rows; first += capacity) {
+    const bool last = b.rows - first <= capacity;
+    g.rows = last ? b.rows - first : capacity;
+    g.padded = (g.rows + kPack - 1) / kPack * kPack;
+    const T* x = b.logits + first * classes;
+    const T* next = x + g.rows * classes;
+    // What runs over the end is less than a line: of kPack rows at most, if there are as many.
+    g.all_count = all_rows_count(b, first, first + g.rows + kPack);
+    const bool at_the_end = (b.rows - first - g.rows) * classes < kLine<T>;
+    const bool copied = at_the_end || !g.all_count;
+    if (copied) x = fill_up(x, b.labels + first, classes, g, copy);
+    each(Group<T>{first, x, next, last, copied});
+  }
+}
+
+template <class T, class Stores>
+void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
+  const size_t C = t.classes;
+  GroupScratch<T> s(C, scratch);
+  const RowShape<T> shape(C);
+  index_rows(C, s.index);
+  Stores stores(b.gradient);
+  for_groups(b, C, s.g, s.copy, [&](const Group<T>& at) {
+    settle_group(t, b, at.first, at.x, at.next, shape, s);
+    if (b.gradient == nullptr) return;
+    if (t.label_smoothing != 0) {
+      write_group<Bias::kOfRow>(C, at.last, s, stores);
+    } else {
+      write_group<Bias::kNone>(C, at.last, s, stores);
+    }
+  });
+  stores.flush();
+}
+
+template <class T>
+void groups(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+  if (streamed && b.gradient) {
+    run_groups<T, StreamedGroups<T>>(t, b, scratch);
+    stream_fence();
+  } else {
+    run_groups<T, RegularGroups<T>>(t, b, scratch);
+  }
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,141 @@
+// From the sums of a group's rows to losses and factors, by settle_lanes.h.
+#pragma once
+#include "groups/shared.h"
+#include "groups/sums.h"
+#include "groups/targets.h"
+#include "common/settle_lanes.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// What a row of a group still needs: nothing, its gradient (whose factors are no normal
+// numbers), or loss and gradient, from its maximum.
+constexpr int64_t kSettled = 0, kGradientByHand = 1, kRowByHand = 3;
+
+// kLanes<double> of p[0..n), or 0 beyond.
+XENTROPY_INLINE VD load_rows(const double* p, size_t n) {
+  return n >= kLanes<double> ? load(p) : load_first(p, n, VD{});
+}
+
+template <class T>
+XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, bool biased, size_t q,
+                                  const GroupRows<T>& g) {
+  store_narrow(g.factor + q, f.factor);
+  store_narrow(g.at_target + q, f.at_target);
+  if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
+  if (biased) store_narrow(g.bias + q, f.bias);
+}
+
+// kLanes<double> losses, or the first n.
+XENTROPY_INLINE void store_losses(double* to, VD loss, size_t n) {
+  if (n >= kLanes<double>) {
+    store(to, loss);
+  } else {
+    store_first(to, loss, n);
+  }
+}
+
+// Which of these rows count? n: how many have labels.
+XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) {
+  return (IntVec<double>)load_rows(reinterpret_cast<const double*>(labels), n) >= 0;
+}
+
+// Were the exps of these rows neither too large nor too small? The total is not below kMinTotal:
+// the largest exp is not. It may be nan.
+template <class T>
+XENTROPY_INLINE IntVec<double> in_range(VD others, VD total, VD odds) {
+  return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds<T>)&~has_tiny<T>(others);
+}
+
+template <class T>
+XENTROPY_INLINE void store_quotients(size_t q, VD others, VD lost, const GroupRows<T>& g) {
+  const LaneQuotients sums = quotients(others, lost, load_wide(g.e_target + q));
+  store(g.others + q, others);
+  if (sizeof(T) == 8) store(g.others_lost + q, lost);
+  store(g.odds + q, sums.odds);
+  if (sizeof(T) == 4) store(g.inverse + q, sums.inverse);
+}
+template <class T>
+XENTROPY_INLINE LaneQuotients load_quotients(size_t q, const GroupRows<T>& g) {
+  return {load(g.others + q), sizeof(T) == 8 ? load(g.others_lost + q) : VD{},
+          load_wide(g.e_target + q), load(g.odds + q), sizeof(T) == 4 ? load(g.inverse + q) : VD{}};
+}
+
+// A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts; with a
+// shared k negative numbers where it does not suit a row.
+// Where rows do not differ almost all of settle is the same for every one.
+template <Differ kDiffer, bool kShared, class T>
+XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, size_t first,
+                                            size_t q, const GroupRows<T>& g) {
+  constexpr IntVec<double> kFine = {};
+  const size_t n = g.rows - q, r = first + q;
+  const LaneQuotients sums = load_quotients(q, g);
+  const VD others = sums.others, e_target = sums.e_target, nll = log1p_lanes<T>(sums.odds);
+  VD origin = {}, differences = {}, class_weight = splat(1.0), repeat = class_weight;
+  VD upstream = splat(b.upstream_all);
+  if (kDiffer == Differ::kAll) {
+    if (t.label_smoothing != 0 || t.z_loss != 0) origin = load(g.target + q) * t.logit_scale;
+    if (t.label_smoothing != 0) differences = load(g.differences + q) * t.logit_scale;
+    if (b.weight) class_weight = load(g.class_weight + q);
+    if (b.repeat) repeat = load_rows(b.repeat + r, n);
+    if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
+  }
+  const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, {nll, nll}, others,
+                                     e_target, origin, differences);
+  const bool some_left_out = kDiffer != Differ::kNothing && !g.all_count;
+  IntVec<double> counts = ~kFine;
+  if (some_left_out) counts = rows_that_count(b.labels + r, n);
+  store(b.loss + r, counts ? s.loss : VD{});
+  LaneFinish<T> f = {};
+  if (b.gradient) {
+    f = finish_lanes<T>(t, s, sums);
+    if (some_left_out) leave_out(~counts, &f);
+    store_finish(f, t.label_smoothing != 0, q, g);
+  }
+  if (kShared) {
+    IntVec<double> beyond = beyond_shared<T>(others, others + e_target, sums.odds);
+    if (b.gradient) beyond |= ~suits_both(t, s, f);
+    return counts & beyond;
+  }
+  const IntVec<double> good = in_range<T>(others, others + e_target, sums.odds) | ~counts;
+  const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
+  if (b.gradient == nullptr) return verdict;
+  return verdict | (f.fine ? kFine : kFine + kGradientByHand);
+}
+
+// All rows of a group; returns whether every one of them is settled.
+template <bool kShared, class T>
+bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const GroupRows<T>& rows) {
+  const Block<T> b = block;  // copies: no store can change them
+  const GroupRows<T> g = rows;
+  IntVec<double> open = {};
+  const bool puts = b.gradient && !is_tiny(t.classes);
+  const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
+    if (puts) put_targets(b.labels + first, t.classes, q, end, g);
+  };
+  const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
+    for (size_t q = 0; q < g.rows; q += kLanes<double>) {
+      if (q > 0) put(q - kLanes<double>, q);  // beside arithmetic, which hides it
+      const IntVec<double> verdict = settle_lanes<differ.value, kShared>(terms, b, first, q, g);
+      if (!kShared) store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
+      open |= verdict;
+    }
+  };
+  constexpr Differing<Differ::kAll> all_differ = {};
+  Terms all = t, plain = t;
+  plain.label_smoothing = plain.z_loss = 0;
+  if (t.label_smoothing != 0 || t.z_loss != 0) {
+    settle_all(all, all_differ);
+  } else if (b.weight || b.repeat || b.upstream) {
+    settle_all(plain, all_differ);
+  } else if (!g.all_count) {
+    settle_all(plain, Differing<Differ::kCounting>());
+  } else {
+    settle_all(plain, Differing<Differ::kNothing>());
+  }
+  put((g.rows - 1) / kLanes<double> * kLanes<double>, g.rows);
+  return kShared ? !any(open < 0) : !any(open != kSettled);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,215 @@
+// The softmax family of short rows that are adjacent in memory: groups of them, as in groups.h.
+//
+//   1. anchor: the maximum of every row, and from it the row's k;
+//   2. exp of all elements;
+//   3. but for softmax: the exp of the maximum apart, so that L of softmax.h is exact;
+//   4. the sums of the rows; rows out of range again, one by one, from their maximum;
+//   5. in vectors of rows the reciprocal of the total, or L; for entropy sums once more;
+//   6. write whole vectors: e / total, or (x - peak) - L.
+//
+// Cost: as groups.h without a target; softmax needs no logarithm either.
+#pragma once
+#include "groups/labels.h"
+#include "rows/softmax.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// A group, and what is asked of it.
+template <class T>
+struct SoftmaxGroup {
+  Result what;
+  bool apart;  // the maximum
+  bool tiny;   // the exps are in columns, see group_tiny.h
+  RowShape<T> shape;
+  GroupScratch<T> s;
+
+  SoftmaxGroup(const SoftmaxBlock<T>& b, T* scratch)
+      : what(b.what),
+        apart(what != Result::kSoftmax),
+        tiny(is_tiny(b.classes) && what != Result::kEntropy),
+        shape(b.classes),
+        s(b.classes, scratch) {
+    index_rows(b.classes, s.index);
+    for (size_t q = 0; q < group_rows(b.classes); ++q) s.g.e_target[q] = 0, s.g.label[q] = -1;
+  }
+};
+
+// Steps 1 to 3, and the sums of step 4.
+template <class T>
+void exps_of_group(const T* x, const T* next, const SoftmaxGroup<T>& group) {
+  const GroupRows<T>& g = group.s.g;
+  const size_t C = group.shape.classes;
+  if (group.tiny) {
+    return with_classes(C, [&](auto classes) {
+      if (group.apart) tiny_peaks<classes.value>(x, g);
+      tiny_exps<classes.value, false>(x, 1, next, g);
+    });
+  }
+  peak_rows(x, g.padded, group.shape, 1, g.anchor, g.peak);
+  exp_rows<T, false>(x, C, 1, group.s.index, next, g);
+  for (size_t q = 0; group.apart && q < g.rows; ++q) {
+    take_exp(q, peak_place(x, q, group.shape, g.peak[q]), g);
+  }
+  sum_rows<false>(g.exps, g.padded, group.shape, g.others, g.others_lost);
+}
+
+// Are the sums of rows what they should be? `others` may be nan.
+template <class T, class D>
+XENTROPY_INLINE auto in_range(D others, D e_peak) {
+  return (others + e_peak < Exp<T>::kMaxTotal) & ~has_tiny<T>(others);
+}
+
+// Step 4 for row q.
+template <class T>
+void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
+  const GroupScratch<T>& s = group.s;
+  const GroupRows<T>& g = s.g;
+  const size_t C = group.shape.classes;
+  const Peak<T> peak = peak_of(x, C);
+  const RowSums sums = exp_any_row<T, false>(x, C, peak.at, peak.value, 1, s.row, s.chunk);
+  const Sum total = group.apart ? Sum{sums.others, sums.others_lost} : sums.exact_total();
+  if (!group.apart) s.row[peak.at] = T(sums.e_target);
+  for (size_t c = 0; c < C; ++c) g.exps[group.tiny ? place_of<T>(q, c, C) : q * C + c] = s.row[c];
+  if (group.apart) g.e_target[q] = T(sums.e_target);
+  g.others[q] = total.value;
+  if (sizeof(T) == 8) g.others_lost[q] = total.lost;
+}
+
+// For all that need it.
+template <class T>
+void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
+  const GroupRows<T>& g = group.s.g;
+  const size_t C = group.shape.classes;
+  const auto fine = [&](size_t q) XENTROPY_INLINE_LAMBDA {
+    return (IntVec<double>)in_range<T>(load(g.others + q), load_wide(g.e_target + q));
+  };
+  for (size_t q = 0; q < g.rows; q += kLanes<double>) {
+    const IntVec<double> lanes = fine(q);
+    if (!any(~lanes)) continue;
+    for (size_t i = 0; i < kLanes<double> && q + i < g.rows; ++i) {
+      if (lanes[i] == 0) redo_row(x + (q + i) * C, q + i, group);
+    }
+  }
+}
+
+// Step 5 for softmax: factor, and in float64 the rest, of every row.
+template <class T>
+void reciprocals(const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  for (size_t q = 0; q < g.rows; q += kLanes<double>) {
+    const VD total = load(g.others + q), factor = 1.0 / total;
+    store_narrow(g.factor + q, factor);
+    if (sizeof(T) == 4) continue;
+    const VD product = factor * total, lost = load(g.others_lost + q);
+    const VD error = product_error<double>(factor, total, product);
+    store_narrow(g.rest + q, ((1.0 - product) - error - factor * lost) / total);
+  }
+}
+
+// Step 5 for the others: L of every row, to g.factor as T and to g.target.
+template <class T>
+void logs_of_rows(const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  for (size_t q = 0; q < g.rows; q += kLanes<double>) {
+    const VD log = log1p_lanes<T>(load(g.others + q) / load_wide(g.e_target + q));
+    store_narrow(g.factor + q, log);
+    store(g.target + q, log);
+  }
+}
+
+// use(q, i, which) for all vectors i of the group: lane l belongs to row q + which[l].
+template <class T, class Use>
+XENTROPY_INLINE void for_elements(const SoftmaxGroup<T>& group, const Use& use) {
+  constexpr size_t L = kLanes<T>;
+  const size_t C = group.shape.classes, padded = group.s.g.padded;
+  const T* index = group.s.index;
+  for (size_t q = 0; q < padded; q += L) {
+    for (size_t i = 0; i < L * C; i += L) use(q, q * C + i, (IntVec<T>)load(index + i));
+  }
+}
+
+// Steps 5 and 6 of the reductions.
+template <class T>
+void reduce_group(const T* x, const SoftmaxGroup<T>& group, double* value) {
+  const GroupRows<T> g = group.s.g;
+  const size_t C = group.shape.classes;
+  if (group.what == Result::kLogSumExp) {
+    for (size_t q = 0; q < g.rows; ++q) {
+      value[q] = log_sum_exp(RowLog<T>{g.peak[q], g.target[q]}, x + q * C, C);
+    }
+    return;
+  }
+  for_elements(group, [=](size_t q, size_t i, IntVec<T> which) XENTROPY_INLINE_LAMBDA {
+    const Vec<T> e = load(g.exps + i), away = permute(load(g.peak + q), which) - load(x + i);
+    store(g.exps + i, e == Vec<T>{} ? Vec<T>{} : e * away);  // 0 * inf = 0
+  });
+  sum_rows<false>(g.exps, g.padded, group.shape, g.differences, g.differences_lost);
+  for (size_t q = 0; q < g.rows; ++q) {
+    value[q] = g.differences[q] / (g.others[q] + double(g.e_target[q])) + g.target[q];
+  }
+}
+
+// Step 6 of softmax and log_softmax.
+template <class T, class Stores>
+void write_softmax(const T* x, bool last, const SoftmaxGroup<T>& group, Stores& stores) {
+  const GroupRows<T> g = group.s.g;
+  const size_t C = group.shape.classes, n = g.rows * C;
+  if (group.apart) {
+    return stores.write(n, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+      for_elements(group, [&](size_t q, size_t i, IntVec<T> which) XENTROPY_INLINE_LAMBDA {
+        const LogOf<T> log = {permute(load(g.peak + q), which), permute(load(g.factor + q), which)};
+        to(i, log(load(x + i)));
+      });
+    });
+  }
+  if (group.tiny) {
+    with_classes(C, [&](auto classes) { tiny_scale<classes.value, false>(g); });
+    return stores.put(g.exps, n);
+  }
+  stores.write(n, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+    scale_rows<Bias::kNone>(g, C, group.s.index, to);
+  });
+}
+
+template <class T, class Stores>
+void run_softmax_groups(const SoftmaxBlock<T>& b, T* scratch) {
+  const size_t C = b.classes, capacity = group_rows(C);
+  SoftmaxGroup<T> group(b, scratch);
+  GroupRows<T>& g = group.s.g;
+  Stores stores(b.out);
+  for (size_t first = 0; first < b.rows; first += capacity) {
+    const bool last = b.rows - first <= capacity;
+    g.rows = last ? b.rows - first : capacity;
+    g.padded = (g.rows + kPack - 1) / kPack * kPack;
+    const T *x = b.x + first * C, *next = x + g.rows * C;
+    // Reads may run over the end, by less than a line.
+    if ((b.rows - first - g.rows) * C < kLine<T>) {
+      pad_group(C, g, group.s.copy);
+      x = static_cast<T*>(__builtin_memcpy(group.s.copy, x, g.rows * C * sizeof(T)));
+    }
+    exps_of_group(x, next, group);
+    redo_rows(x, group);
+    if (group.apart) {
+      logs_of_rows(g);
+    } else {
+      reciprocals(g);
+    }
+    if (b.out) {
+      write_softmax(x, last, group, stores);
+    } else {
+      reduce_group(x, group, b.value + first);
+    }
+  }
+  stores.flush();
+}
+
+template <class T>
+void softmax_groups(const SoftmaxBlock<T>& b, T* scratch, bool streamed) {
+  if (!streamed || b.out == nullptr) return run_softmax_groups<T, RegularGroups<T>>(b, scratch);
+  run_softmax_groups<T, StreamedGroups<T>>(b, scratch);
+  stream_fence();
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

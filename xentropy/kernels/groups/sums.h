@@ -1,0 +1,253 @@
+// What is reduced over the classes of a row, for kLanes<double> rows at a time: each row is
+// folded into one vector, the vectors into one lane a row (tree in lanes.h).
+//
+// Cost: for rows of up to a vector one load and about two shuffles a row.
+//
+// The order of every addition depends on the number of classes alone: rows are cut into lines of
+// kLine<T> lanes, whatever the tier's vectors, and lanes are added in halves.
+#pragma once
+#include "simd/trees.h"
+#include "common/sums.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// How a row divides into vectors, and into lines. What is read may run over its end, by less than a
+// line.
+template <class T>
+struct RowShape {
+  static constexpr size_t L = kLanes<T>, K = kLine<T>;
+
+  size_t classes;
+  size_t vectors, lines;  // whole ones before the last, which has 1 to L or K elements
+  bool half;              // the last line fits into half a line
+  FirstLanes<T> last_or_least;
+  LastLine<T> last_line;
+
+  explicit RowShape(size_t c)
+      : classes(c),
+        vectors((c - 1) / L),
+        lines((c - 1) / K),
+        half(2 * (c - lines * K) <= K),
+        last_or_least(c - vectors * L, T(-INFINITY)),
+        last_line(c - lines * K) {}
+};
+
+// n vectors to one: halves are added to halves.
+template <size_t n, class V, class Add>
+XENTROPY_INLINE V fold(V (&v)[n], const Add& add) {
+  for (size_t width = n / 2; width > 0; width /= 2) {
+    for (size_t i = 0; i < width; ++i) v[i] = add(v[i], v[i + width]);
+  }
+  return v[0];
+}
+
+// A row of float32 in float64 lanes. An exp meets one rounding to float32 at most; with
+// kExact none.
+template <bool kExact, int kLines>
+XENTROPY_INLINE VD fold_row(const float* p, const RowShape<float>& shape) {
+  constexpr size_t D = kLanes<double>, kHalf = kLine<float> / 2 / D;
+  const size_t lines = kLines >= 0 ? size_t(kLines) : shape.lines;
+  const auto add = [](VD a, VD b) XENTROPY_INLINE_LAMBDA { return a + b; };
+  const auto sum = [](HalfVF a, HalfVF b) XENTROPY_INLINE_LAMBDA {
+    return kExact ? widen(a) + widen(b) : widen(a + b);
+  };
+  const float* end = p + lines * kLine<float>;
+  const auto last = [&](size_t h) XENTROPY_INLINE_LAMBDA {
+    return shape.last_line(load_half(end + h * D), h);
+  };
+  if (lines == 0) {
+    VD v[kHalf];
+    for (size_t h = 0; h < kHalf; ++h) {
+      v[h] = shape.half ? widen(last(h)) : sum(load_half(p + h * D), last(h + kHalf));
+    }
+    return fold(v, add);
+  }
+  VD v[2 * kHalf] = {};
+  size_t i = 0;
+  for (; i + 2 <= lines; i += 2) {
+    for (size_t h = 0; h < 2 * kHalf; ++h) {
+      const float* at = p + i * kLine<float> + h * D;
+      v[h] += sum(load_half(at), load_half(at + kLine<float>));
+    }
+  }
+  for (size_t h = 0; h < 2 * kHalf; ++h) {
+    const bool none = h >= kHalf && shape.half;
+    const HalfVF rest = none ? HalfVF{} : last(h);
+    v[h] += i < lines ? sum(rest, load_half(end - kLine<float> + h * D)) : widen(rest);
+  }
+  return fold(v, add);
+}
+
+template <bool kExact, int kLines>
+XENTROPY_INLINE LaneSums sum_lanes_of_rows(const float* p, const RowShape<float>& shape) {
+  VD v[kLanes<double>];
+  for (size_t i = 0; i < kLanes<double>; ++i) {
+    v[i] = fold_row<kExact, kLines>(p + i * shape.classes, shape);
+  }
+  return {tree(v, [](auto step, VD a, VD b)
+                      XENTROPY_INLINE_LAMBDA { return step.lower(a, b) + step.upper(a, b); }),
+          VD{}};
+}
+
+// A row of float64, without a rounding error.
+template <int kLines>
+XENTROPY_INLINE LaneSums fold_row(const double* p, const RowShape<double>& shape) {
+  constexpr size_t L = kLanes<double>, K = kLine<double>;
+  const size_t lines = kLines >= 0 ? size_t(kLines) : shape.lines;
+  LaneSums v[K / L];
+  for (size_t h = 0; h < K / L; ++h) {
+    const bool none = 2 * h >= K / L && K > L && shape.half;
+    v[h] = {none ? VD{} : shape.last_line(load(p + lines * K + h * L), h), VD{}};
+  }
+  for (size_t i = 0; i < lines; ++i) {
+    for (size_t h = 0; h < K / L; ++h) {
+      const LaneSums next = exact_sums(v[h].value, load(p + i * K + h * L));
+      v[h] = {next.value, v[h].lost + next.lost};
+    }
+  }
+  return fold(v, [](const LaneSums& a, const LaneSums& b)
+                     XENTROPY_INLINE_LAMBDA { return exact_sums(a, b); });
+}
+
+template <bool kExact, int kLines>
+XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<double>& shape) {
+  LaneSums v[kLanes<double>];
+  for (size_t i = 0; i < kLanes<double>; ++i) v[i] = fold_row<kLines>(p + i * shape.classes, shape);
+  const LaneSums s =
+      tree(v, [](auto step, const LaneSums& a, const LaneSums& b) XENTROPY_INLINE_LAMBDA {
+        return exact_sums(LaneSums{step.lower(a.value, b.value), step.lower(a.lost, b.lost)},
+                          LaneSums{step.upper(a.value, b.value), step.upper(a.lost, b.lost)});
+      });
+  const VD finite = s.lost == s.lost ? s.lost : VD{};  // an infinite sum has lost nan
+  const LaneSums whole = exact_sums(s.value, finite);
+  return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
+}
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+// f(n) with n as a constant where it is small, else -1.
+template <class F>
+XENTROPY_INLINE void with_small(size_t n, const F& f) {
+  switch (n) {
+    case 0:
+      return f(Constant<0>());
+    case 1:
+      return f(Constant<1>());
+    case 2:
+      return f(Constant<2>());
+    default:
+      return f(Constant<-1>());
+  }
+}
+
+// use(q, the sums of the rows q, q + 1, ...) for `rows` adjacent rows, a multiple of
+// kLanes<double>.
+template <bool kExact, class T, class Use>
+XENTROPY_INLINE void for_sums(const T* p, size_t rows, const RowShape<T>& row, const Use& use) {
+  with_small(row.lines, [&](auto lines) XENTROPY_INLINE_LAMBDA {
+    const RowShape<T> shape = row;  // a copy: no store can change it
+    for (size_t q = 0; q < rows; q += kLanes<double>) {
+      use(q, sum_lanes_of_rows<kExact, lines.value>(p + q * shape.classes, shape));
+    }
+  });
+}
+
+// The same to value, and of float64 to lost.
+template <bool kExact, class T>
+void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, double* lost) {
+  for_sums<kExact>(p, rows, row, [=](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
+    store(value + q, s.value);
+    if (sizeof(T) == 8) store(lost + q, s.lost);
+  });
+}
+
+// The largest element of kLanes<double> rows; float32 lanes hold it twice.
+template <int kVectors, class T>
+XENTROPY_INLINE Vec<T> max_lanes_of_rows(const T* p, const RowShape<T>& shape) {
+  const size_t vectors = kVectors >= 0 ? size_t(kVectors) : shape.vectors;
+  VD v[kLanes<double>];
+  for (size_t i = 0; i < kLanes<double>; ++i) {
+    const T* row = p + i * shape.classes;
+    Vec<T> m = shape.last_or_least(load(row + vectors * kLanes<T>));
+    for (size_t j = 0; j < vectors; ++j) m = max(m, load(row + j * kLanes<T>));
+    v[i] = (VD)m;
+  }
+  const VD m = tree(v, [](auto step, VD a, VD b) XENTROPY_INLINE_LAMBDA {
+    return (VD)max((Vec<T>)step.lower(a, b), (Vec<T>)step.upper(a, b));
+  });
+  if (sizeof(T) == 8) return (Vec<T>)m;
+  const IntVec<double> bits = (IntVec<double>)m;
+  return max((Vec<T>)m, (Vec<T>)((bits >> 32 & 0xffffffff) | bits << 32));
+}
+
+// Of the float32 lanes that come in equal pairs one each.
+XENTROPY_INLINE void store_rows(float* p, VF pairs) {
+  typedef int32_t I __attribute__((vector_size(kVectorBytes / 2)));
+  const I bits = __builtin_convertvector((IntVec<double>)pairs, I);
+  __builtin_memcpy(p, &bits, sizeof bits);
+}
+XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
+
+// From the maxima of rows kShift - k, so that the largest exp of a row is about 2^kTop; nan
+// where the maximum is not finite or |k| too large for full precision.
+template <class T>
+struct Anchors {
+  Vec<T> factor;
+  explicit Anchors(double scale) : factor(splat(T(scale * Exp<T>::kLog2E))) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> peak) const {
+    const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxShift));
+    const Vec<T> n = (peak * factor + magic) - magic;
+    return ((n <= most) & (n >= -most)) ? splat(T(kShift<T> + Exp<T>::kTop)) - n : splat(T(NAN));
+  }
+};
+
+// use(q, the largest of the rows q, q + 1, ...; float32 lanes hold each twice).
+template <class T, class Use>
+void for_peaks(const T* x, size_t rows, const RowShape<T>& row, const Use& use) {
+  with_small(row.vectors, [=](auto vectors) {
+    const RowShape<T> shape = row;
+    for (size_t q = 0; q < rows; q += kLanes<double>) {
+      use(q, max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape));
+    }
+  });
+}
+
+template <class T>
+void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
+  const Anchors<T> anchors(scale);
+  for_peaks(x, rows, row, [=](size_t q, Vec<T> peaks) XENTROPY_INLINE_LAMBDA {
+    store_rows(anchor + q, anchors(peaks));
+  });
+}
+
+// The same, and the peaks.
+template <class T>
+void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor, T* peak) {
+  const Anchors<T> anchors(scale);
+  for_peaks(x, rows, row, [=](size_t q, Vec<T> peaks) XENTROPY_INLINE_LAMBDA {
+    store_rows(anchor + q, anchors(peaks));
+    store_rows(peak + q, peaks);
+  });
+}
+
+// Where row q has its peak first, in the group; its first place if nowhere (of nan the peak is
+// nan, or -inf, which the rows after may hold).
+template <class T>
+XENTROPY_INLINE size_t peak_place(const T* x, size_t q, const RowShape<T>& shape, T peak) {
+  const size_t begin = q * shape.classes;
+  const Vec<T> wanted = splat(peak);
+  for (size_t i = 0; i <= shape.vectors; ++i) {
+    const size_t lane = first_true(load(x + begin + i * kLanes<T>) == wanted);
+    const size_t c = i * kLanes<T> + lane;
+    if (lane < kLanes<T>) return c < shape.classes ? begin + c : begin;
+  }
+  return begin;
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,68 @@
+// The targets of a group: one element of each row, apart from the others. Plain loops over rows.
+//
+// Cost: two loads and two stores a row to take one out, and a load and a store to put its gradient
+// in. exp_group and settle_rows do it beside arithmetic, which hides most of it.
+#pragma once
+#include "groups/scratch.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// The exp at `place`, the target of row q, apart from the others.
+template <class T>
+XENTROPY_INLINE void take_exp(size_t q, size_t place, const GroupRows<T>& g) {
+  g.e_target[q] = g.exps[place];
+  g.exps[place] = 0;
+}
+
+// The class of a label; 0 where the row does not count.
+XENTROPY_INLINE size_t class_of(int64_t label) { return size_t(label & ~(label >> 63)); }
+
+// each(q, the place of row q's target in the group) for the rows [begin, end).
+template <class T, class Each>
+XENTROPY_INLINE void for_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
+                                 const GroupRows<T>& g, const Each& each) {
+  size_t q = begin, at = begin * classes;
+  if (g.all_count) {
+    for (; q < end; ++q, at += classes) each(q, at + size_t(labels[q]));
+  }
+  for (; q < end; ++q, at += classes) each(q, at + class_of(labels[q]));
+}
+
+// Rows that do not count get exps of 0.
+template <class T>
+void clear_left_out(const int64_t* labels, size_t classes, const GroupRows<T>& g) {
+  for (size_t q = 0; !g.all_count && q < g.rows; ++q) {
+    if (labels[q] == kIgnored) __builtin_memset(g.exps + q * classes, 0, classes * sizeof(T));
+  }
+}
+
+// Step 3 for the rows [begin, end).
+template <class T>
+XENTROPY_INLINE void take_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
+                                  const GroupRows<T>& g) {
+  for_targets(labels, classes, begin, end, g,
+              [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA { take_exp(q, place, g); });
+}
+
+// What is put in their places; 0 in rows that do not count.
+template <class T>
+XENTROPY_INLINE void put_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
+                                 const GroupRows<T>& g) {
+  for_targets(labels, classes, begin, end, g, [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA {
+    g.exps[place] = g.at_target[q];
+  });
+}
+
+// What options need to know of the target.
+template <class T>
+void look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
+                     const GroupRows<T>& g) {
+  const int64_t* labels = b.labels + first;
+  for (size_t q = 0; b.weight && q < g.rows; ++q) g.class_weight[q] = b.weight[class_of(labels[q])];
+  if (t.label_smoothing == 0 && t.z_loss == 0) return;
+  for (size_t q = 0; q < g.rows; ++q) g.target[q] = double(x[q * t.classes + class_of(labels[q])]);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

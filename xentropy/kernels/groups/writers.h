@@ -1,0 +1,130 @@
+// How the exps of a group become gradient in memory: cached, or streamed in whole cache lines.
+//
+// A full group of rows is whole vectors, so where the gradient starts at a cache line it is
+// scaled on its way out. Elsewhere, streamed, it is scaled in place first (one more trip
+// through L1), and the line that straddles two groups waits in a buffer: a partial line
+// streamed would cost a whole one.
+#pragma once
+#include "groups/settle.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// What is taken from e * factor: nothing, the bias of the row, or that times the masses.
+enum class Bias { kNone, kOfRow, kByMass };
+
+// to(i, gradient of the elements i, i + 1, ... of the group) for all vectors of its rows.
+template <Bias kBias, class T, class To>
+XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const T* index,
+                                const To& to) {
+  const GroupRows<T> g = rows;
+  constexpr size_t L = kLanes<T>;
+  constexpr bool kRest = sizeof(T) == 8, kBiased = kBias != Bias::kNone;
+  for (size_t q = 0; q < g.padded; q += L) {
+    const Vec<T> factors = load(g.factor + q);
+    const Vec<T> rests = kRest ? load(g.rest + q) : factors;
+    const Vec<T> biases = kBiased ? load(g.bias + q) : factors;
+    const size_t begin = q * classes;
+    for (size_t i = 0; i < L * classes; i += L) {
+      const IntVec<T> which = (IntVec<T>)load(index + i);
+      const Vec<T> e = load(g.exps + begin + i), factor = permute(factors, which);
+      Vec<T> v = {};
+      if (kRest) v = e * permute(rests, which);
+      if (kBias == Bias::kOfRow) v -= permute(biases, which);
+      if (kBias == Bias::kByMass) v -= load(g.masses + begin + i) * permute(biases, which);
+      to(begin + i, kRest || kBiased ? fma(e, factor, v) : e * factor);
+    }
+  }
+}
+
+// What both have in common: write() appends the n elements of a group, vector by vector as
+// make(to) calls to(i, elements i, i + 1, ...); the vectors of the last group may reach beyond n.
+// `staged` is where those lie that have to wait, maybe the array that they are made from.
+
+template <class T>
+class RegularGroups {
+ public:
+  explicit RegularGroups(T* out) : out_(out) {}
+
+  // Appends n elements to what is written.
+  void put(const T* e, size_t n) {
+    __builtin_memcpy(out_, e, n * sizeof(T));
+    out_ += n;
+  }
+
+  template <class Make>
+  void write(size_t n, bool last, T* staged, const Make& make) {
+    if (last) {
+      make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(staged + i, v); });
+      return put(staged, n);
+    }
+    T* out = out_;
+    make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(out + i, v); });
+    out_ += n;
+  }
+  void flush() {}
+
+ private:
+  T* out_;
+};
+
+template <class T>
+class StreamedGroups {
+ public:
+  explicit StreamedGroups(T* out) : out_(out) {
+    first_ = filled_ = reinterpret_cast<uintptr_t>(out) % kLineBytes / sizeof(T);
+  }
+
+  template <class Make>
+  void write(size_t n, bool last, T* staged, const Make& make) {
+    if (last || filled_ != 0) {
+      make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(staged + i, v); });
+      return put(staged, n);
+    }
+    T* out = out_;
+    make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { stream(out + i, v); });
+    out_ += n;
+  }
+
+  // Appends n elements to what is written.
+  void put(const T* e, size_t n) {
+    size_t i = 0;
+    if (filled_ != 0) {
+      i = kLine<T> - filled_ < n ? kLine<T> - filled_ : n;
+      append(e, i);
+      if (filled_ == kLine<T>) complete();
+    }
+    for (; i + kLine<T> <= n; i += kLine<T>, out_ += kLine<T>) {
+      for (size_t q = 0; q < kLine<T>; q += kLanes<T>) stream(out_ + q, load(e + i + q));
+    }
+    append(e + i, n - i);
+  }
+
+  // Writes what waits for the rest of its line.
+  void flush() {
+    T* line = out_ - filled_;
+    for (size_t i = first_; i < filled_; ++i) line[i] = waiting_[i];
+    first_ = filled_ = 0;
+  }
+
+ private:
+  void append(const T* e, size_t n) {
+    for (size_t i = 0; i < n; ++i) waiting_[filled_ + i] = e[i];
+    filled_ += n;
+    out_ += n;
+  }
+
+  void complete() {
+    if (first_ != 0) return flush();
+    T* line = out_ - kLine<T>;
+    for (size_t q = 0; q < kLine<T>; q += kLanes<T>) stream(line + q, load(waiting_ + q));
+    filled_ = 0;
+  }
+
+  T* out_;                 // where the next element goes
+  size_t first_, filled_;  // the valid elements of the line before it that waits
+  alignas(kLineBytes) T waiting_[kLine<T>];
+};
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,157 @@
+// The row kernel: class indices, class axis contiguous, one exp per element.
+//
+// Cost: each logit is read once and each gradient written once, 8 bytes an element in
+// float32. Arithmetic hides behind memory because the rows are pipelined:
+//
+//   1. probe: k from the first logits of the row, so that exp(x) 2^-k is in range;
+//   2. chunk by chunk (16 cache lines): finish and store the chunk of row r-1 from the
+//      scratch row while prefetching, then overwrite that chunk with the exps of row r;
+//   3. the target's exp is taken out and its chunk summed again: `others` is exact;
+//   4. check: if the total is out of range (k was wrong, |x| is huge, or the row holds
+//      inf or nan) or nothing but -inf was probed, do the row again from its maximum;
+//   5. settle: a few numbers from which step 2 makes the gradient one row later.
+//
+// 16-bit logits and gradients (S) are widened and narrowed on the way; the exps are T.
+//
+// k is a function of the row alone: no row depends on its neighbours in any bit.
+#pragma once
+#include "common/peak.h"
+#include "rows/writers.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// One row on its way through the scratch: steps 1, 3 and 4.
+template <class S, bool kScaled, bool kSmooth>
+struct RowInFlight {
+  typedef Arithmetic<S> T;
+
+  const S* x;
+  size_t classes, target;
+  double scale, shift;
+  T origin;
+  DirectExp<T, kScaled> exp;
+
+  RowInFlight(const S* row, size_t row_classes, size_t label, double logit_scale)
+      : x(row),
+        classes(row_classes),
+        target(label),
+        scale(logit_scale),
+        shift(0),
+        origin(max_of(row, row_classes < kProbe ? row_classes : kProbe)),
+        exp{Shift<T>(shift = guess_shift<T>(origin, logit_scale), logit_scale),
+            LogitScale<T>(logit_scale)} {}
+
+  // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go.
+  template <bool kPrefetch, class ExpsAt>
+  XENTROPY_INLINE_MEMBER RowAccumulator<T, kSmooth> part(size_t begin, size_t end,
+                                                         const ExpsAt& exps_at) const {
+    RowAccumulator<T, kSmooth> sums;
+    for_chunks<T>(begin, end, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      sums.template chunk<kPrefetch>(x, i, n, target, exp, origin, exps_at(i, n));
+    });
+    return sums;
+  }
+
+  // scale * value - (k + kTop) ln 2
+  double distance(double value) const { return octaves_from(shift + Exp<T>::kTop, value, scale); }
+
+  // `row` holds the exps, or is null if only their sums are wanted.
+  RowSums finish(const RowAccumulator<T, kSmooth>& sums, T* row, T* scratch_chunk) const {
+    RowSums s = row_sums(sums, scale);
+    const double total = s.total();
+    const bool in_range = total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal;
+    if (!in_range || origin == T(-INFINITY) || has_tiny<T>(s.others)) {
+      return exp_any_row<T, kSmooth>(x, classes, target, max_of(x, classes), scale, row,
+                                     scratch_chunk);
+    }
+    s.target_distance = distance(double(value_of(x[target])));
+    s.origin = double(origin) * scale;
+    s.origin_distance = distance(double(origin));
+    return s;
+  }
+};
+
+template <class S>
+XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, const RowSums& s) {
+  const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
+  return settle<Arithmetic<S>>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
+}
+
+template <class S, class Stores, bool kScaled, bool kSmooth>
+void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch) {
+  typedef Arithmetic<S> T;
+  const size_t C = t.classes;
+  T* e = scratch + kScratchChunk;
+  Stores stores;
+  for (size_t r = 0; r <= b.rows; ++r) {
+    const bool reads = r < b.rows && b.labels[r] != kIgnored, writes = r > 0;
+    const S* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
+    Finish<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
+    if (reads) {
+      const RowInFlight<S, kScaled, kSmooth> row(x, C, size_t(b.labels[r]), t.logit_scale);
+      const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+        if (writes) stores.advance(e, i + n, x);
+        return e + i;
+      };
+      const auto total =
+          sum_parts<T, kSmooth>(C, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+            return row.template part<false>(begin, end, exps_at);
+          });
+      const RowSums sums = row.finish(total, e, scratch);
+      const Settled settled = settle_row(t, b, r, sums);
+      b.loss[r] = settled.loss;
+      finish = finish_row<T>(t, settled, sums, row.target, nullptr, e);
+    } else {
+      if (writes) stores.advance(e, C, x);
+      if (r < b.rows) {
+        b.loss[r] = 0;
+        __builtin_memset(e, 0, C * sizeof(T));
+      }
+    }
+    if (r < b.rows) stores.begin_row(b.gradient + ptrdiff_t(r) * b.gradient_stride, C, finish);
+  }
+  stores.flush();
+}
+
+template <class S, bool kScaled, bool kSmooth>
+void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
+  typedef Arithmetic<S> T;
+  for (size_t r = 0; r < b.rows; ++r) {
+    b.loss[r] = 0;
+    if (b.labels[r] == kIgnored) continue;
+    const RowInFlight<S, kScaled, kSmooth> row(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes,
+                                               size_t(b.labels[r]), t.logit_scale);
+    const auto exps_at = [=](size_t, size_t) { return e; };
+    const auto total =
+        sum_parts<T, kSmooth>(t.classes, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+          return row.template part<true>(begin, end, exps_at);
+        });
+    b.loss[r] = settle_row(t, b, r, row.finish(total, nullptr, e)).loss;
+  }
+}
+
+template <class S, bool kScaled, bool kSmooth>
+void rows_stored(const Terms& t, const Block<S>& b, Arithmetic<S>* e, bool streamed) {
+  typedef Finisher<Arithmetic<S>, kSmooth> Map;
+  if (b.gradient == nullptr) {
+    rows_loss<S, kScaled, kSmooth>(t, b, e);
+  } else if (streamed) {
+    rows_with_gradient<S, StreamedStores<S, Map>, kScaled, kSmooth>(t, b, e);
+    stream_fence();
+  } else {
+    rows_with_gradient<S, RegularStores<S, Map>, kScaled, kSmooth>(t, b, e);
+  }
+}
+
+template <class S>
+void rows(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, bool streamed) {
+  const bool scaled = t.logit_scale != 1, smooth = t.label_smoothing != 0;
+  if (scaled && smooth) return rows_stored<S, true, true>(t, b, scratch, streamed);
+  if (scaled) return rows_stored<S, true, false>(t, b, scratch, streamed);
+  if (smooth) return rows_stored<S, false, true>(t, b, scratch, streamed);
+  return rows_stored<S, false, false>(t, b, scratch, streamed);
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,214 @@
+// softmax, log_softmax, log-sum-exp and entropy of rows, class axis contiguous. With m the place of
+// a row's maximum and others the sum of the exps but e_m:
+//
+//     p_c = e_c / total
+//     L = -log p_m = log1p(others / e_m),  log p_c = (x_c - x_m) - L,  lse = x_m + L
+//     entropy = sum_c p_c (x_m - x_c) + L     (no term is negative: nothing cancels)
+//
+// Cost: one exp an element, each element read once and written once, as in rows.h and by the same
+// pipeline: while the exps of a row are made, chunk by chunk, the row before is stored. softmax
+// scales the exps, which wait in a scratch row; log_softmax reads that row again, from L2, for
+// x - x_m is exact where the logarithm of an exp is not. The maximum is found on the way, see
+// ApartSums. Entropy alone reads a row three times, and takes two exps.
+#pragma once
+#include "rows/apart.h"
+#include "common/log1p.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// log p_c from x_c.
+template <class T>
+struct LogOf {
+  Vec<T> peak = {}, shift = {};
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const { return (x - peak) - shift; }
+};
+
+// What the maximum of a row leaves to know.
+template <class T>
+struct RowLog {
+  T peak;
+  double log1p_others;  // nan if the peak is not finite, or the row holds nan
+};
+
+// From its maximum, any row.
+template <class T>
+RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
+  const Peak<T> peak = peak_of(x, classes);
+  const RowSums s =
+      exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, static_cast<T*>(nullptr), chunk);
+  return {peak.value, log1p_of(s.others / s.e_target)};
+}
+
+// The same from the sums of a row.
+template <class T>
+RowLog<T> log_of_row(const ApartSums<T>& row, T* chunk) {
+  RowSums s;
+  if (!row.sums(&s)) return log_any_row(row.x, row.classes, chunk);
+  return {row.peak, log1p_of(s.others / s.e_target)};
+}
+
+// The exps of a row chunk by chunk, for softmax: their total.
+template <class T>
+struct AllSums {
+  const T* x;
+  size_t classes;
+  DirectExp<T, false> exp;
+  Total<T> total;
+
+  AllSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
+
+  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
+    exp_chunk<false>(x + begin, n, exp, e, total);
+  }
+
+  bool in_range() const {
+    const double sum = total.value().value;
+    return sum >= Exp<T>::kMinTotal && sum < Exp<T>::kMaxTotal;
+  }
+
+  // e holds the exps, and holds them again if k was wrong.
+  Finisher<T, false> finish(T* e, T* scratch_chunk) const {
+    Sum sum = total.value();
+    if (!in_range()) {
+      const Peak<T> peak = peak_of(x, classes);
+      const RowSums s = exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, e, scratch_chunk);
+      e[peak.at] = T(s.e_target);
+      sum = s.exact_total();
+    }
+    const double factor = double(T(1 / sum.value));
+    const double missed = __builtin_fma(-factor, sum.value, 1) - factor * sum.lost;
+    return Finish<T>{T(factor), T(missed / sum.value), T(0)};
+  }
+};
+
+template <class T>
+XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
+  return b.x + ptrdiff_t(r) * b.x_stride;
+}
+
+template <class T, template <class, class> class Stores>
+void softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
+  T* e = scratch + kScratchChunk;
+  Stores<T, Finisher<T, false>> stores;
+  for (size_t r = 0; r < b.rows; ++r) {
+    AllSums<T> row(row_of(b, r), b.classes);
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      if (r > 0) stores.advance(e, i + n, row.x);
+      row.chunk(i, n, e + i);
+    });
+    stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, row.finish(e, scratch));
+  }
+  stores.advance(e, b.classes, row_of(b, b.rows - 1));
+  stores.flush();
+}
+
+// A row of its own needs no scratch row, which might be as large as all of the call's input: its
+// exps go to the result. In place, only when they are known to be right: that takes them twice.
+template <class T>
+void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
+  AllSums<T> row(b.x, b.classes), again = row;
+  const auto pass = [&](AllSums<T>& sums, bool stored) {
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) {
+      T* e = stored && n == kChunk<T> ? b.out + i : chunk;
+      sums.chunk(i, n, e);
+      if (stored && e == chunk) __builtin_memcpy(b.out + i, chunk, n * sizeof(T));
+    });
+  };
+  const bool in_place = b.out == b.x;
+  pass(row, !in_place);
+  if (in_place && row.in_range()) pass(again, true);
+  RegularStores<T, Finisher<T, false>> stores;
+  stores.begin_row(b.out, b.classes, row.finish(b.out, chunk));
+  stores.advance(b.out, b.classes, b.out);
+}
+
+template <class T, template <class, class> class Stores>
+void log_softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
+  Stores<T, LogOf<T>> stores;
+  for (size_t r = 0; r < b.rows; ++r) {
+    ApartSums<T> row(row_of(b, r), b.classes);
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      if (r > 0) stores.advance(row_of(b, r - 1), i + n, row.x);
+      row.template chunk<false>(i, n, scratch);
+    });
+    const RowLog<T> log = log_of_row(row, scratch);
+    const LogOf<T> log_of = {splat(log.peak), splat(T(log.log1p_others))};
+    stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, log_of);
+  }
+  const T* x = row_of(b, b.rows - 1);
+  stores.advance(x, b.classes, x);
+  stores.flush();
+}
+
+template <class T>
+bool has_nan(const T* x, size_t n) {
+  int found = 0;
+  for (size_t i = 0; i < n; ++i) found |= x[i] != x[i];
+  return found != 0;
+}
+
+// Of a row without a finite maximum: that maximum.
+template <class T>
+double log_sum_exp(const RowLog<T>& log, const T* x, size_t classes) {
+  if (log.log1p_others == log.log1p_others) return double(log.peak) + log.log1p_others;
+  return has_nan(x, classes) ? NAN : double(log.peak);
+}
+
+// sum_c e_c (m - x_c), chunk by chunk.
+template <class T>
+double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
+  return with_exp_of(peak, 1, [&](const auto& exp) {
+    const Flushed<T, decltype(exp)> flushed = {exp};
+    MassAccumulator<T> sums;
+    for_chunks<T>(0, classes, [&](size_t b, size_t n) {
+      Total<T> unused;
+      exp_chunk<false>(x + b, n, flushed, chunk, unused);
+      sums.chunk(x + b, chunk, n, peak);
+    });
+    return sums.distance();
+  });
+}
+
+template <class T>
+double entropy_of_row(const T* x, size_t classes, T* chunk) {
+  const Peak<T> m = peak_of(x, classes);
+  const RowSums s = exp_any_row<T, false>(x, classes, m.at, m.value, 1, nullptr, chunk);
+  const double total = s.total();
+  if (total != total) return NAN;
+  return sum_distances(x, classes, m.value, chunk) / total + log1p_of(s.others / s.e_target);
+}
+
+template <class T>
+void reduce_rows(const SoftmaxBlock<T>& b, T* chunk) {
+  for (size_t r = 0; r < b.rows; ++r) {
+    const T* x = row_of(b, r);
+    if (b.what == Result::kEntropy) {
+      b.value[r] = entropy_of_row(x, b.classes, chunk);
+      continue;
+    }
+    ApartSums<T> row(x, b.classes);
+    for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      row.template chunk<true>(i, n, chunk);
+    });
+    b.value[r] = log_sum_exp(log_of_row(row, chunk), x, b.classes);
+  }
+}
+
+template <class T, template <class, class> class Stores>
+void normalize_rows(const SoftmaxBlock<T>& b, T* scratch) {
+  return b.what == Result::kSoftmax ? softmax_rows<T, Stores>(b, scratch)
+                                    : log_softmax_rows<T, Stores>(b, scratch);
+}
+
+template <class T>
+void softmax(const SoftmaxBlock<T>& b, T* scratch, bool streamed) {
+  if (b.out == nullptr) return reduce_rows(b, scratch);
+  if (b.what == Result::kSoftmax && b.rows == 1) return softmax_row(b, scratch);
+  if (!streamed) return normalize_rows<T, RegularStores>(b, scratch);
+  normalize_rows<T, StreamedStores>(b, scratch);
+  stream_fence();
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
