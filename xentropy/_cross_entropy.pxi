@@ -246,7 +246,7 @@ cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
     cdef Py_ssize_t chunk
     total.bad_row, total.weight, total.strange = -1, 0, False
     cdef TargetReport* report = <TargetReport*>take(&memory, p.chunks * sizeof(TargetReport), 0)
-    start(inspect_chunk, c, &p, report, NULL, 0)
+    execute(inspect_chunk, c, &p, report, NULL, 0)
     for chunk in range(p.chunks):
         total.weight += report[chunk].weight
         total.strange |= report[chunk].strange
@@ -275,7 +275,7 @@ cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
     cdef double total = 0
     cdef size_t each = scratch_bytes(c[0])
     cdef double* loss = <double*>take(&memory, p.chunks * sizeof(double), each * p.team)
-    start(compute_chunk, c, &p, loss, memory.scratch, each)
+    execute(compute_chunk, c, &p, loss, memory.scratch, each)
     for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
         total += loss[chunk]
     release(&memory)
@@ -312,12 +312,12 @@ cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except
     all_parts.team = <int>min(<size_t>team, <size_t>all_parts.chunks)
     for s.row in range(<Py_ssize_t>c.rows):
         s.step = Step.kExps
-        start(compute_part, &s, &all_parts, loss, NULL, 0)
+        execute(compute_part, &s, &all_parts, loss, NULL, 0)
         s.step = Step.kSettle
-        start(compute_part, &s, &whole, loss, NULL, 0)
+        execute(compute_part, &s, &whole, loss, NULL, 0)
         s.step = Step.kGradient
         if c.gradient.data is not NULL:
-            start(compute_part, &s, &all_parts, loss, NULL, 0)
+            execute(compute_part, &s, &all_parts, loss, NULL, 0)
     for chunk in range(p.chunks):
         total += finish_rows(c[0], begin(p, chunk), end(p, chunk), loss)
     release(&memory)

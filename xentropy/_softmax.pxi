@@ -100,6 +100,6 @@ cdef int run_softmax(const SoftmaxCall* c, int n_threads) except -1:
     cdef Memory memory
     cdef size_t each = scratch_bytes(c[0])
     take(&memory, 0, each * p.team)
-    start(normalize_chunk, c, &p, NULL, memory.scratch, each)
+    execute(normalize_chunk, c, &p, NULL, memory.scratch, each)
     release(&memory)
     return 0

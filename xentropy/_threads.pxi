@@ -1,0 +1,223 @@
+# Threads: how many share a call, and the loop over its chunks. Part of _kernels.pyx, and the only
+# file with OpenMP.
+
+cimport openmp
+from cython.parallel cimport parallel, threadid
+
+cdef extern from *:
+    """
+    static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
+      return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
+    }
+    template <class T>
+    static inline T xentropy_load(T* from) {
+      T value;
+      __atomic_load(from, &value, __ATOMIC_RELAXED);
+      return value;
+    }
+    template <class T>
+    static inline void xentropy_store(T* to, T value) {
+      __atomic_store(to, &value, __ATOMIC_RELAXED);
+    }
+    """
+    Py_ssize_t fetch_add "xentropy_fetch_add"(Py_ssize_t* at, Py_ssize_t n) nogil
+    double load "xentropy_load"(double* source) nogil
+    int load_int "xentropy_load"(int* source) nogil
+    void store "xentropy_store"(double* target, double value) nogil
+    void store_int "xentropy_store"(int* target, int value) nogil
+
+
+# --- the default number ----------------------------------------------------------------
+
+cdef int requested_threads = 0    # by set_num_threads; 0: OpenMP's default, ...
+cdef int thread_limit = 1 << 30   # ... but at most this many
+cdef bint after_fork = False      # this process is a child of a fork
+
+
+def set_num_threads(int n):
+    """Set the number of threads of calls without `n_threads`; 0 restores the default."""
+    store_int(&requested_threads, n)
+
+
+def limit_threads(int n):
+    """Cap the default; an explicit number of threads may exceed it."""
+    store_int(&thread_limit, n)
+
+
+def get_num_threads():
+    """Return the number of threads of calls without `n_threads`."""
+    return default_threads()
+
+
+cdef int default_threads() noexcept:
+    if after_fork:
+        return 1
+    return load_int(&requested_threads) or min(
+        load_int(&thread_limit), openmp.omp_get_max_threads()
+    )
+
+
+def _in_child():
+    # libgomp waits forever for its worker threads, which fork does not copy. Any library of the
+    # process may have started them: all share one runtime.
+    global after_fork
+    after_fork = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+# --- is a team worth it? ---------------------------------------------------------------
+
+# Below about 64K elements (some 20 us) a second thread costs more than it saves.
+cdef size_t PARALLEL_ELEMENTS = 1 << 16
+
+# When other processes want the cores, a finished call may have to wait for a thread that was
+# descheduled: 4 ms and more on Linux, whatever the size of the call. The time lost in this way,
+# less the time saved, is kept as a debt, and calls without `n_threads` stay on one thread for as
+# long. It is an exponential backoff: the debt doubles if the next team is as late, up to AT_MOST
+# times the delay, which bounds the loss to 1 % of the time. `python -m bench.contention` shows it.
+cdef double LATE = 50e-6     # seconds; a shorter delay is not counted
+cdef double SLICE = 2e-3     # seconds; a descheduled thread loses its core for longer than this
+cdef double AT_MOST = 100
+# Shared by all calls; read and written atomically.
+cdef double debt = 0          # seconds
+cdef double serial_until = 0  # on the clock of omp_get_wtime
+
+
+cdef void account(double saved) noexcept nogil:
+    """Enter the seconds that a team has saved (negative: lost) into the debt."""
+    cdef double owed = load(&debt)
+    if saved < -LATE:
+        owed = min(2 * owed - saved, AT_MOST * -saved)
+        store(&serial_until, openmp.omp_get_wtime() + owed)
+        store(&debt, owed)
+    elif owed > 0:
+        store(&debt, max(0.0, owed - saved))
+
+
+def _account(double saved):
+    """`account`, for the tests; returns whether calls are on one thread now."""
+    account(saved)
+    return in_debt()
+
+
+cdef inline bint in_debt() noexcept:
+    cdef double until = load(&serial_until)
+    return until > 0 and openmp.omp_get_wtime() < until
+
+
+cdef size_t team_for(size_t elements, int asked) noexcept:
+    """The most threads that may share the work on so many elements; `asked` is 0 for None."""
+    if elements < PARALLEL_ELEMENTS or after_fork:
+        return 1
+    if asked > 0:
+        return asked
+    return 1 if in_debt() else default_threads()
+
+
+# --- chunks ----------------------------------------------------------------------------
+
+# Up to so many elements (1 us) a call keeps the GIL: another Python thread would hold a released
+# one for 5 ms.
+cdef size_t GIL_ELEMENTS = 1 << 11
+
+
+cdef struct Plan:
+    Py_ssize_t rows
+    Py_ssize_t per_chunk
+    Py_ssize_t chunks
+    int team
+    bint keeps_gil
+
+
+cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept:
+    """How a batch is cut into chunks, and how many threads share its elements."""
+    cdef Plan p
+    p.rows = rows
+    p.per_chunk = chunk_rows(rows, classes)
+    p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
+    p.team = <int>min(team_for(elements, asked), <size_t>p.chunks)
+    p.keeps_gil = elements < GIL_ELEMENTS
+    return p
+
+
+# Does chunk number `chunk` of a call; `scratch` is the executing thread's own.
+ctypedef void (*Work)(const void* call, const Plan* p, Py_ssize_t chunk, void* results,
+                      char* scratch) noexcept nogil
+
+
+cdef inline size_t begin(const Plan* p, Py_ssize_t chunk) noexcept nogil:
+    return chunk * p.per_chunk
+
+
+cdef inline size_t end(const Plan* p, Py_ssize_t chunk) noexcept nogil:
+    return min(p.rows, (chunk + 1) * p.per_chunk)
+
+
+# State shared by the threads of a call.
+cdef struct Job:
+    Work work
+    const void* call
+    const Plan* p
+    void* results
+    char* scratch
+    size_t each                 # bytes of scratch per thread
+    Py_ssize_t next             # the first chunk that no thread has claimed
+    Py_ssize_t brief, brief_ns  # number and total time of the chunks shorter than SLICE
+    Py_ssize_t long_ns          # total time of the longer ones
+
+
+cdef void take_chunks(Job* job, int thread) noexcept nogil:
+    """The loop of one thread: claim the next chunk until none is left."""
+    cdef char* scratch = job.scratch + job.each * <size_t>thread
+    cdef Py_ssize_t chunk = fetch_add(&job.next, 1), brief = 0
+    cdef double begun = openmp.omp_get_wtime(), brief_time = 0, long_time = 0, now
+    while chunk < job.p.chunks:
+        job.work(job.call, job.p, chunk, job.results, scratch)
+        now = openmp.omp_get_wtime()
+        if now - begun < SLICE:
+            brief += 1
+            brief_time += now - begun
+        else:
+            long_time += now - begun
+        begun = now
+        chunk = fetch_add(&job.next, 1)
+    fetch_add(&job.brief, brief)
+    fetch_add(&job.brief_ns, <Py_ssize_t>(1e9 * brief_time))
+    fetch_add(&job.long_ns, <Py_ssize_t>(1e9 * long_time))
+
+
+cdef void run_parallel(Job* job) noexcept nogil:
+    """All chunks, by a team of the planned size; the calling thread is part of it."""
+    cdef double begun = openmp.omp_get_wtime(), serial
+    job.brief = job.brief_ns = job.long_ns = 0
+    with parallel(num_threads=job.p.team):
+        take_chunks(job, threadid())
+    # What one thread would have needed. A long chunk among brief ones was descheduled: it counts
+    # as one of them.
+    serial = 1e-9 * job.brief_ns * job.p.chunks / job.brief if job.brief else 1e-9 * job.long_ns
+    account(serial - (openmp.omp_get_wtime() - begun))
+
+
+cdef void run_serial(Job* job) noexcept nogil:
+    """All chunks, by the calling thread. An OpenMP team of one would cost 0.2 us."""
+    cdef Py_ssize_t chunk
+    for chunk in range(job.p.chunks):
+        job.work(job.call, job.p, chunk, job.results, job.scratch)
+
+
+cdef void execute(Work work, const void* call, const Plan* p, void* results, char* scratch,
+                  size_t each) noexcept:
+    """Do all chunks of the plan, without the GIL unless the call is short."""
+    cdef Job job
+    job.work, job.call, job.p, job.results = work, call, p, results
+    job.scratch, job.each, job.next = scratch, each, 0
+    if p.keeps_gil:
+        run_serial(&job)
+        return
+    with nogil:
+        if p.team > 1:
+            run_parallel(&job)
+        else:
+            run_serial(&job)
