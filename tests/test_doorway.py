@@ -90,16 +90,16 @@ UPSTREAM = [
     ({"grad_output": REPEAT.astype("f8"), **NONE}, {"grad_output": np.arange(ROWS), **NONE}),
 ]
 FORWARD = [p.name for p in inspect.signature(xe.cross_entropy).parameters.values()]
-ARGUMENTS = [*FORWARD[:3], "sample_weight", "axis"]
-ARGUMENTS += [name for name in FORWARD if name not in ARGUMENTS]
+OPTIONS = _kernels.Options.NAMES
 
 
 def complete(function, given):
-    """All arguments of the call, those of the forward pass in the order of the doorway."""
+    """All arguments of the call, as the bindings take them."""
     call = inspect.signature(function).bind(**{**base_call(SHAPE), **given})
     call.apply_defaults()
-    forward = tuple(call.arguments.pop(name) for name in ARGUMENTS)
-    return (function is xe.cross_entropy_with_grad, forward, *call.arguments.values())
+    arrays = [call.arguments.pop(n) for n in ("logits", "target", "weight", "sample_weight")]
+    options = _kernels.Options(**{name: call.arguments.pop(name) for name in OPTIONS})
+    return (function is xe.cross_entropy_with_grad, *arrays, options, *call.arguments.values())
 
 
 def assert_same(actual, expected):
@@ -120,7 +120,7 @@ def test_plain_calls_are_taken_and_others_are_left(case):
     function, plain, other = CASES[case]
     taken = _kernels.cross_entropy(*complete(function, plain))
     assert taken is not None
-    assert_same(_api._checked(*complete(function, plain)), taken)
+    assert_same(_api.checked_cross_entropy(*complete(function, plain)), taken)
     assert_same(function(**{**base_call(SHAPE), **plain}), taken)
     if "ignore_index" not in other or other["ignore_index"] != 2**64:
         assert _kernels.cross_entropy(*complete(function, other)) is None
@@ -248,6 +248,16 @@ def test_softmax_family_leaves_what_is_not_plain():
     ]:
         arguments = x, axis, False, base, 0.0, n_threads
         assert _kernels.reduce_rows("entropy", *arguments) is None
+
+
+def test_the_record_has_the_options_of_the_public_function_and_their_defaults():
+    defaults = inspect.signature(xe.cross_entropy).parameters
+    assert set(OPTIONS) == set(FORWARD) - {"logits", "target", "weight", "sample_weight"}
+    record = _kernels.Options()
+    assert {n: getattr(record, n) for n in OPTIONS} == {n: defaults[n].default for n in OPTIONS}
+    given = {name: object() for name in OPTIONS}
+    for record in (_kernels.Options(**given), _kernels.Options(*given.values())):
+        assert {name: getattr(record, name) for name in OPTIONS} == given
 
 
 def test_signatures_are_what_users_read():

@@ -388,10 +388,7 @@ def test_the_formula_in_torchs_operations_is_the_kernels(reduction, target):
         ours = gradients(cross_entropy, x, y, **options)
         sample_weight = options.pop("sample_weight", None)
         weight = options.pop("weight")
-        order = ("normalizer", "label_smoothing", "z_loss", "logit_scale", "base")
-        defaults = {"normalizer": None, "z_loss": 0.0, "logit_scale": 1.0, "base": None}
-        numbers = [(defaults | options)[name] for name in order]
-        call = (1, -100, reduction, *numbers, None)
+        call = _kernels.Options(**options)
         theirs = gradients(
             lambda a, b, w=weight, v=sample_weight, c=call: _formula.formula((a, b, w, v), c), x, y
         )

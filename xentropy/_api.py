@@ -1,7 +1,7 @@
-"""Cross entropy: what it means, and what its arguments may be.
+"""Cross entropy: definition, parameters and errors.
 
-A call goes to the kernels as it stands; they take it unless an argument needs a second look
-(another type, or an error). Then it is checked and goes there again.
+A call is passed to the bindings unchanged. If they return None, an argument needs a conversion or
+is wrong: the arguments are checked, and the call is repeated.
 """
 
 import math
@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from . import _check, _kernels
+from ._kernels import Options
 from ._softmax import reduced
 
 
@@ -110,23 +111,21 @@ def cross_entropy(
     >>> round(xe.cross_entropy(logits, [0, 1]), 6)
     0.315007
     """
-    arguments = (
-        logits,
-        target,
-        weight,
-        sample_weight,
-        axis,
-        ignore_index,
-        reduction,
-        normalizer,
-        label_smoothing,
-        z_loss,
-        logit_scale,
-        base,
-        n_threads,
+    options = Options(
+        axis=axis,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        base=base,
+        n_threads=n_threads,
     )
-    loss = _kernels.cross_entropy(False, arguments)
-    return _checked(False, arguments) if loss is None else loss
+    loss = _kernels.cross_entropy(False, logits, target, weight, sample_weight, options)
+    if loss is None:
+        return checked_cross_entropy(False, logits, target, weight, sample_weight, options)
+    return loss
 
 
 def cross_entropy_with_grad(
@@ -187,68 +186,64 @@ def cross_entropy_with_grad(
     >>> f"{loss:.7e}", [f"{g:.2e}" for g in grad[0]]
     ('2.0611536e-09', ['-2.06e-09', '2.06e-09'])
     """
-    arguments = (
-        logits,
-        target,
-        weight,
-        sample_weight,
-        axis,
-        ignore_index,
-        reduction,
-        normalizer,
-        label_smoothing,
-        z_loss,
-        logit_scale,
-        base,
-        n_threads,
+    options = Options(
+        axis=axis,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        base=base,
+        n_threads=n_threads,
     )
-    result = _kernels.cross_entropy(True, arguments, grad_output, out)
-    return _checked(True, arguments, grad_output, out) if result is None else result
+    result = _kernels.cross_entropy(
+        True, logits, target, weight, sample_weight, options, grad_output, out
+    )
+    if result is None:
+        return checked_cross_entropy(
+            True, logits, target, weight, sample_weight, options, grad_output, out
+        )
+    return result
 
 
-def _checked(with_grad, arguments, grad_output=None, out=None, *, float64=False):
-    """The call with any arguments: those of another type are converted, or refused."""
-    logits, target, weight, sample_weight, axis, *options = arguments
+def checked_cross_entropy(
+    with_grad,
+    logits,
+    target,
+    weight,
+    sample_weight,
+    options,
+    grad_output=None,
+    out=None,
+    *,
+    float64=False,
+):
+    """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised."""
     logits = _check.logits(logits)
-    axis = _check.class_axis(axis, logits)
+    axis = _check.class_axis(options.axis, logits)
     shape = logits.shape
     row_shape = shape[:axis] + shape[axis + 1 :]
     target = _check.target(target, shape, row_shape)
     weight = _check.weight(weight, shape[axis])
     sample_weight = _check.sample_weight(sample_weight, row_shape)
-    options = _options(*options)
-    grad_output = _check.grad_output(grad_output, options[1], row_shape)
-    inputs = {
-        "target": target,
-        "weight": weight,
-        "sample_weight": sample_weight,
-        "grad_output": grad_output if isinstance(grad_output, np.ndarray) else None,
-    }
+    options = _check.options(options, axis)
+    grad_output = _check.grad_output(grad_output, options.reduction, row_shape)
     if out is not None:
+        inputs = {
+            "target": target,
+            "weight": weight,
+            "sample_weight": sample_weight,
+            "grad_output": grad_output if isinstance(grad_output, np.ndarray) else None,
+        }
         _check.out(out, logits, "logits", inputs)
-    plain = logits, target, weight, sample_weight, axis, *options
+    arrays = logits, target, weight, sample_weight
     result = _kernels.cross_entropy(
-        with_grad, plain, grad_output, out, checked=True, float64=float64
+        with_grad, *arrays, options, grad_output, out, checked=True, float64=float64
     )
     if isinstance(result, int):
         raise _check.label_error(target, result, shape[axis])
     return _check.taken(result)
-
-
-def _options(
-    ignore_index, reduction, normalizer, label_smoothing, z_loss, logit_scale, base, n_threads
-):
-    """The options, checked, as Python's own types."""
-    return (
-        _check.integer(ignore_index, "ignore_index"),
-        _check.reduction(reduction),
-        _check.normalizer(normalizer, reduction),
-        _check.real_between(label_smoothing, "label_smoothing", 0, 1),
-        _check.finite_factor(z_loss, "z_loss"),
-        _check.logit_scale(logit_scale),
-        _check.base(base),
-        _check.n_threads(n_threads),
-    )
 
 
 def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_threads=None):
@@ -274,8 +269,8 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     target = _check.float_array(target, "target")
     logits = _check.logits(logits)
     reduction = _check.reduction(reduction)
-    options = -100, "none", None, 0.0, 0.0, 1.0, base, n_threads
-    cross = _checked(False, (logits, target, None, None, axis, *options), float64=True)
+    options = Options(axis=axis, reduction="none", base=base, n_threads=n_threads)
+    cross = checked_cross_entropy(False, logits, target, None, None, options, float64=True)
     axes = _check.class_axis(axis, logits)
     own = reduced("target_entropy", target, axes, False, base, math.nan, n_threads, float64=True)
     with np.errstate(all="ignore"):  # silent, as the kernels are

@@ -200,10 +200,10 @@ cdef void extent(cnp.ndarray a, size_t* low, size_t* high) noexcept:
     high[0] += cnp.PyArray_ITEMSIZE(a)
 
 
-cdef bint apart(cnp.ndarray a, object b) noexcept:
-    """Is one array in memory before the other? (b may be None.)"""
+cdef bint disjoint(cnp.ndarray a, object b) noexcept:
+    """Do the address ranges of two arrays not overlap? True if b is no array."""
     cdef size_t low, high, other_low, other_high
-    if b is None:
+    if not isinstance(b, cnp.ndarray):
         return True
     extent(a, &low, &high)
     extent(b, &other_low, &other_high)
@@ -220,14 +220,14 @@ cdef bint plain_out(object out, cnp.ndarray like) noexcept:
         return False
     if cnp.PyArray_ISBYTESWAPPED(a) != cnp.PyArray_ISBYTESWAPPED(like):
         return False
-    return same_shape(a, like, -1) and (same_place(a, like) or apart(a, like))
+    return same_shape(a, like, -1) and (same_place(a, like) or disjoint(a, like))
 
 
 cdef bint all_finite(cnp.ndarray a) noexcept:
-    """Said of contiguous float64."""
+    """Are all elements of a contiguous float64 array finite?"""
     cdef Py_ssize_t i
-    cdef bint strange = False
+    cdef bint non_finite = False
     cdef const double* v = <const double*>cnp.PyArray_DATA(a)
     for i in range(cnp.PyArray_SIZE(a)):
-        strange |= v[i] - v[i] != 0  # nan of nan and infinity
-    return not strange
+        non_finite |= v[i] - v[i] != 0  # nan - nan and inf - inf are nan
+    return not non_finite

@@ -1,7 +1,7 @@
-"""Checks of arguments: every error names the argument, the value and where it stands.
+"""Checks of arguments: every error names the argument, its value and the position in it.
 
-They see the calls that the doorway does not take as they stand, convert what has another
-type, and run before anything is read from the logits or written to a result.
+Only calls that the bindings return unused come here. Arguments of another type are converted;
+everything is checked before the logits are read or a result is written.
 """
 
 import math
@@ -11,14 +11,14 @@ from functools import cache
 
 import numpy as np
 
-from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS
+from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS, Options
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS = ("none", "sum", "mean")
 
 
 def taken(result):
-    """What the doorway answers to checked arguments: None would be an error of ours."""
+    """The result of the bindings for checked arguments, which None would contradict."""
     if result is None:
         raise SystemError("xentropy: arguments that passed the checks were not taken")
     return result
@@ -252,6 +252,21 @@ def n_threads(value, name="n_threads"):
     if not 1 <= number <= MOST_THREADS:
         raise ValueError(f"{name} = {number} is not in [1, {MOST_THREADS}]")
     return number
+
+
+def options(given, axis):
+    """The options of a cross entropy as Python's own types; `axis` has been checked."""
+    return Options(
+        axis=axis,
+        ignore_index=integer(given.ignore_index, "ignore_index"),
+        reduction=reduction(given.reduction),
+        normalizer=normalizer(given.normalizer, given.reduction),
+        label_smoothing=real_between(given.label_smoothing, "label_smoothing", 0, 1),
+        z_loss=finite_factor(given.z_loss, "z_loss"),
+        logit_scale=logit_scale(given.logit_scale),
+        base=base(given.base),
+        n_threads=n_threads(given.n_threads),
+    )
 
 
 def out(value, like, name, inputs):

@@ -1,34 +1,30 @@
 # One call of cross entropy, from its arguments to its result. Part of _kernels.pyx.
 
-cdef enum Reduction:
-    kNone, kSum, kMean, kUnknown
-
-
-# What a call needs to know beside CrossEntropyCall.
-cdef struct Settings:
-    int class_axis
-    int threads
-    Reduction reduction
-    double normalizer  # nan: the summed weight of the rows
-
-
-def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *,
-                  bint checked=False, bint float64=False):
+def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options options not None,
+                  grad_output=None, out=None, *, bint checked=False, bint float64=False):
     """The loss, or with_grad (loss, gradient), of arguments as the public functions have them.
 
-    None says that a check has something to convert or to refuse; nothing has been written.
-    `checked`: they all have passed. Then the answer may be the number of a row, an int: the
-    first whose label is out of range. `float64`: compute in float64 whatever the dtype.
+    None if an argument is not plain: it has to be converted or refused, and nothing has been
+    written. Once `checked`, arguments are taken for valid, and the answer may be the number of a
+    row, an int: the first whose label is out of range. `float64`: compute in float64 whatever the
+    dtype.
     """
     cdef CrossEntropyCall call
     cdef CrossEntropyCall* c = &call
     cdef Settings s
     cdef cnp.ndarray gradient = None, losses = None
     # 1. The arguments.
-    kept = take_arguments(c, &s, arguments, grad_output, checked, float64)
-    if kept is None or not (out is None or checked or plain_place(out, arguments, grad_output)):
+    if not take_inputs(c, &s, logits, target, sample_weight, options, float64):
         return None
-    cdef cnp.ndarray x = arguments[0]
+    weights = take_weight(c, weight)  # a reference: the kernels read its elements
+    if (weights is None) != (weight is None) or not take_options(c, &s, options):
+        return None
+    if not take_upstream(c, logits, s.class_axis, s.reduction, grad_output):
+        return None
+    if not (out is None or checked or plain_out(out, logits) and disjoint(out, target)
+            and disjoint(out, weight) and disjoint(out, sample_weight)
+            and disjoint(out, grad_output)):
+        return None
     # 2. The labels, before anything is written.
     cdef TargetReport report = inspect(c, s.threads)
     if report.bad_row >= 0:
@@ -38,12 +34,12 @@ def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *
     c.terms.divisor = 1
     if s.reduction == kMean:
         c.terms.divisor = report.weight if isnan(s.normalizer) else s.normalizer
-    # 3. Places for the results, and the work.
+    # 3. Memory for the results, and the computation.
     if with_grad:
-        gradient = fresh(x) if out is None else out
-        take_gradient(c, x, gradient, s.class_axis, out is not None)
+        gradient = fresh(logits) if out is None else out
+        take_gradient(c, logits, gradient, s.class_axis, out is not None)
     if s.reduction == kNone:
-        losses = empty_rows(x, <uint64_t>1 << s.class_axis, False, c.float64)
+        losses = empty_rows(logits, <uint64_t>1 << s.class_axis, False, c.float64)
         c.row_loss = cnp.PyArray_DATA(losses)
         c.row_loss_float64 = c.float64
     cdef double total = run(c, s.threads) / c.terms.divisor
@@ -51,60 +47,20 @@ def cross_entropy(bint with_grad, tuple arguments, grad_output=None, out=None, *
     return (loss, gradient) if with_grad else loss
 
 
-cdef object take_arguments(CrossEntropyCall* c, Settings* s, tuple arguments, object grad_output,
-                           bint checked, bint float64):
-    """All but the results. None if one of them is not plain, else what must stay alive."""
-    (logits, target, weight, sample_weight, axis, ignore_index, reduction, normalizer,
-     label_smoothing, z_loss, logit_scale, base, n_threads) = arguments
+cdef bint take_inputs(CrossEntropyCall* c, Settings* s, object logits, object target,
+                      object sample_weight, Options options, bint float64) except -1:
+    """The arrays but the class weights. False if one of them is not plain."""
     c.gradient.data = NULL
     c.row_loss = NULL
     c.row_loss_float64 = c.streamed = False
     if not plain_array(logits) or not plain_array(target):
-        return None
-    if not take_logits(c, logits, axis, &s.class_axis):
-        return None
-    c.float64 = float64 or c.logits.dtype == kF64
-    if not take_target(c, logits, target, s.class_axis, ignore_index):
-        return None
-    weights = take_weight(c, weight)
-    if weight is not None and weights is None:
-        return None
-    if not take_repeat(c, logits, s.class_axis, sample_weight):
-        return None
-    if not take_terms(c, label_smoothing, z_loss, logit_scale, base):
-        return None
-    s.reduction = reduction_of(reduction)
-    if s.reduction == kUnknown or not plain_threads(n_threads, &s.threads):
-        return None
-    if not take_upstream(c, logits, s.class_axis, s.reduction, grad_output):
-        return None
-    s.normalizer = NAN
-    if normalizer is not None:
-        if s.reduction != kMean or not plain_real(normalizer, &s.normalizer):
-            return None
-        if not isfinite(s.normalizer) or s.normalizer == 0:
-            return None
-    return logits if weights is None else weights
-
-
-cdef bint plain_place(object out, tuple arguments, object grad_output) except -1:
-    """A place for the gradient that no input but the logits has to do with."""
-    if not plain_out(out, arguments[0]):
         return False
-    for other in (arguments[1], arguments[2], arguments[3], grad_output):
-        if isinstance(other, cnp.ndarray) and not apart(out, other):
-            return False
-    return True
-
-
-cdef Reduction reduction_of(object name) noexcept:
-    if type(name) is not str:
-        return kUnknown
-    if name == "mean":
-        return kMean
-    if name == "sum":
-        return kSum
-    return kNone if name == "none" else kUnknown
+    if not take_logits(c, logits, options.axis, &s.class_axis):
+        return False
+    c.float64 = float64 or c.logits.dtype == kF64
+    if not take_target(c, logits, target, s.class_axis, options.ignore_index):
+        return False
+    return take_repeat(c, logits, s.class_axis, sample_weight)
 
 
 cdef bint take_logits(CrossEntropyCall* c, cnp.ndarray x, object axis, int* class_axis) except -1:
@@ -187,23 +143,6 @@ cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
         return False
     describe(&c.repeat, sample_weight, code, 0)
     return True
-
-
-cdef bint take_terms(CrossEntropyCall* c, object label_smoothing, object z_loss,
-                     object logit_scale, object base) noexcept:
-    """The options that are a number."""
-    cdef Terms* t = &c.terms
-    if not plain_real(label_smoothing, &t.label_smoothing) or not 0 <= t.label_smoothing <= 1:
-        return False
-    if t.classes == 1:
-        t.label_smoothing = 0  # one class has nothing to share its mass with
-    if not plain_real(z_loss, &t.z_loss) or not 0 <= t.z_loss < INFINITY:
-        return False
-    if not plain_real(logit_scale, &t.logit_scale):
-        return False
-    if not least_scale <= t.logit_scale <= largest_scale:
-        return False
-    return plain_unit(base, &t.unit)
 
 
 cdef bint take_upstream(CrossEntropyCall* c, cnp.ndarray x, int class_axis, Reduction how,

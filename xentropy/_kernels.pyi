@@ -1,5 +1,10 @@
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+Loss = float | np.floating[Any] | NDArray[Any]
+
 MOST_THREADS: int
 LEAST_SCALE: float
 LARGEST_SCALE: float
@@ -11,21 +16,54 @@ def set_num_threads(n: int) -> None: ...
 def limit_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def config() -> dict[str, Any]: ...
+
+class Options:
+    NAMES: tuple[str, ...]
+    axis: Any
+    ignore_index: Any
+    reduction: Any
+    normalizer: Any
+    label_smoothing: Any
+    z_loss: Any
+    logit_scale: Any
+    base: Any
+    n_threads: Any
+    def __init__(
+        self,
+        axis: Any = 1,
+        ignore_index: Any = -100,
+        reduction: Any = "mean",
+        normalizer: Any = None,
+        label_smoothing: Any = 0.0,
+        z_loss: Any = 0.0,
+        logit_scale: Any = 1.0,
+        base: Any = None,
+        n_threads: Any = None,
+    ) -> None: ...
+
+# Results of the functions below: None if an argument is not plain, so that it has to be converted
+# or refused. float: the loss, reduced. ndarray, or a scalar of NumPy for rows without dimensions:
+# values by row, or a softmax. tuple: (loss, gradient). int: the row of a label out of range.
+
 def cross_entropy(
     with_grad: bool,
-    arguments: tuple[Any, ...],
+    logits: Any,
+    target: Any,
+    weight: Any,
+    sample_weight: Any,
+    options: Options,
     grad_output: Any = None,
     out: Any = None,
     *,
     checked: bool = False,
     float64: bool = False,
-) -> Any: ...
+) -> Loss | int | tuple[Loss, NDArray[Any]] | None: ...
 def exchanged(
     tensors: tuple[Any, ...], exchange: Any, dtypes: dict[Any, Any]
 ) -> tuple[Any, ...] | None: ...
 def normalize(
     what: str, x: Any, axis: Any, out: Any, n_threads: Any, *, checked: bool = False
-) -> Any: ...
+) -> np.floating[Any] | NDArray[Any] | None: ...
 def reduce_rows(
     what: str,
     x: Any,
@@ -37,4 +75,4 @@ def reduce_rows(
     *,
     checked: bool = False,
     float64: bool = False,
-) -> Any: ...
+) -> np.floating[Any] | NDArray[Any] | None: ...

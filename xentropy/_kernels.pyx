@@ -13,6 +13,7 @@ tables, NumPy's memory handler), or read and written atomically (numbers of thre
 block of memory that pages.cpp keeps); `after_fork` is set while a child has one thread only.
 """
 
+cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.math cimport INFINITY, NAN, isfinite, isnan, log
@@ -233,5 +234,6 @@ LEAST_SCALE, LARGEST_SCALE = least_scale, largest_scale
 include "_arrays.pxi"
 include "_exchange.pxi"
 include "_results.pxi"
+include "_options.pxi"
 include "_cross_entropy.pxi"
 include "_softmax.pxi"

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from .. import _api, _kernels
+from .. import _kernels
+from .._api import checked_cross_entropy
 
 # torch hands out no bfloat16 array, and NumPy takes none through DLPack: such a tensor goes as
 # 16-bit integers, which are seen as bfloat16 here. Without ml_dtypes NumPy has no name for it,
@@ -69,22 +70,21 @@ def loss_tensor(loss, dtype):
 
 
 def compute(with_grad, tensors, options, upstream=None, out=None):
-    """Loss, or with_grad (loss, gradient): a call of xentropy's NumPy functions.
+    """Loss, or with_grad (loss, gradient), of tensors: one call of the kernels.
 
-    `tensors`: logits, target, weight, sample_weight. `options`: the others, in the order of
-    `xentropy.cross_entropy`. `upstream`: the gradient in the loss, a tensor of its shape. The
-    loss is a number or an array; the gradient is a tensor, `out` if given.
+    `tensors`: logits, target, weight, sample_weight. `options`: `Options`. `upstream`: the
+    gradient in the loss, a tensor of its shape. The loss is a number or an array; the gradient
+    is a tensor, `out` if given.
     """
     logits = tensors[0]
     if with_grad and out is None and logits.nbytes < SMALL_BYTES and logits.is_contiguous():
         out = torch.empty_like(logits)
     if upstream is not None:
         upstream = array(upstream) if upstream.dim() else upstream.item()
-    found = arrays((*tensors, out))
-    arguments, place = found[:4] + options, found[4]
-    result = _kernels.cross_entropy(with_grad, arguments, upstream, place)
+    *inputs, place = arrays((*tensors, out))
+    result = _kernels.cross_entropy(with_grad, *inputs, options, upstream, place)
     if result is None:
-        result = _api._checked(with_grad, arguments, upstream, place)
+        result = checked_cross_entropy(with_grad, *inputs, options, upstream, place)
     if not with_grad:
         return result
     loss, gradient = result

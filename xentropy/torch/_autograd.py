@@ -47,7 +47,7 @@ class CrossEntropy(torch.autograd.Function):
         target, weight, sample_weight, ctx.options, dtype, ctx.inplace = call
         tensors = logits, target, weight, sample_weight
         saved, kept = logits, None
-        if ctx.options[2] == "none" or not logits.requires_grad:
+        if ctx.options.reduction == "none" or not logits.requires_grad:
             loss = compute(False, tensors, ctx.options)
         elif ctx.inplace:
             saved, kept = None, logits.detach()
@@ -110,15 +110,14 @@ def _of_logits(ctx, tensors, kept, given, upstream):
 def _of_target(tensors, options, upstream):
     """The gradient in class probabilities: -w_c (1 - label_smoothing) log_b p_c of each row."""
     logits, target, weight, sample_weight = tensors
-    axis, _, reduction, normalizer, label_smoothing, _, logit_scale, base, _ = options
-    axis = axis if logits.dim() > 1 else 0
+    axis = options.axis if logits.dim() > 1 else 0
     x = logits.detach().float() if logits.dtype in BITS16 else logits.detach()
-    x = x if logit_scale == 1 else x * logit_scale
+    x = x if options.logit_scale == 1 else x * options.logit_scale
     gradient = torch.from_numpy(log_softmax(array(x), axis=axis))
-    factor = (label_smoothing - 1) / math.log(base or math.e)
-    if reduction == "mean":
+    factor = (options.label_smoothing - 1) / math.log(options.base or math.e)
+    if options.reduction == "mean":
         rows = target.numel() // target.size(axis) if sample_weight is None else sample_weight.sum()
-        factor = factor / (normalizer or rows or 1)  # no rows: nobody gets it
+        factor = factor / (options.normalizer or rows or 1)  # without rows the gradient is empty
     factor = factor * upstream.to(x.dtype)
     factor = factor if sample_weight is None else factor * sample_weight
     gradient.mul_(factor.unsqueeze(axis) if factor.dim() else factor)

@@ -7,6 +7,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import _reduction
 
+from .._kernels import Options
 from . import _operator
 from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
@@ -106,11 +107,25 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    tensors = input, target, weight, sample_weight
-    numbers = normalizer, label_smoothing, z_loss, logit_scale, base, n_threads
-    options = axis, ignore_index, reduction, *numbers
+    record = _operator.TracedOptions if is_compiling() else Options
+    options = record(
+        axis=axis,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        base=base,
+        n_threads=n_threads,
+    )
+    return _routed((input, target, weight, sample_weight), options, inplace)
+
+
+def _routed(tensors, options, inplace):
+    """By the kernels at once, as an operator in a graph, or by torch's own function."""
     compiling = is_compiling()
-    dtype = _loss_dtype(tensors, ignore_index, TRACED if compiling else PLAIN)
+    dtype = _loss_dtype(tensors, options.ignore_index, TRACED if compiling else PLAIN)
     if dtype is None or _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return by_torch(tensors, options)
     if compiling or _len_torch_dispatch_stack():
@@ -151,7 +166,7 @@ def _traced(tensors, options, dtype):
     """Into a graph, or through a dispatch mode: the operator, which derives by the logits alone."""
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors[1:]):
         return by_torch(tensors, options)
-    return _operator.cross_entropy(*tensors, *options, dtype)
+    return _operator.call(tensors, options, dtype)
 
 
 def _eager(tensors, options, dtype, inplace):

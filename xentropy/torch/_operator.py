@@ -6,10 +6,33 @@ upstream gradient will be 1, and to scale a kept gradient would read and write i
 call costs several times an autograd.Function (torch's issues 176592 and 139500).
 """
 
+from collections import namedtuple
+
 import torch
 from torch import Tensor
 
+from .._kernels import Options
 from ._arrays import compute, loss_tensor
+
+# The same record where torch.compile looks on: it cannot trace a class compiled by Cython.
+TracedOptions = namedtuple("TracedOptions", Options.NAMES)  # type: ignore[misc]
+
+
+def call(tensors, options, dtype):
+    """The operator, whose schema is flat, on a call's tensors and options."""
+    return cross_entropy(
+        *tensors,
+        axis=options.axis,
+        ignore_index=options.ignore_index,
+        reduction=options.reduction,
+        normalizer=options.normalizer,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+        logit_scale=options.logit_scale,
+        base=options.base,
+        n_threads=options.n_threads,
+        dtype=dtype,
+    )
 
 
 @torch.library.custom_op("xentropy::cross_entropy", mutates_args=())
@@ -30,18 +53,29 @@ def cross_entropy(
     dtype: torch.dtype,
 ) -> Tensor:
     """The loss, of type `dtype`."""
-    options = axis, ignore_index, reduction, normalizer, label_smoothing, z_loss, logit_scale
+    options = Options(
+        axis=axis,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        base=base,
+        n_threads=n_threads,
+    )
     tensors = logits, target, weight, sample_weight
-    return loss_tensor(compute(False, tensors, (*options, base, n_threads)), dtype).contiguous()
+    return loss_tensor(compute(False, tensors, options), dtype).contiguous()
 
 
 @cross_entropy.register_fake
-def _(logits, target, weight, sample_weight, axis, ignore_index, reduction, *options):
+def _(logits, target, weight, sample_weight, axis, ignore_index, reduction, *others):
+    *_, dtype = others
     if reduction != "none":
-        return logits.new_empty((), dtype=options[-1])
+        return logits.new_empty((), dtype=dtype)
     rows = list(logits.shape)
     del rows[axis if len(rows) > 1 else 0]
-    return logits.new_empty(rows, dtype=options[-1])
+    return logits.new_empty(rows, dtype=dtype)
 
 
 @torch.library.custom_op("xentropy::cross_entropy_backward", mutates_args=())
@@ -62,10 +96,20 @@ def cross_entropy_backward(
     n_threads: int | None,
 ) -> Tensor:
     """The gradient in the logits; `upstream` is the one in the loss."""
-    options = axis, ignore_index, reduction, normalizer, label_smoothing, z_loss, logit_scale
+    options = Options(
+        axis=axis,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        base=base,
+        n_threads=n_threads,
+    )
     gradient = torch.empty_like(logits)
     tensors = logits, target, weight, sample_weight
-    compute(True, tensors, (*options, base, n_threads), upstream, gradient)
+    compute(True, tensors, options, upstream, gradient)
     return gradient
 
 
@@ -75,8 +119,9 @@ def _(upstream, logits, *others):
 
 
 def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:4])
-    ctx.options = inputs[4:-1]
+    logits, target, weight, sample_weight, *options, _ = inputs
+    ctx.save_for_backward(logits, target, weight, sample_weight)
+    ctx.options = options
 
 
 def _backward(ctx, upstream):

@@ -39,7 +39,7 @@ def _what_is_wrong(tensors, options):
         hint = " (integers are class indices: are input and target swapped?)"
         return f"input must be floating, not {logits.dtype}{hint}"
     if target.is_floating_point() and target.shape == logits.shape:
-        if options[1] >= 0:
+        if options.ignore_index >= 0:
             return "ignore_index has no meaning for class probabilities"
         return None
     if target.dtype not in (torch.int64, torch.uint8):

@@ -1,0 +1,81 @@
+# The options of a call of cross entropy, and what the kernels make of them. Part of _kernels.pyx.
+
+
+@cython.final
+@cython.freelist(8)
+cdef class Options:
+    """All options of a call that are not arrays: their names, order and defaults.
+
+    The one record of them, which the public functions, the bindings and the front for PyTorch
+    share. Values are the caller's, unchecked; their meaning is in `xentropy.cross_entropy`.
+    """
+    NAMES = ("axis", "ignore_index", "reduction", "normalizer", "label_smoothing", "z_loss",
+             "logit_scale", "base", "n_threads")
+
+    cdef readonly object axis, ignore_index, reduction, normalizer, label_smoothing, z_loss
+    cdef readonly object logit_scale, base, n_threads
+
+    # Not __init__: arguments of __cinit__ come without a tuple and a dictionary.
+    def __cinit__(self, axis=1, ignore_index=-100, reduction="mean", normalizer=None,
+                  label_smoothing=0.0, z_loss=0.0, logit_scale=1.0, base=None, n_threads=None):
+        self.axis = axis
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.normalizer = normalizer
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.logit_scale = logit_scale
+        self.base = base
+        self.n_threads = n_threads
+
+
+cdef enum Reduction:
+    kNone, kSum, kMean, kUnknown
+
+
+# What a call needs to know beside CrossEntropyCall.
+cdef struct Settings:
+    int class_axis
+    int threads
+    Reduction reduction
+    double normalizer  # nan: the summed weight of the rows
+
+
+cdef bint take_options(CrossEntropyCall* c, Settings* s, Options o) except -1:
+    """All but the axis and ignore_index. False if one of them is not plain."""
+    if not take_terms(&c.terms, o):
+        return False
+    s.reduction = reduction_of(o.reduction)
+    if s.reduction == kUnknown or not plain_threads(o.n_threads, &s.threads):
+        return False
+    s.normalizer = NAN
+    if o.normalizer is None:
+        return True
+    if s.reduction != kMean or not plain_real(o.normalizer, &s.normalizer):
+        return False
+    return isfinite(s.normalizer) and s.normalizer != 0
+
+
+cdef Reduction reduction_of(object name) noexcept:
+    if type(name) is not str:
+        return kUnknown
+    if name == "mean":
+        return kMean
+    if name == "sum":
+        return kSum
+    return kNone if name == "none" else kUnknown
+
+
+cdef bint take_terms(Terms* t, Options o) noexcept:
+    """The numbers in the formula of a row."""
+    if not plain_real(o.label_smoothing, &t.label_smoothing) or not 0 <= t.label_smoothing <= 1:
+        return False
+    if t.classes == 1:
+        t.label_smoothing = 0  # no other class to share the mass with
+    if not plain_real(o.z_loss, &t.z_loss) or not 0 <= t.z_loss < INFINITY:
+        return False
+    if not plain_real(o.logit_scale, &t.logit_scale):
+        return False
+    if not least_scale <= t.logit_scale <= largest_scale:
+        return False
+    return plain_unit(o.base, &t.unit)
