@@ -238,12 +238,11 @@ def checked_cross_entropy(
         }
         _check.out(out, logits, "logits", inputs)
     arrays = logits, target, weight, sample_weight
-    result = _kernels.cross_entropy(
-        with_grad, *arrays, options, grad_output, out, checked=True, float64=float64
+    return _check.taken(
+        _kernels.cross_entropy(
+            with_grad, *arrays, options, grad_output, out, checked=True, float64=float64
+        )
     )
-    if isinstance(result, int):
-        raise _check.label_error(target, result, shape[axis])
-    return _check.taken(result)
 
 
 def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_threads=None):

@@ -1,7 +1,8 @@
 """Checks of arguments: every error names the argument, its value and the position in it.
 
 Only calls that the bindings return unused come here. Arguments of another type are converted;
-everything is checked before the logits are read or a result is written.
+everything is checked before the logits are read or a result is written. Labels alone are checked
+by the kernels.
 """
 
 import math
@@ -106,13 +107,6 @@ def same_shape(array, shape, name, what, hint=""):
     """Raise if the array has another shape."""
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, not {shape} ({what}){hint}")
-
-
-def label_error(labels, row, classes):
-    """The error for the label of row number `row`."""
-    place = np.unravel_index(row, labels.shape)
-    at = f"[{', '.join(str(i) for i in place)}]" if place else ""
-    return IndexError(f"target{at} = {labels[place]} is out of range for {classes} classes")
 
 
 def weight(value, classes):

@@ -5,9 +5,8 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
     """The loss, or with_grad (loss, gradient), of arguments as the public functions have them.
 
     None if an argument is not plain: it has to be converted or refused, and nothing has been
-    written. Once `checked`, arguments are taken for valid, and the answer may be the number of a
-    row, an int: the first whose label is out of range. `float64`: compute in float64 whatever the
-    dtype.
+    written. Once `checked`, arguments are taken for valid and IndexError is raised for a label
+    out of range. `float64`: compute in float64 whatever the dtype.
     """
     cdef CrossEntropyCall call
     cdef CrossEntropyCall* c = &call
@@ -27,10 +26,10 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
         return None
     # 2. The labels, before anything is written.
     cdef TargetReport report = inspect(c, s.threads)
-    if report.bad_row >= 0:
-        return report.bad_row if checked else None
-    if report.strange and not checked:
+    if (report.bad_row >= 0 or report.strange) and not checked:
         return None
+    if report.bad_row >= 0:
+        raise label_error(target, report.bad_row, c.terms.classes)
     c.terms.divisor = 1
     if s.reduction == kMean:
         c.terms.divisor = report.weight if isnan(s.normalizer) else s.normalizer
@@ -45,6 +44,13 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
     cdef double total = run(c, s.threads) / c.terms.divisor
     loss = total if losses is None else unboxed(losses)
     return (loss, gradient) if with_grad else loss
+
+
+cdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
+    """The error for the label of row number `row`."""
+    place = np.unravel_index(row, (<object>target).shape)
+    at = f"[{', '.join([str(i) for i in place])}]" if place else ""
+    return IndexError(f"target{at} = {target[place]} is out of range for {classes} classes")
 
 
 cdef bint take_inputs(CrossEntropyCall* c, Settings* s, object logits, object target,

@@ -43,7 +43,7 @@ class Options:
 
 # Results of the functions below: None if an argument is not plain, so that it has to be converted
 # or refused. float: the loss, reduced. ndarray, or a scalar of NumPy for rows without dimensions:
-# values by row, or a softmax. tuple: (loss, gradient). int: the row of a label out of range.
+# values by row, or a softmax. tuple: (loss, gradient).
 
 def cross_entropy(
     with_grad: bool,
@@ -57,7 +57,7 @@ def cross_entropy(
     *,
     checked: bool = False,
     float64: bool = False,
-) -> Loss | int | tuple[Loss, NDArray[Any]] | None: ...
+) -> Loss | tuple[Loss, NDArray[Any]] | None: ...
 def exchanged(
     tensors: tuple[Any, ...], exchange: Any, dtypes: dict[Any, Any]
 ) -> tuple[Any, ...] | None: ...
