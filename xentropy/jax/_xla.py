@@ -1,12 +1,13 @@
 """Python functions as handlers of XLA's foreign function interface (FFI), with nothing to compile.
 
-XLA calls a handler with a frame that says where arguments and results lie. Its C declaration,
-xla/ffi/api/c_api.h, comes with jaxlib, and a build of this package must not need jaxlib; so what
-a handler reads of it stands here once more, for `ctypes`. Checked on every side: XLA asks a
-handler for its version when it is registered, and each structure says its size.
+XLA calls a handler with a frame that holds the addresses of arguments and results. Its C
+declaration, xla/ffi/api/c_api.h, comes with jaxlib, and a build of this package must not need
+jaxlib; the fields that a handler reads are therefore declared here again, for `ctypes`. Both sides
+check them: XLA asks a handler for its version when it is registered, and each structure begins
+with its size.
 
-A call costs some 15 us beside what the function does: `ctypes` takes the interpreter's lock and
-makes each array, a view of XLA's memory, in Python. Nothing is copied.
+A call has an overhead of some 15 us: `ctypes` acquires the GIL and makes each array, a view of
+XLA's memory, in Python. Nothing is copied.
 """
 
 import ctypes
@@ -18,11 +19,11 @@ import ml_dtypes
 import numpy as np
 
 MAJOR = 0  # of the interface; a minor version only appends to the structures
-EARLY_MINOR = 1  # of jaxlib 0.5 to 0.7, whose XLA does not say its own
-METADATA = 1  # the extension of a frame by which XLA asks for the version
-INTERNAL = 13  # an error of ours
+EARLY_MINOR = 1  # of jaxlib 0.5 to 0.7, whose frames do not carry it
+METADATA = 1  # XLA_FFI_Extension_Metadata: a frame by which XLA asks for the version
+INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 
-# XLA_FFI_DataType, as far as the kernels have it.
+# XLA_FFI_DataType, of the dtypes that the kernels support.
 DTYPES = {
     4: np.dtype(np.int32),
     10: np.dtype(np.float16),
@@ -136,17 +137,17 @@ _registered: list[Any] = []  # XLA keeps their addresses for as long as the proc
 def register(name, function):
     """Let `jax.ffi.ffi_call(name, ...)(*arguments, attribute=int64)` on a CPU call `function`.
 
-    It gets the attribute, a list of read-only arrays, and a list of arrays to be filled in.
-    An exception becomes one of JAX's, with its text: `JaxRuntimeError` or `ValueError`.
+    Its parameters are the attribute, a list of read-only arrays, and a list of arrays for the
+    results. JAX raises its exceptions, with their text, as `JaxRuntimeError` or `ValueError`.
     """
 
     def handle(pointer):
         frame = pointer.contents
         if frame.extensions:
-            return _answer(frame)
+            return _tell_version(frame)
         try:
             function(*_opened(frame))
-        except BaseException as error:  # nothing above this frame could catch it
+        except BaseException as error:  # the callers are C++
             return _failed(frame, f"{name}: {type(error).__name__}: {error}")
         return None
 
@@ -156,8 +157,8 @@ def register(name, function):
     _registered.append(handler)
 
 
-def _answer(frame):
-    """Tell XLA which version of the interface this handler is for: any minor of our major."""
+def _tell_version(frame):
+    """Fill in the version of the interface that the handler is for: any minor of our major."""
     extension = frame.extensions.contents
     if extension.type == METADATA:
         version = extension.metadata.contents.version
@@ -179,7 +180,7 @@ def _arrays(buffers, access):
 
 
 def _array(buffer, access):
-    """The view of a buffer."""
+    """A view of a buffer."""
     shape, dtype = buffer.shape[: buffer.rank], DTYPES[buffer.dtype]
     size = dtype.itemsize
     for length in shape:
@@ -188,7 +189,7 @@ def _array(buffer, access):
 
 
 def _failed(frame, message):
-    """An error that XLA raises in our place; it copies the text and owns the error."""
+    """An error of XLA with this text; XLA owns it."""
     size = ctypes.sizeof(ErrorArguments)
     arguments = ErrorArguments(size, None, message.encode(), INTERNAL)
     return frame.api.contents.error(ctypes.byref(arguments))

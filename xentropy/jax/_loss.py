@@ -1,0 +1,152 @@
+"""The public functions: arguments as optax has them, reduced to what the kernels compute."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ._primitives import IGNORED, is_kind, losses
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def softmax_cross_entropy_with_integer_labels(logits, labels, axis=-1, where=None):
+    """Cross entropy of class indices, `optax.softmax_cross_entropy_with_integer_labels`.
+
+    Parameters
+    ----------
+    logits : array of float16, bfloat16, float32 or float64 (float64 with jax_enable_x64)
+        Any shape with the classes along `axis`.
+    labels : array of integers
+        Class indices, shape of the logits without `axis`; negative ones count from the end.
+    axis : int or tuple of ints, default -1
+        The class axis; of several axes, labels are flat indices into them.
+    where : array of bool, optional
+        Rows that count, shape of the labels: others cost 0 and get gradient 0, whatever they
+        hold. With a mask of the logits' shape this is optax's function.
+
+    Returns
+    -------
+    jax.Array
+        One loss a row in nats, dtype of the logits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As optax does, for types and shapes.
+
+    Notes
+    -----
+    A label out of range has loss nan, as in optax. Its gradient is 0; in optax it is that of
+    the log-sum-exp. Formula, exactness and edge cases are those of `xentropy.cross_entropy`.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> loss = lambda x: softmax_cross_entropy_with_integer_labels(x, jnp.array([0])).mean()
+    >>> value, grad = jax.value_and_grad(loss)(jnp.array([[20.0, 0.0]]))
+    >>> f"{value:.7e}", [f"{g:.2e}" for g in grad[0]]
+    ('2.0611537e-09', ['-2.06e-09', '2.06e-09'])
+    """
+    rows = _rows(logits, axis, where)
+    if rows is None or np.shape(labels) != rows[2] or not is_kind(labels, jnp.integer):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
+    logits, last, _, counted = rows
+    return _of_labels(last, logits, labels, counted)
+
+
+def softmax_cross_entropy(logits, labels, axis=-1, where=None):
+    """Cross entropy of class probabilities, `optax.softmax_cross_entropy`.
+
+    Parameters
+    ----------
+    logits : array of float16, bfloat16, float32 or float64 (float64 with jax_enable_x64)
+        Any shape with the classes along `axis`.
+    labels : array
+        Class probabilities, shape of the logits; they need not add up to 1.
+    axis : int, tuple of ints or None, default -1
+        The class axes; None is all of them.
+    where : array of bool, optional
+        As for `softmax_cross_entropy_with_integer_labels`.
+
+    Returns
+    -------
+    jax.Array
+        One loss a row in nats, in the common dtype of logits and labels. Differentiable in
+        both.
+
+    Notes
+    -----
+    A probability of 0 contributes 0 even where the logit is -inf, where optax gives nan.
+    """
+    axes = tuple(range(np.ndim(logits))) if axis is None else axis
+    rows = _rows(logits, axes, where)
+    if rows is None or np.shape(labels) != np.shape(logits) or not hasattr(labels, "dtype"):
+        return optax.softmax_cross_entropy(logits, labels, axis, where)
+    logits, last, _, counted = rows
+    return _of_probabilities(last, logits, _one_axis(jnp.asarray(labels), axes), counted)
+
+
+def _rows(logits, axis, where):
+    """(logits with one class axis, that axis, shape of the rows, mask of the rows that count).
+
+    The axis is counted from the end, where `jax.vmap` does not move it. None if the kernels do
+    not support the arguments.
+    """
+    if not is_kind(logits, jnp.floating):
+        return None
+    logits = jnp.asarray(logits)
+    axes = (axis,) if isinstance(axis, int) else axis
+    if logits.dtype.name not in DTYPES or not isinstance(axes, tuple):
+        return None
+    if not all(isinstance(a, int) and -logits.ndim <= a < logits.ndim for a in axes):
+        return None
+    numbers = {a % logits.ndim for a in axes}
+    if not axes or len(numbers) < len(axes) or any(logits.shape[a] == 0 for a in numbers):
+        return None
+    shape = tuple(n for a, n in enumerate(logits.shape) if a not in numbers)
+    if where is not None:
+        where = jnp.asarray(where)
+        if where.ndim == logits.ndim and all(where.shape[a] == 1 for a in numbers):
+            where = where.squeeze(tuple(numbers))
+        if where.ndim != len(shape) or np.broadcast_shapes(where.shape, shape) != shape:
+            return None
+        where = where.astype(bool)
+    last = axis % logits.ndim - logits.ndim if isinstance(axis, int) else -1
+    return _one_axis(logits, axis), last, shape, where
+
+
+def _one_axis(array, axis):
+    """The array with several class axes merged into a last one, in the order given."""
+    if isinstance(axis, int):
+        return array
+    array = jnp.moveaxis(array, axis, range(-len(axis), 0))
+    return array.reshape(*array.shape[: -len(axis)], -1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_labels(axis, logits, labels, counted):
+    classes = logits.shape[axis]
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # which holds the number of classes
+    if jnp.issubdtype(labels.dtype, jnp.signedinteger):
+        labels = jnp.where(labels < 0, labels + classes, labels)
+    valid = (labels >= 0) & (labels < classes)
+    chosen = valid if counted is None else valid & counted
+    target = jnp.where(chosen, labels.astype(jnp.int32), IGNORED)
+    rows = jnp.where(valid, losses(axis, logits, target), jnp.nan)
+    rows = rows if counted is None else jnp.where(counted, rows, 0)
+    return rows.astype(logits.dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_probabilities(axis, logits, labels, counted):
+    dtype = jnp.result_type(logits, labels)
+    if labels.dtype.name not in DTYPES:
+        labels = labels.astype(logits.dtype)
+    if counted is not None:  # what is masked may hold anything
+        mask = jnp.expand_dims(counted, axis)
+        logits, labels = jnp.where(mask, logits, 0), jnp.where(mask, labels, 0)
+    return losses(axis, logits, labels).astype(dtype)
