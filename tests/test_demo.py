@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from xentropy import demo
-from xentropy.__main__ import main
+from xentropy.__main__ import COMMANDS, main
+from xentropy.cli import demo, demo_data, demo_model
 
 STEPS = 12
 
@@ -31,7 +31,7 @@ def library(tmp_path, monkeypatch):
     """The generated library in the place of the standard one, and training of a few steps."""
     write_library(tmp_path)
     monkeypatch.setattr(demo, "library", lambda: tmp_path)
-    monkeypatch.setattr(demo, "TABLE_BITS", 12)
+    monkeypatch.setattr(demo_data, "TABLE_BITS", 12)
     monkeypatch.setattr(demo, "run", functools.partial(demo.run, steps=STEPS))
     return tmp_path
 
@@ -52,7 +52,7 @@ def test_the_figures(library, capsys):
     assert figure(output, "rows/s\n  cross_entropy_with_grad") <= 100
     assert figure(output, "largest difference       gradient") < 1e-5
     assert "learned from the other files" in output
-    assert f"{STEPS * demo.BATCH / 1e6:.2f} million bytes" in output
+    assert f"{STEPS * demo_model.BATCH / 1e6:.2f} million bytes" in output
 
 
 def test_seed_and_steps_make_the_model(library, capsys):
@@ -79,20 +79,20 @@ def test_sources_missing(tmp_path, monkeypatch, capsys, folder):
 
 
 def test_tests_and_installed_packages_are_left_out(library):
-    before = demo.sources(library)
+    before = demo_data.sources(library)
     for name in ("site-packages", "__pycache__", "test"):
         (library / name).mkdir()
         (library / name / "other.py").write_bytes(b"pass\n")
-    assert demo.sources(library) == before
+    assert demo_data.sources(library) == before
 
 
 def test_files_are_held_out_whole(library):
-    files = demo.sources(library)
-    training, held_out = demo.split(files, seed=0)
+    files = demo_data.sources(library)
+    training, held_out = demo_data.split(files, seed=0)
     assert sorted(training + held_out) == sorted(files.values())
     assert 0 < sum(map(len, held_out)) <= sum(map(len, files.values())) // 5
-    assert demo.split(files, seed=0) == (training, held_out)
-    assert demo.split(files, seed=1) != (training, held_out)
+    assert demo_data.split(files, seed=0) == (training, held_out)
+    assert demo_data.split(files, seed=1) != (training, held_out)
 
 
 def test_help(capsys):
@@ -102,6 +102,20 @@ def test_help(capsys):
     output = capsys.readouterr().out
     assert "--seconds" in output
     assert "--seed" in output
+    assert all(f"\n  {name} " in output for name in COMMANDS)
+
+
+def test_the_default_subcommand_by_its_name(library, capsys):
+    assert main(["demo", "--seed", "1"]) == 0
+    assert "this model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["nothing"], ["config", "--seconds", "5"]])
+def test_unknown_arguments(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    assert "unrecognized" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
@@ -129,10 +143,10 @@ def test_rows_of_one_context_are_summed(distinct):
     rng = np.random.default_rng(distinct)
     # Squared: some contexts are frequent (long runs), some come once.
     context = (distinct * rng.random(500) ** 2).astype(np.uint16)
-    grad = rng.integers(-100, 100, (500, demo.CLASSES)).astype(np.float32)  # sums are exact
-    expected = np.zeros((distinct, demo.CLASSES), np.float32)
+    grad = rng.integers(-100, 100, (500, demo_data.CLASSES)).astype(np.float32)  # sums are exact
+    expected = np.zeros((distinct, demo_data.CLASSES), np.float32)
     np.add.at(expected, context, grad)
-    where, total = demo.sum_by_context(context, grad)
+    where, total = demo_model.sum_by_context(context, grad)
     assert sorted(where) == sorted(set(context))
     np.testing.assert_array_equal(total, expected[where])
 
@@ -140,19 +154,19 @@ def test_rows_of_one_context_are_summed(distinct):
 def test_contexts_know_nothing_of_what_comes():
     rng = np.random.default_rng(0)
     text = b"".join(rng.choice([b"name", b"other_1", b" = ", b"\n    ", b"(", b")"], 300))
-    known = demo.contexts(text)
+    known = demo_data.contexts(text)
     for at in (0, 1, 7, 200, len(text) - 1):
         changed = text[:at] + bytes(rng.integers(0, 256, len(text) - at, np.uint8))
-        np.testing.assert_array_equal(demo.contexts(changed)[: at + 1], known[: at + 1])
+        np.testing.assert_array_equal(demo_data.contexts(changed)[: at + 1], known[: at + 1])
 
 
 def test_a_file_of_one_byte_has_contexts():
-    assert demo.contexts(b"x").shape == (1, demo.TABLES)
+    assert demo_data.contexts(b"x").shape == (1, demo_data.TABLES)
 
 
 def test_recall_is_the_byte_after_the_last_repeat():
     text = np.frombuffer(b"abcabdab?", np.uint8).astype(np.uint64)
-    two_before = demo.mix(
-        demo.mix(np.zeros_like(text), demo.shifted(text, 1)), demo.shifted(text, 2)
+    two_before = demo_data.mix(
+        demo_data.mix(np.zeros_like(text), demo_data.shifted(text, 1)), demo_data.shifted(text, 2)
     )
-    assert demo.recall(text, two_before)[[2, 5, 8]].tolist() == [256, ord("c"), ord("d")]
+    assert demo_data.recall(text, two_before)[[2, 5, 8]].tolist() == [256, ord("c"), ord("d")]

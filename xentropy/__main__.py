@@ -1,54 +1,41 @@
-"""The command: `python -m xentropy`, or `xentropy`."""
+"""The command line: `python -m xentropy`, or `xentropy`."""
 
 import argparse
-import math
+import importlib
 import sys
 
-import xentropy
+# The modules of xentropy.cli that are subcommands; only the one that is run is imported.
+COMMANDS = {
+    "demo": "a small language model, trained and evaluated (without a subcommand: this one)",
+    "config": "what runs here: version, instruction sets, compiler, threads",
+}
+DEFAULT = "demo"
 
 
-def positive(text):
-    """A positive, finite number of seconds."""
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(text)
-    return value
-
-
-def parser():
-    """The command line."""
+def parser(name, module):
+    """The parser of a subcommand's arguments; that of the default lists all of them."""
+    lines = [f"  {command:<8} {purpose}" for command, purpose in COMMANDS.items()]
     parser = argparse.ArgumentParser(
-        prog="xentropy",
-        description="Train a byte-level language model on the sources of Python's standard library "
-        "and report its loss on held-out files, in bits per byte, beside zlib, bz2 and lzma.",
-        epilog="`xentropy config` prints what runs here: instruction set, compiler, threads.",
+        prog="xentropy" if name == DEFAULT else f"xentropy {name}",
+        usage="xentropy [subcommand] [options]" if name == DEFAULT else None,
+        description=module.DESCRIPTION,
+        epilog="\n".join(["subcommands:", *lines]) if name == DEFAULT else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=["config"], help="print the configuration")
-    parser.add_argument(
-        "--seconds", type=positive, default=30.0, help="time for everything (default: 30)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the held-out files and the batches (default: 0)"
-    )
+    module.add_arguments(parser)
     return parser
 
 
 def main(argv=None):
-    """Run the command; returns the exit code."""
-    options = parser().parse_args(argv)
-    if options.command == "config":
-        xentropy.show_config()
-        return 0
-    from xentropy import demo
-
+    """Run a subcommand; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = argv.pop(0) if argv and argv[0] in COMMANDS else DEFAULT
+    module = importlib.import_module(f"xentropy.cli.{name}")
+    options = parser(name, module).parse_args(argv)
     try:
-        demo.run(options.seconds, options.seed)
-    except demo.SourcesMissing as missing:
-        print(f"xentropy: {missing}", file=sys.stderr)
-        return 1
+        return module.main(options)
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":
