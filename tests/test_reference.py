@@ -139,6 +139,22 @@ def test_gradient_is_the_slope_of_the_loss(name, kind):
     assert_within(grad, exact, tolerance, name)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gradient_in_probabilities_is_the_slope_of_the_loss(name):
+    x, target, options, tolerance = problem("probabilities", OPTIONS[name])
+    upstream = options.pop("grad_output", None)
+    exact = slopes(
+        lambda t, x, **options: reference.cross_entropy(x, t, **options),
+        target,
+        x,
+        upstream,
+        options,
+    )
+    options.pop("ignore_index", None)  # labels only
+    grad = reference.cross_entropy_target_grad(x, target, grad_output=upstream, **options)
+    assert_within(grad, exact, tolerance, name)
+
+
 def test_edges_follow_the_written_semantics():
     inf, nan = np.inf, np.nan
     x = np.array([[0, -inf], [0, -inf], [-inf, -inf], [inf, 0], [nan, 0], [2, 2]])

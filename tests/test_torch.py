@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import xentropy as xe
-from xentropy import _kernels
+from xentropy import _kernels, reference
 from xentropy.torch import CrossEntropyLoss, _arrays, _formula, _loss, cross_entropy
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -395,6 +395,33 @@ def test_the_formula_in_torchs_operations_is_the_kernels(reduction, target):
         for a, b in zip(ours, theirs, strict=True):
             if a is not None:
                 assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), options
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_gradient_in_probabilities_is_that_of_the_reference(reduction):
+    """In eager mode and of the formula; all subsets of our options, in float64."""
+    x, y = seeded(6, 5, dtype=torch.float64), probabilities((6, 5), torch.float64)
+    upstream = torch.linspace(-1, 2, 6).double() if reduction == "none" else torch.tensor(1.5)
+    weight = torch.linspace(0.5, 2, 5, dtype=torch.float64)
+    for chosen in itertools.product([False, True], repeat=len(OURS)):
+        options = {"reduction": reduction, "label_smoothing": 0.2}
+        for name, on in zip(OURS, chosen, strict=True):
+            options |= OURS[name](6) if on else {}
+        if reduction != "mean":
+            options.pop("normalizer", None)
+        given = {name: np.asarray(value) for name, value in options.items() if name != "reduction"}
+        given |= {"reduction": reduction, "normalizer": options.get("normalizer")}
+        exact = reference.cross_entropy_target_grad(
+            x.detach().numpy(), y, weight, grad_output=upstream, **given
+        )
+        _, _, eager = gradients(cross_entropy, x, y, upstream, weight=weight, **options)
+        v = options.pop("sample_weight", None)
+        call = _kernels.Options(**options)
+        _, _, formula = gradients(
+            lambda a, b, v=v, c=call: _formula.formula((a, b, weight, v), c), x, y, upstream
+        )
+        for actual in (eager, formula):
+            np.testing.assert_allclose(actual.numpy(), exact, rtol=1e-12, atol=1e-14)
 
 
 def test_options_reach_the_kernels():

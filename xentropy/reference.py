@@ -1,7 +1,7 @@
 """The specification: every function of xentropy in readable float64 NumPy.
 
-Nothing here is fast; everything here is meant to be read and checked by hand.
-The compiled kernels are tested against these functions, option by option.
+Nothing here is fast; everything is meant to be read, and verified on paper. The compiled
+kernels are tested against these functions, option by option.
 
 All functions work on *rows*: one row is the C logits of one observation. With
 probabilities ``p = softmax(logits)`` and a target distribution ``t`` over the classes
@@ -16,15 +16,16 @@ left, ``-log p_y``: the negative log-likelihood.
 Tails stay exact because ``-log p`` and ``1 - p`` of the most probable class m are
 never computed as a difference of near-equal numbers. With
 
-    others = sum_{c != m} exp(x_c - x_m)
+    tail_sum = sum_{c != m} exp(x_c - x_m)
 
-they are ``-log p_m = log1p(others)`` and ``1 - p_m = others / (1 + others)``.
+they are ``-log p_m = log1p(tail_sum)`` and ``1 - p_m = tail_sum / (1 + tail_sum)``.
 """
 
 import numpy as np
 
 __all__ = [
     "cross_entropy",
+    "cross_entropy_target_grad",
     "cross_entropy_with_grad",
     "entropy",
     "kl_divergence",
@@ -35,7 +36,7 @@ __all__ = [
 
 
 def _rows(array, axis):
-    """The array as float64 rows (R, C), and the shape of one value per row."""
+    """The array as float64 rows (R, C), and the shape of an array with one value per row."""
     array = np.asarray(array)
     if array.ndim == 1:
         axis = 0
@@ -50,7 +51,7 @@ def _unrows(rows, shape, axis):
 
 
 class _Rows:
-    """What softmax makes of every row: p, 1 - p, -log p and log-sum-exp."""
+    """Softmax of every row: p, 1 - p, -log p and log-sum-exp."""
 
     def __init__(self, x):
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -59,18 +60,18 @@ class _Rows:
             shifted = x - peak[:, None]
             e = np.exp(shifted)
             e[at] = 0.0
-            others = e.sum(axis=1)
+            tail_sum = e.sum(axis=1)
             e[at] = np.where(np.isnan(shifted[at]), np.nan, 1.0)
-            total = others + e[at]
+            total = tail_sum + e[at]
             self.p = e / total[:, None]
             self.not_p = 1.0 - self.p
-            self.not_p[at] = others / total
-            self.lse = peak + np.log1p(others)
-            self.neg_log_p = np.log1p(others)[:, None] - shifted
-            bad = ~np.isfinite(peak)
+            self.not_p[at] = tail_sum / total
+            self.lse = peak + np.log1p(tail_sum)
+            self.neg_log_p = np.log1p(tail_sum)[:, None] - shifted
+            non_finite = ~np.isfinite(peak)
             for value in (self.p, self.not_p, self.neg_log_p):
-                value[bad] = np.nan
-            self.lse[bad] = peak[bad]  # -inf, +inf or nan
+                value[non_finite] = np.nan
+            self.lse[non_finite] = peak[non_finite]  # -inf, +inf or nan
 
 
 def _times(mass, value):
@@ -81,12 +82,12 @@ def _times(mass, value):
 
 
 def _unit(base):
-    """The size of one nat in the unit of the answer: 1 / log(base)."""
+    """One nat in units of the result: 1 / log(base)."""
     return 1.0 if base is None else 1.0 / np.log(base)
 
 
 def _target_mass(x, shape, target, weight, ignore_index, label_smoothing, axis):
-    """(mass, row weight, counted): what each class of each row weighs in the loss.
+    """(target mass, weight of the row in the mean, whether the row counts).
 
     mass_c = weight_c * ((1 - label_smoothing) * t_c + label_smoothing / C)
     """
@@ -148,11 +149,7 @@ def cross_entropy_with_grad(
     loss, grad = _loss_and_grad(x, mass, _unit(base), z_loss)
     loss = np.where(counted, repeat * loss, 0.0)
 
-    divisor = 1.0
-    if reduction == "mean":
-        divisor = normalizer
-        if divisor is None:
-            divisor = np.sum(np.where(counted, repeat * row_weight, 0.0))
+    divisor = _divisor(reduction, normalizer, counted, repeat, row_weight)
     with np.errstate(invalid="ignore", divide="ignore"):
         upstream = _per_row(grad_output, shape) * (repeat * logit_scale / divisor)
         grad = np.where(counted[:, None], upstream[:, None] * grad, 0.0)
@@ -162,14 +159,23 @@ def cross_entropy_with_grad(
         return float(np.float64(loss.sum()) / divisor), grad
 
 
+def _divisor(reduction, normalizer, counted, repeat, row_weight):
+    """What the sum of the losses is divided by."""
+    if reduction != "mean":
+        return 1.0
+    if normalizer is not None:
+        return normalizer
+    return np.sum(np.where(counted, repeat * row_weight, 0.0))
+
+
 def _per_row(value, shape):
-    """One number for each row: 1 for None, a scalar for all."""
+    """One number per row: a scalar for all rows; 1 for None."""
     value = 1.0 if value is None else np.asarray(value, np.float64)
     return np.broadcast_to(value, shape).reshape(-1)
 
 
 def _loss_and_grad(x, mass, unit, z_loss):
-    """Of every row, in the scaled logits x: neither weighted nor reduced."""
+    """Loss and gradient of every row in the scaled logits x, before weights and reduction."""
     rows = _Rows(x)
     loss = unit * _times(mass, rows.neg_log_p).sum(axis=1)
     # Q p_c - q_c = (Q - q_c) p_c - q_c (1 - p_c): no cancellation where p_c is almost 1.
@@ -186,8 +192,47 @@ def cross_entropy(logits, target, weight=None, **options):
     return cross_entropy_with_grad(logits, target, weight, **options)[0]
 
 
+def cross_entropy_target_grad(
+    logits,
+    target,
+    weight=None,
+    *,
+    sample_weight=None,
+    reduction="mean",
+    normalizer=None,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_scale=1.0,
+    axis=1,
+    base=None,
+    grad_output=None,
+):
+    """Gradient of the loss in class probabilities t.
+
+    The loss is linear in t: with p = softmax(logit_scale * logits) and unit = 1 / log(base)
+
+        d loss / d t_c = sample_weight * unit * weight_c * (1 - label_smoothing) * -log p_c
+
+    for "mean" over its divisor, the summed sample weights or `normalizer`, neither of which
+    depends on t. Nor does `z_loss`. Of t itself the gradient needs only the shape.
+    """
+    x, shape = _rows(logits, axis)
+    if np.shape(target) != np.shape(logits):
+        raise ValueError("only class probabilities have a gradient")
+    weight = np.ones(x.shape[1]) if weight is None else np.asarray(weight, np.float64)
+    repeat = _per_row(sample_weight, shape)
+    counted = repeat != 0
+    x = np.where(counted[:, None], x, 0.0) * logit_scale
+    grad = _times(weight * (1.0 - label_smoothing), _unit(base) * _Rows(x).neg_log_p)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        divisor = _divisor(reduction, normalizer, counted, repeat, 1.0)
+        upstream = _per_row(grad_output, shape) * (repeat / divisor)
+        grad = np.where(counted[:, None], upstream[:, None] * grad, 0.0)
+    return _unrows(grad, shape, axis)
+
+
 def _flattened(x, axis):
-    """Rows (R, C) over one axis, several, or all of them (None), and how to go back."""
+    """Rows (R, C) over one axis, several or all (None); their shape, axes and the inverse."""
     x = np.asarray(x, np.float64)
     axes = range(x.ndim) if axis is None else np.atleast_1d(axis)
     axes = sorted(a % x.ndim for a in axes)

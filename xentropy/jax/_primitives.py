@@ -33,7 +33,7 @@ def _losses_backward(axis, saved, upstream):
     gradient = _gradient(axis, logits, target, upstream)
     if is_kind(target, jnp.integer):
         return gradient, None
-    # Where it is not used, jit eliminates it as dead code.
+    # reference.cross_entropy_target_grad. Where it is not used, jit eliminates it as dead code.
     of_target = -jnp.expand_dims(upstream, axis) * jax.nn.log_softmax(logits, axis)
     return gradient, of_target.astype(target.dtype)
 

@@ -108,7 +108,7 @@ def _of_logits(ctx, tensors, kept, given, upstream):
 
 
 def _of_target(tensors, options, upstream):
-    """The gradient in class probabilities: -w_c (1 - label_smoothing) log_b p_c of each row."""
+    """The gradient in class probabilities, `xentropy.reference.cross_entropy_target_grad`."""
     logits, target, weight, sample_weight = tensors
     axis = options.axis if logits.dim() > 1 else 0
     x = logits.detach().float() if logits.dtype in BITS16 else logits.detach()

@@ -1,4 +1,7 @@
-"""The loss in torch's own operations: for other devices, transforms, derivatives of any order."""
+"""The loss in torch's own operations: for other devices, transforms, derivatives of any order.
+
+The formulas, of the loss and both its gradients, are in `xentropy.reference`.
+"""
 
 import math
 
