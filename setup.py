@@ -70,11 +70,11 @@ def target_architecture():
 
 
 def kernel_sources(tiers):
-    """Return the C++ files of the kernels: those compiled once, then one a tier."""
+    """Return the C++ files of the kernels, those that take longest first: one a tier."""
     here = Path(__file__).resolve().parent
     sources = sorted(p.relative_to(here).as_posix() for p in (here / KERNELS).rglob("*.cpp"))
     once = [path for path in sources if not Path(path).stem.startswith("tier_")]
-    return once + [f"{KERNELS}/tier_{tier}.cpp" for tier in tiers]
+    return [f"{KERNELS}/tier_{tier}.cpp" for tier in tiers] + once
 
 
 def compile_flags(source, tiers):
@@ -125,7 +125,7 @@ class BuildTiers(build_ext):
 def extension(tiers):
     return Extension(
         "xentropy._kernels",
-        sources=[BINDINGS, *kernel_sources(tiers)],
+        sources=[*kernel_sources(tiers), BINDINGS],
         depends=sorted(glob(f"{KERNELS}/**/*.h", recursive=True) + glob("xentropy/*.pxi")),
         include_dirs=["xentropy", KERNELS, np.get_include()],
         define_macros=[

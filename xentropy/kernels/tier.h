@@ -160,8 +160,7 @@ static inline size_t split_scratch(size_t classes, size_t size, bool gradient) {
   return (row_parts(classes) + 1) * kPartBytes / size + scratch_elements(classes, gradient ? 1 : 0);
 }
 
-// Rows that the column kernel takes at a time: of more the exps leave the cache, of fewer every
-// page that is touched gives less. Measured with C = 20 to 20,000.
+// TMP
 constexpr size_t kColumnRows = 128;
 constexpr size_t kColumnRowsLeast = 64;
 constexpr size_t kColumnBytes = size_t(1) << 20, kColumnBytesMost = size_t(1) << 22;
@@ -171,7 +170,6 @@ static inline size_t column_segment(size_t classes, size_t size) {
   while (n > 16 && n * classes * size > kColumnBytesMost) n /= 2;
   return n;
 }
-// Its scratch: a chunk and a row for rows that are done alone, and the exps of a segment.
 static inline size_t column_scratch(size_t classes, size_t size, bool gradient) {
   const size_t exps = gradient ? classes * column_segment(classes, size) : 0;
   return scratch_elements(classes, 1) + exps;

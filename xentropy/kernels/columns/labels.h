@@ -14,7 +14,8 @@
 // No row depends on its neighbours, on the segment or on its place there in any bit: lanes
 // do not mix, and whether a row is tried again it decides by its own logits.
 #pragma once
-#include "columns/segment.h"
+#include "columns/exps.h"
+#include "columns/fallback.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -40,21 +41,21 @@ XENTROPY_INLINE void put(T* out, Vec<T> v) {
 
 // Finishes and stores one class of a segment. Streams whole cache lines: of those that
 // straddle two segments, or two classes, the parts are stored as usual.
-template <bool kStreamed, class T, class Rows>
-void store_class(const Rows& rows, size_t c, size_t n, T* out) {
+template <bool kStreamed, class T>
+void store_class(const Segment<T>& s, size_t c, size_t n, T* out) {
   constexpr size_t L = kLanes<T>;
-  const T* e = rows.exps(c);
+  const T* e = s.exps_of_class(c);
   size_t i = 0;
   const auto store_until = [&](size_t end) XENTROPY_INLINE_LAMBDA {
-    for (; i + L <= end; i += L) store(out + i, rows.finisher(i)(load(e + i)));
-    if (i < end) store_first(out + i, rows.finisher(i)(load(e + i)), end - i);
+    for (; i + L <= end; i += L) store(out + i, s.rows.finisher(i)(load(e + i)));
+    if (i < end) store_first(out + i, s.rows.finisher(i)(load(e + i)), end - i);
     i = end;
   };
   if (kStreamed) {
     const size_t head = to_line(out);
     if (head) store_until(head < n ? head : n);
     for (; i + kLine<T> <= n; i += kLine<T>) {
-      for (size_t q = i; q < i + kLine<T>; q += L) stream(out + q, rows.finisher(q)(load(e + q)));
+      for (size_t q = i; q < i + kLine<T>; q += L) stream(out + q, s.rows.finisher(q)(load(e + q)));
     }
   }
   store_until(n);
@@ -64,29 +65,30 @@ void store_class(const Rows& rows, size_t c, size_t n, T* out) {
 // and on to the next.
 constexpr size_t kColumnsAhead = 8 << 10;
 
-template <bool kStreamed, class T, class Rows>
+// kGradient: is there one? kStreamed: is it stored past the caches?
+template <class T, bool kScaled, bool kGradient, bool kStreamed>
 class ColumnPipeline {
  public:
   ColumnPipeline(const Terms& t, const Block<T>& b, T* scratch)
-      : t_(t), b_(b), rows_(t, b, scratch) {}
+      : t_(t), b_(b), exps_(t, b, scratch) {}
 
   void run() {
     // segments of one length, rounded to whole cache lines of the gradient
-    const size_t count = (b_.rows + rows_.width() - 1) / rows_.width();
+    const size_t count = (b_.rows + exps_.segment().width - 1) / exps_.segment().width;
     const size_t each = (b_.rows + count - 1) / count;
     length_ = (each + kLine<T> - 1) / kLine<T> * kLine<T>;
     Span before = {0, 0};
     do {
       const size_t begin = before.begin + before.n;
       const Span now = {begin, length_of(begin)};
-      if (rows_.start(now.begin, now.n)) {
-        rows_.probe();
+      if (exps_.segment().start(now.begin, now.n)) {
+        exps_.probe();
         pass(before, now);
-        rows_.check();
-        rows_.settle();
+        exps_.check();
+        settle();
       } else {
         pass(before, {0, 0});
-        rows_.blank();
+        exps_.segment().blank();
       }
       before = now;
     } while (before.begin + before.n < b_.rows);
@@ -103,6 +105,17 @@ class ColumnPipeline {
     return n < b_.rows - begin ? n : b_.rows - begin;
   }
 
+  // Step 4.
+  void settle() {
+    Segment<T>& s = exps_.segment();
+    if (!settle_segment<kGradient>(t_, s.differ, s.rows, s.n)) {
+      for (size_t i = 0; i < s.n; ++i) settle_alone(s, i);
+      return;
+    }
+    __builtin_memcpy(b_.loss + s.begin, s.rows.loss, s.n * sizeof(double));
+    for (size_t i = 0; kGradient && i < s.n; ++i) s.exp_of_target(i) = s.rows.at_target[i];
+  }
+
   void pass(Span before, Span now) {
     size_t c = 0;
     for (; c + kClassesAtOnce <= t_.classes; c += kClassesAtOnce) {
@@ -115,25 +128,25 @@ class ColumnPipeline {
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void step(size_t c, Span before, Span now) {
     if (now.n) prefetch<kClasses>(c, now);
-    if (!Rows::kStores) return rows_.template exps_of<kClasses>(c, 0, now.n);
+    if (!kGradient) return exps_.template exps_of<kClasses>(c, 0, now.n);
     const ptrdiff_t stride = b_.gradient_class_stride;
     T* out = b_.gradient + ptrdiff_t(c) * stride + before.begin;
     if (before.n != now.n || now.n % kLine<T> != 0 || (kStreamed && !whole_lines(out))) {
       for (size_t q = 0; q < kClasses; ++q) {
-        store_class<kStreamed>(rows_, c + q, before.n, out + ptrdiff_t(q) * stride);
+        store_class<kStreamed>(exps_.segment(), c + q, before.n, out + ptrdiff_t(q) * stride);
       }
-      return rows_.template exps_of<kClasses>(c, 0, now.n);
+      return exps_.template exps_of<kClasses>(c, 0, now.n);
     }
-    const T* e = rows_.exps(c);
-    const size_t n = now.n, width = rows_.width();
+    const T* e = exps_.segment().exps_of_class(c);
+    const size_t n = now.n, width = exps_.segment().width;
     for (size_t i = 0; i < n; i += kLine<T>) {
       for (size_t v = i; v < i + kLine<T>; v += kLanes<T>) {
-        const auto finish = rows_.finisher(v);
+        const auto finish = exps_.segment().rows.finisher(v);
         for (size_t q = 0; q < kClasses; ++q) {
           put<kStreamed>(out + ptrdiff_t(q) * stride + v, finish(load(e + q * width + v)));
         }
       }
-      rows_.template exps_of<kClasses>(c, i, kLine<T>);
+      exps_.template exps_of<kClasses>(c, i, kLine<T>);
     }
   }
 
@@ -160,29 +173,21 @@ class ColumnPipeline {
   const Terms& t_;
   const Block<T>& b_;
   size_t length_ = 0;
-  Rows rows_;
+  SegmentExps<T, kScaled, kGradient> exps_;
 };
-
-template <class T, bool kScaled, bool kSmooth>
-void columns_stored(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
-  using WithGradient = ColumnRows<T, kScaled, kSmooth, true>;
-  if (b.gradient == nullptr) {
-    ColumnPipeline<false, T, ColumnRows<T, kScaled, kSmooth, false>>(t, b, scratch).run();
-  } else if (streamed) {
-    ColumnPipeline<true, T, WithGradient>(t, b, scratch).run();
-    stream_fence();
-  } else {
-    ColumnPipeline<false, T, WithGradient>(t, b, scratch).run();
-  }
-}
 
 template <class T>
 void columns(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
-  const bool scaled = t.logit_scale != 1, smooth = t.label_smoothing != 0;
-  if (scaled && smooth) return columns_stored<T, true, true>(t, b, scratch, streamed);
-  if (scaled) return columns_stored<T, true, false>(t, b, scratch, streamed);
-  if (smooth) return columns_stored<T, false, true>(t, b, scratch, streamed);
-  return columns_stored<T, false, false>(t, b, scratch, streamed);
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    if (b.gradient == nullptr) {
+      ColumnPipeline<T, scaled.value, false, false>(t, b, scratch).run();
+    } else if (streamed) {
+      ColumnPipeline<T, scaled.value, true, true>(t, b, scratch).run();
+      stream_fence();
+    } else {
+      ColumnPipeline<T, scaled.value, true, false>(t, b, scratch).run();
+    }
+  });
 }
 
 }  // namespace XENTROPY_TIER

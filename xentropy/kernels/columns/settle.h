@@ -30,6 +30,11 @@ struct LaneRows {
   alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
   alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
 
+  // What makes gradient of the exps of the rows i, i + 1, ...
+  XENTROPY_INLINE_MEMBER Finisher<T> finisher(size_t i) const {
+    return {load(factor + i), load(rest + i), load(bias + i)};
+  }
+
   // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
   XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
     const VD sum = load(others + i), total = sum + load(e_target + i);

@@ -135,6 +135,19 @@ struct Shift {
   }
 };
 
+// A number, or a choice, as a type.
+template <auto kValue>
+struct Constant {
+  static constexpr auto value = kValue;
+};
+
+// f(Constant<true>) where logits are scaled first, else f(Constant<false>).
+template <class F>
+XENTROPY_INLINE void with_scaled(double logit_scale, const F& f) {
+  if (logit_scale != 1) return f(Constant<true>());
+  f(Constant<false>());
+}
+
 // x -> exp(scale * x) * 2^-k. The clamps come first: what is scaled is finite.
 template <class T, bool kScaled>
 struct DirectExp {

@@ -65,58 +65,82 @@ XENTROPY_INLINE double octaves_from(double n, double value, double scale) {
 }
 
 // What the loss needs of the sums of a row; distances and origin are left to the caller.
-template <class T, bool kSmooth>
-RowSums row_sums(const RowAccumulator<T, kSmooth>& sums, double scale) {
+template <class T>
+XENTROPY_INLINE RowSums row_sums(const RowAccumulator<T>& sums, double scale, bool smooth) {
   RowSums s = {};
   const Sum others = sums.others.value();
   s.others = others.value;
   s.others_lost = others.lost;
   s.e_target = sums.e_target;
-  s.differences = kSmooth ? sums.differences.value().value / kSmall * scale : 0;
+  s.differences = smooth ? sums.differences.value().value / kSmall * scale : 0;
   return s;
 }
 
-// Sums and exps of one row: the exps go to `row`, with 0 at the target; if it is null the sums
-// alone are wanted. `row` has no padding: its last chunk is made in `chunk`. It may be x itself.
-template <class T, bool kSmooth, class S, class Exps>
-RowSums exp_row(const S* x, size_t classes, size_t target, const Exps& exp, T peak, double scale,
-                T* row, T* chunk) {
-  const auto sums = sum_parts<T, kSmooth>(classes, [&](size_t begin, size_t end) {
-    RowAccumulator<T, kSmooth> part;
+// A row of logits that is read chunk by chunk as T, so that what follows is compiled once for all
+// types of storage: where it lies, or widened into a chunk of scratch.
+template <class T>
+struct LogitChunks {
+  const void* row;
+  const T* (*read)(const void* row, size_t begin, size_t n, T* scratch);
+
+  const T* at(size_t begin, size_t n, T* scratch) const { return read(row, begin, n, scratch); }
+};
+template <class S, class T = Arithmetic<S>>
+LogitChunks<T> chunks_of(const S* x) {
+  return {x, [](const void* row, size_t begin, size_t n, T* scratch) -> const T* {
+            const S* from = static_cast<const S*>(row) + begin;
+            if constexpr (sizeof(S) == sizeof(T)) return from;
+            for (size_t i = 0; i < n; ++i) scratch[i] = value_of(from[i]);
+            return scratch;
+          }};
+}
+
+// A row and what is asked of it.
+template <class T>
+struct RowRequest {
+  LogitChunks<T> x;
+  size_t classes, target;
+  double scale;
+  bool smooth;  // are the differences wanted?
+  T* row;       // where the exps go, 0 at the target; null: the sums alone are wanted. x is allowed
+  T* chunk;     // scratch of kScratchChunk: `row` has no padding, its last chunk is made there
+};
+
+// Sums and exps of one row. `flush`: exps below kLeast are 0.
+template <class T, class Exp>
+RowSums exp_row(const RowRequest<T>& r, const Exp& exp, T peak, bool flush) {
+  const auto sums = sum_parts<T>(r.classes, r.smooth, [&](size_t begin, size_t end) {
+    RowAccumulator<T> part;
     for_chunks<T>(begin, end, [&](size_t b, size_t n) {
-      T* e = row && n == kChunk<T> ? row + b : chunk;
-      part.template chunk<false>(x, b, n, target, exp, peak, e);
-      if (row && e == chunk) __builtin_memcpy(row + b, chunk, n * sizeof(T));
+      T* e = r.row && n == kChunk<T> ? r.row + b : r.chunk;
+      const T* x = r.x.at(b, n, e);
+      if (r.smooth) sum_differences(x, n, peak, part.differences);  // first: e may be x
+      part.chunk(b, n, r.target, flush, e,
+                 [&](T* to, Total<T>& total) { exp_chunk<false>(x, n, exp, to, total); });
+      if (r.row && e == r.chunk) __builtin_memcpy(r.row + b, e, n * sizeof(T));
     });
     return part;
   });
-  return row_sums(sums, scale);
+  return row_sums(sums, r.scale, r.smooth);
 }
 
-// Exps below kLeast as 0.
-template <class T, class Exps>
-struct Flushed {
-  Exps exp;
-  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
-    const Vec<T> e = exp(x);
-    return e < splat(Exp<T>::kLeast) ? Vec<T>{} : e;
-  }
-};
-
-// exp_row once more: from the exps themselves, where x may be overwritten.
-template <class T, bool kSmooth, class S, class Exps>
-RowSums exp_row_flushed(const S* x, size_t classes, size_t target, const Exps& exp, T peak,
-                        double scale, T* row, T* chunk, RowSums s) {
-  const Flushed<T, Exps> flushed = {exp};
-  if (row) {
-    const auto stored = [](Vec<T> e) XENTROPY_INLINE_LAMBDA { return e; };
-    const Flushed<T, decltype(stored)> again = {stored};
-    const RowSums others = exp_row<T, false>(row, classes, classes, again, peak, scale, row, chunk);
-    s.others = others.others;
-    s.others_lost = others.others_lost;
-    return s;
-  }
-  return exp_row<T, kSmooth>(x, classes, target, flushed, peak, scale, row, chunk);
+// The sum of the exps that lie in `row` already, after those below kLeast have become 0.
+template <class T>
+Sum flush_and_sum(T* row, size_t classes, T* chunk) {
+  const auto sums = sum_parts<T>(classes, false, [&](size_t begin, size_t end) {
+    RowAccumulator<T> part;
+    for_chunks<T>(begin, end, [&](size_t b, size_t n) {
+      T* e = n == kChunk<T> ? row + b : chunk;
+      part.chunk(b, n, classes, true, e, [&](T* to, Total<T>&) {
+        if (to != chunk) return;
+        __builtin_memset(chunk, 0, kChunk<T> * sizeof(T));
+        __builtin_memcpy(chunk, row + b, n * sizeof(T));
+      });
+      if (e == chunk) __builtin_memcpy(row + b, e, n * sizeof(T));
+    });
+    return part;
+  });
+  return sums.others.value();
 }
 
 // round(scale * peak / ln 2), and whether exp(scale * x) * 2^-n is exact enough without taking the
@@ -143,27 +167,31 @@ XENTROPY_INLINE auto with_exp_of(T peak, double scale, const Use& use) {
 
 // The sums and exps of any row, from its maximum. A row without a finite maximum (all -inf,
 // or one +inf or nan) has no softmax: all of it becomes nan.
-template <class T, bool kSmooth, class S>
-RowSums exp_any_row(const S* x, size_t classes, size_t target, T peak, double scale, T* row,
-                    T* chunk) {
+template <class T>
+RowSums exp_any_row(const RowRequest<T>& r, T peak) {
   if (peak - peak == 0) {
-    const double value = double(value_of(x[target]));  // before `row`, which may be x, is written
-    RowSums s = with_exp_of(peak, scale, [&](const auto& exp) {
-      const RowSums first = exp_row<T, kSmooth>(x, classes, target, exp, peak, scale, row, chunk);
+    T widened;
+    const double x_target = double(*r.x.at(r.target, 1, &widened));  // `row` may be x
+    RowSums s = with_exp_of(peak, r.scale, [&](const auto& exp) {
+      RowSums first = exp_row(r, exp, peak, false);
       if (!has_tiny<T>(first.others)) return first;
-      return exp_row_flushed<T, kSmooth>(x, classes, target, exp, peak, scale, row, chunk, first);
+      if (!r.row) return exp_row(r, exp, peak, true);
+      const Sum others = flush_and_sum(r.row, r.classes, r.chunk);  // x may be overwritten by now
+      first.others = others.value;
+      first.others_lost = others.lost;
+      return first;
     });
-    s.origin = double(peak) * scale;
-    const Octave octave = octave_of(peak, scale);
+    s.origin = double(peak) * r.scale;
+    const Octave octave = octave_of(peak, r.scale);
     if (octave.direct) {
-      s.target_distance = octaves_from(octave.n, value, scale);
-      s.origin_distance = octaves_from(octave.n, double(peak), scale);
+      s.target_distance = octaves_from(octave.n, x_target, r.scale);
+      s.origin_distance = octaves_from(octave.n, double(peak), r.scale);
     } else {
-      s.target_distance = (value - double(peak)) * scale;
+      s.target_distance = (x_target - double(peak)) * r.scale;
     }
     if (s.total() == s.total()) return s;
   }
-  for (size_t i = 0; row && i < classes; ++i) row[i] = T(NAN);
+  for (size_t i = 0; r.row && i < r.classes; ++i) r.row[i] = T(NAN);
   return {NAN, NAN, NAN, NAN, NAN, NAN, NAN};
 }
 

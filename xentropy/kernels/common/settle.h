@@ -113,11 +113,32 @@ XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_others, D d
           rest * e_m - t.unit * q_m * others, D{} + t.unit};
 }
 
+template <class S>
+XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, const RowSums& s) {
+  const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
+  return settle<Arithmetic<S>>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
+}
+
 // How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what
 // rounding the factor lost.
 template <class T>
 struct Finish {
   T factor, rest, bias;
+};
+
+// Finish<T> in vectors, applied to the exps (or the target's number in their place). A bias of 0
+// costs nothing and changes nothing: x - 0 is x, -0 too.
+template <class T>
+struct Finisher {
+  Vec<T> factor = {}, rest = {}, minus_bias = {};
+
+  Finisher() {}
+  Finisher(Vec<T> f, Vec<T> r, Vec<T> b) : factor(f), rest(r), minus_bias(-b) {}
+  Finisher(Finish<T> f) : Finisher(splat(f.factor), splat(f.rest), splat(f.bias)) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> e) const {
+    return fma(e, factor, fma(e, rest, minus_bias));
+  }
 };
 
 // A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
@@ -135,12 +156,6 @@ Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t 
   }
   e[target] = T(r.numerator / total * g);
   return {T(1), T(kAlmostNothing<T>), T(0)};
-}
-
-// Sets the exps below kLeast to 0.
-template <class T>
-void flush_row(T* e, size_t classes) {
-  for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kLeast ? T(0) : e[c];
 }
 
 // Puts the target's gradient into the scratch row, in the units of the others. q is null

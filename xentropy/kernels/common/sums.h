@@ -168,6 +168,12 @@ XENTROPY_INLINE void sum_chunk(const T* e, size_t n, Total<T>& total) {
   add_vectors<T>(n, total, [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA { return load(e + i); });
 }
 
+// Sets the exps below kLeast to 0.
+template <class T>
+void flush_row(T* e, size_t classes) {
+  for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kLeast ? T(0) : e[c];
+}
+
 // Sums of logits are taken 2^-32 times as large, so that logits of 3e38 do not overflow.
 constexpr double kSmall = 0x1p-32;
 
@@ -257,41 +263,47 @@ struct RowSums {
   }
 };
 
-// The exps of a row, or of a part of it, chunk by chunk; the target's is kept apart.
-template <class T, bool kSmooth>
+// The exps of a row, or of a part of it, chunk by chunk; the target's is not in their sum.
+template <class T>
 struct RowAccumulator {
-  Total<T> others, differences;  // the latter for label smoothing
+  Total<T> others, differences;  // the latter with label smoothing only
   double e_target = 0;
 
-  template <bool kPrefetch, class S, class Exp>
-  XENTROPY_INLINE_MEMBER void chunk(const S* x, size_t begin, size_t n, size_t target,
-                                    const Exp& exp, T origin, T* e) {
-    if (kSmooth) sum_differences(x + begin, n, origin, differences);  // first: e may be x + begin
+  // make(e, total) writes the exps of the n classes from `begin` on to e, and adds them to `total`.
+  // Their sum is taken again where one of them is the target or, if asked, where subnormal exps
+  // have to be flushed to 0.
+  template <class Make>
+  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, size_t target, bool flush, T* e,
+                                    const Make& make) {
     const Total<T> before = others;
-    exp_chunk<kPrefetch>(x + begin, n, exp, e, others);
-    if (target - begin < n) {
+    make(e, others);
+    const bool has_target = target - begin < n;
+    if (flush) flush_row(e, n);
+    if (has_target) {
       e_target = e[target - begin];
       e[target - begin] = 0;
+    }
+    if (flush || has_target) {
       others = before;
       sum_chunk(e, n, others);
     }
   }
 
-  void add(const RowAccumulator& part) {
+  void add(const RowAccumulator& part, bool smooth) {
     others.add(part.others);
-    if (kSmooth) differences.add(part.differences);
+    if (smooth) differences.add(part.differences);
     e_target += part.e_target;
   }
 };
 
 // The sums of a row, part by part: part(begin, end) gives those of [begin, end). Several threads
 // may share a long row, and no bit shows it.
-template <class T, bool kSmooth, class Part>
-XENTROPY_INLINE RowAccumulator<T, kSmooth> sum_parts(size_t classes, const Part& part) {
-  RowAccumulator<T, kSmooth> sums;
+template <class T, class Part>
+XENTROPY_INLINE RowAccumulator<T> sum_parts(size_t classes, bool smooth, const Part& part) {
+  RowAccumulator<T> sums;
   for (size_t begin = 0, end; begin < classes; begin = end) {
     end = classes - begin > kRowPart ? begin + kRowPart : classes;
-    sums.add(part(begin, end));
+    sums.add(part(begin, end), smooth);
   }
   return sums;
 }

@@ -102,9 +102,8 @@ void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, c
   T* e = b.gradient ? s.row : nullptr;
   const T *row = x + q * C, peak = max_of(row, C);
   const size_t y = size_t(b.labels[r]);
-  const RowSums sums = t.label_smoothing != 0
-                           ? exp_any_row<T, true>(row, C, y, peak, t.logit_scale, e, s.chunk)
-                           : exp_any_row<T, false>(row, C, y, peak, t.logit_scale, e, s.chunk);
+  const RowSums sums = exp_any_row<T>(
+      {chunks_of(row), C, y, t.logit_scale, t.label_smoothing != 0, e, s.chunk}, peak);
   const double class_weight = b.weight ? b.weight[y] : 1;
   const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
   if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;

@@ -67,7 +67,8 @@ void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   const GroupRows<T>& g = s.g;
   const size_t C = group.shape.classes;
   const Peak<T> peak = peak_of(x, C);
-  const RowSums sums = exp_any_row<T, false>(x, C, peak.at, peak.value, 1, s.row, s.chunk);
+  const RowSums sums =
+      exp_any_row<T>({chunks_of(x), C, peak.at, 1, false, s.row, s.chunk}, peak.value);
   const Sum total = group.apart ? Sum{sums.others, sums.others_lost} : sums.exact_total();
   if (!group.apart) s.row[peak.at] = T(sums.e_target);
   for (size_t c = 0; c < C; ++c) g.exps[group.tiny ? place_of<T>(q, c, C) : q * C + c] = s.row[c];

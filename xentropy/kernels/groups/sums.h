@@ -124,11 +124,6 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
   return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
 }
 
-template <int kValue>
-struct Constant {
-  static constexpr int value = kValue;
-};
-
 // f(n) with n as a constant where it is small, else -1.
 template <class F>
 XENTROPY_INLINE void with_small(size_t n, const F& f) {

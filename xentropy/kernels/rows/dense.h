@@ -69,7 +69,7 @@ void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool str
                  const T* next) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> minus_bias = splat(-f.bias), none = {};
-  const Finisher<T, false> finish(f);
+  const Finisher<T> finish(Finish<T>{f.factor, f.rest, 0});
   const auto at = [&](size_t i) XENTROPY_INLINE_LAMBDA {
     return fma(load(q + i), minus_bias, finish(load(e + i)));
   };
@@ -103,7 +103,8 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T*
   MassAccumulator<T> sums;
   for_chunks<T>(0, C,
                 [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
-  const RowSums s = exp_any_row<T, false>(x, C, peak.at, peak.value, t.logit_scale, e, chunks);
+  const RowSums s =
+      exp_any_row<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunks}, peak.value);
   const Settled settled =
       settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), repeat_of(b, r),
                            upstream_of(b, r), row_logs<T>(s), s.others, s.e_target, s.origin);

@@ -22,33 +22,41 @@ namespace xentropy {
 namespace XENTROPY_TIER {
 
 // One row on its way through the scratch: steps 1, 3 and 4.
-template <class S, bool kScaled, bool kSmooth>
+template <class S, bool kScaled>
 struct RowInFlight {
   typedef Arithmetic<S> T;
 
   const S* x;
   size_t classes, target;
-  double scale, shift;
+  double scale;
+  bool smooth;
   T origin;
+  double shift;
   DirectExp<T, kScaled> exp;
 
-  RowInFlight(const S* row, size_t row_classes, size_t label, double logit_scale)
+  RowInFlight(const Terms& t, const S* row, int64_t label)
       : x(row),
-        classes(row_classes),
-        target(label),
-        scale(logit_scale),
-        shift(0),
-        origin(max_of(row, row_classes < kProbe ? row_classes : kProbe)),
-        exp{Shift<T>(shift = guess_shift<T>(origin, logit_scale), logit_scale),
-            LogitScale<T>(logit_scale)} {}
+        classes(t.classes),
+        target(size_t(label)),
+        scale(t.logit_scale),
+        smooth(t.label_smoothing != 0),
+        origin(max_of(row, classes < kProbe ? classes : kProbe)),
+        shift(guess_shift<T>(origin, scale)),
+        exp{Shift<T>(shift, scale), LogitScale<T>(scale)} {}
 
-  // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go.
+  // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go. What options
+  // ask for is decided chunk by chunk, which costs nothing and spares a copy of the kernel for
+  // each combination of them.
   template <bool kPrefetch, class ExpsAt>
-  XENTROPY_INLINE_MEMBER RowAccumulator<T, kSmooth> part(size_t begin, size_t end,
-                                                         const ExpsAt& exps_at) const {
-    RowAccumulator<T, kSmooth> sums;
+  XENTROPY_INLINE_MEMBER RowAccumulator<T> part(size_t begin, size_t end,
+                                                const ExpsAt& exps_at) const {
+    RowAccumulator<T> sums;
     for_chunks<T>(begin, end, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
-      sums.template chunk<kPrefetch>(x, i, n, target, exp, origin, exps_at(i, n));
+      T* e = exps_at(i, n);
+      if (smooth) sum_differences(x + i, n, origin, sums.differences);  // first: e may be x + i
+      sums.chunk(i, n, target, false, e, [&](T* to, Total<T>& total) XENTROPY_INLINE_LAMBDA {
+        exp_chunk<kPrefetch>(x + i, n, exp, to, total);
+      });
     });
     return sums;
   }
@@ -57,13 +65,13 @@ struct RowInFlight {
   double distance(double value) const { return octaves_from(shift + Exp<T>::kTop, value, scale); }
 
   // `row` holds the exps, or is null if only their sums are wanted.
-  RowSums finish(const RowAccumulator<T, kSmooth>& sums, T* row, T* scratch_chunk) const {
-    RowSums s = row_sums(sums, scale);
+  RowSums finish(const RowAccumulator<T>& sums, T* row, T* chunk) const {
+    RowSums s = row_sums(sums, scale, smooth);
     const double total = s.total();
     const bool in_range = total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal;
     if (!in_range || origin == T(-INFINITY) || has_tiny<T>(s.others)) {
-      return exp_any_row<T, kSmooth>(x, classes, target, max_of(x, classes), scale, row,
-                                     scratch_chunk);
+      return exp_any_row<T>({chunks_of(x), classes, target, scale, smooth, row, chunk},
+                            max_of(x, classes));
     }
     s.target_distance = distance(double(value_of(x[target])));
     s.origin = double(origin) * scale;
@@ -72,13 +80,7 @@ struct RowInFlight {
   }
 };
 
-template <class S>
-XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, const RowSums& s) {
-  const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
-  return settle<Arithmetic<S>>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
-}
-
-template <class S, class Stores, bool kScaled, bool kSmooth>
+template <class S, class Stores, bool kScaled>
 void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch) {
   typedef Arithmetic<S> T;
   const size_t C = t.classes;
@@ -89,13 +91,13 @@ void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratc
     const S* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
     Finish<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
     if (reads) {
-      const RowInFlight<S, kScaled, kSmooth> row(x, C, size_t(b.labels[r]), t.logit_scale);
+      const RowInFlight<S, kScaled> row(t, x, b.labels[r]);
       const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
         if (writes) stores.advance(e, i + n, x);
         return e + i;
       };
       const auto total =
-          sum_parts<T, kSmooth>(C, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+          sum_parts<T>(C, row.smooth, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
             return row.template part<false>(begin, end, exps_at);
           });
       const RowSums sums = row.finish(total, e, scratch);
@@ -114,43 +116,35 @@ void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratc
   stores.flush();
 }
 
-template <class S, bool kScaled, bool kSmooth>
+template <class S, bool kScaled>
 void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
   typedef Arithmetic<S> T;
   for (size_t r = 0; r < b.rows; ++r) {
     b.loss[r] = 0;
     if (b.labels[r] == kIgnored) continue;
-    const RowInFlight<S, kScaled, kSmooth> row(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes,
-                                               size_t(b.labels[r]), t.logit_scale);
+    const RowInFlight<S, kScaled> row(t, b.logits + ptrdiff_t(r) * b.logits_stride, b.labels[r]);
     const auto exps_at = [=](size_t, size_t) { return e; };
     const auto total =
-        sum_parts<T, kSmooth>(t.classes, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+        sum_parts<T>(t.classes, row.smooth, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
           return row.template part<true>(begin, end, exps_at);
         });
     b.loss[r] = settle_row(t, b, r, row.finish(total, nullptr, e)).loss;
   }
 }
 
-template <class S, bool kScaled, bool kSmooth>
-void rows_stored(const Terms& t, const Block<S>& b, Arithmetic<S>* e, bool streamed) {
-  typedef Finisher<Arithmetic<S>, kSmooth> Map;
-  if (b.gradient == nullptr) {
-    rows_loss<S, kScaled, kSmooth>(t, b, e);
-  } else if (streamed) {
-    rows_with_gradient<S, StreamedStores<S, Map>, kScaled, kSmooth>(t, b, e);
-    stream_fence();
-  } else {
-    rows_with_gradient<S, RegularStores<S, Map>, kScaled, kSmooth>(t, b, e);
-  }
-}
-
 template <class S>
 void rows(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, bool streamed) {
-  const bool scaled = t.logit_scale != 1, smooth = t.label_smoothing != 0;
-  if (scaled && smooth) return rows_stored<S, true, true>(t, b, scratch, streamed);
-  if (scaled) return rows_stored<S, true, false>(t, b, scratch, streamed);
-  if (smooth) return rows_stored<S, false, true>(t, b, scratch, streamed);
-  return rows_stored<S, false, false>(t, b, scratch, streamed);
+  typedef Finisher<Arithmetic<S>> Map;
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    if (b.gradient == nullptr) {
+      rows_loss<S, scaled.value>(t, b, scratch);
+    } else if (streamed) {
+      rows_with_gradient<S, StreamedStores<S, Map>, scaled.value>(t, b, scratch);
+      stream_fence();
+    } else {
+      rows_with_gradient<S, RegularStores<S, Map>, scaled.value>(t, b, scratch);
+    }
+  });
 }
 
 }  // namespace XENTROPY_TIER

@@ -36,7 +36,7 @@ template <class T>
 RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
   const Peak<T> peak = peak_of(x, classes);
   const RowSums s =
-      exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, static_cast<T*>(nullptr), chunk);
+      exp_any_row<T>({chunks_of(x), classes, peak.at, 1, false, nullptr, chunk}, peak.value);
   return {peak.value, log1p_of(s.others / s.e_target)};
 }
 
@@ -68,11 +68,12 @@ struct AllSums {
   }
 
   // e holds the exps, and holds them again if k was wrong.
-  Finisher<T, false> finish(T* e, T* scratch_chunk) const {
+  Finisher<T> finish(T* e, T* scratch_chunk) const {
     Sum sum = total.value();
     if (!in_range()) {
       const Peak<T> peak = peak_of(x, classes);
-      const RowSums s = exp_any_row<T, false>(x, classes, peak.at, peak.value, 1, e, scratch_chunk);
+      const RowSums s =
+          exp_any_row<T>({chunks_of(x), classes, peak.at, 1, false, e, scratch_chunk}, peak.value);
       e[peak.at] = T(s.e_target);
       sum = s.exact_total();
     }
@@ -90,7 +91,7 @@ XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
 template <class T, template <class, class> class Stores>
 void softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
   T* e = scratch + kScratchChunk;
-  Stores<T, Finisher<T, false>> stores;
+  Stores<T, Finisher<T>> stores;
   for (size_t r = 0; r < b.rows; ++r) {
     AllSums<T> row(row_of(b, r), b.classes);
     for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
@@ -118,7 +119,7 @@ void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
   const bool in_place = b.out == b.x;
   pass(row, !in_place);
   if (in_place && row.in_range()) pass(again, true);
-  RegularStores<T, Finisher<T, false>> stores;
+  RegularStores<T, Finisher<T>> stores;
   stores.begin_row(b.out, b.classes, row.finish(b.out, chunk));
   stores.advance(b.out, b.classes, b.out);
 }
@@ -159,11 +160,11 @@ double log_sum_exp(const RowLog<T>& log, const T* x, size_t classes) {
 template <class T>
 double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
   return with_exp_of(peak, 1, [&](const auto& exp) {
-    const Flushed<T, decltype(exp)> flushed = {exp};
     MassAccumulator<T> sums;
     for_chunks<T>(0, classes, [&](size_t b, size_t n) {
       Total<T> unused;
-      exp_chunk<false>(x + b, n, flushed, chunk, unused);
+      exp_chunk<false>(x + b, n, exp, chunk, unused);
+      flush_row(chunk, n);
       sums.chunk(x + b, chunk, n, peak);
     });
     return sums.distance();
@@ -173,7 +174,8 @@ double sum_distances(const T* x, size_t classes, T peak, T* chunk) {
 template <class T>
 double entropy_of_row(const T* x, size_t classes, T* chunk) {
   const Peak<T> m = peak_of(x, classes);
-  const RowSums s = exp_any_row<T, false>(x, classes, m.at, m.value, 1, nullptr, chunk);
+  const RowSums s =
+      exp_any_row<T>({chunks_of(x), classes, m.at, 1, false, nullptr, chunk}, m.value);
   const double total = s.total();
   if (total != total) return NAN;
   return sum_distances(x, classes, m.value, chunk) / total + log1p_of(s.others / s.e_target);

@@ -14,9 +14,9 @@ namespace xentropy {
 namespace XENTROPY_TIER {
 
 // The scratch memory of such a row.
-template <class T, bool kSmooth>
+template <class T>
 struct SplitRow {
-  typedef RowAccumulator<T, kSmooth> Sums;
+  typedef RowAccumulator<T> Sums;
   static_assert(sizeof(Sums) <= kPartBytes && sizeof(Finish<T>) <= kPartBytes, "");
 
   char* sums;
@@ -44,25 +44,25 @@ void store_part(const Arithmetic<S>* e, size_t n, const Finish<Arithmetic<S>>& f
   stores.flush();
 }
 
-template <class S, bool kScaled, bool kSmooth>
+template <class S, bool kScaled>
 void split_step(Step step, const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, size_t part,
                 bool streamed) {
   typedef Arithmetic<S> T;
   const size_t C = t.classes, begin = part * kRowPart;
   const size_t end = C - begin > kRowPart ? begin + kRowPart : C;
-  const SplitRow<T, kSmooth> s(C, scratch);
+  const SplitRow<T> s(C, scratch);
   if (step == Step::kGradient) {
     const T* e = s.exps + begin;
     S* out = b.gradient + begin;
-    typedef Finisher<T, kSmooth> Map;
+    typedef Finisher<T> Map;
     if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *s.finish, out);
     store_part<S, StreamedStores<S, Map>>(e, end - begin, *s.finish, out);
     return stream_fence();
   }
-  const RowInFlight<S, kScaled, kSmooth> row(b.logits, C, size_t(b.labels[0]), t.logit_scale);
+  const RowInFlight<S, kScaled> row(t, b.logits, b.labels[0]);
   if (step == Step::kSettle) {
     const auto total =
-        sum_parts<T, kSmooth>(C, [&](size_t i, size_t) { return s.sums_of(i / kRowPart); });
+        sum_parts<T>(C, row.smooth, [&](size_t i, size_t) { return s.sums_of(i / kRowPart); });
     const RowSums sums = row.finish(total, b.gradient ? s.exps : nullptr, s.chunk);
     const Settled settled = settle_row(t, b, 0, sums);
     b.loss[0] = settled.loss;
@@ -79,10 +79,9 @@ void split_step(Step step, const Terms& t, const Block<S>& b, Arithmetic<S>* scr
 template <class S>
 void split(Step step, const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, size_t part,
            bool streamed) {
-  const bool scaled = t.logit_scale != 1, smooth = t.label_smoothing != 0;
-  const auto run = scaled ? (smooth ? split_step<S, true, true> : split_step<S, true, false>)
-                          : (smooth ? split_step<S, false, true> : split_step<S, false, false>);
-  run(step, t, b, scratch, part, streamed);
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    split_step<S, scaled.value>(step, t, b, scratch, part, streamed);
+  });
 }
 
 }  // namespace XENTROPY_TIER

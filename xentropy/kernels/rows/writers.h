@@ -20,20 +20,6 @@ XENTROPY_INLINE void prefetch_next(const S* x) {
   prefetch_near(x);
 }
 
-// Finish<T> in vectors, applied.
-template <class T, bool kBias>
-struct Finisher {
-  Vec<T> factor = {}, rest = {}, bias = {};
-
-  Finisher() {}
-  Finisher(Vec<T> f, Vec<T> r, Vec<T> b) : factor(f), rest(r), bias(b) {}
-  Finisher(Finish<T> f) : factor(splat(f.factor)), rest(splat(f.rest)), bias(splat(f.bias)) {}
-
-  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> v) const {
-    return fma(v, factor, kBias ? fma(v, rest, -bias) : v * rest);
-  }
-};
-
 // The n elements left of a row: a vector of them at most, filled up with 0.
 template <class T>
 XENTROPY_INLINE Vec<T> load_rest(const T* p, size_t n) {

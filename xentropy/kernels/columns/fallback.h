@@ -1,0 +1,83 @@
+// Rows of a segment that the vectors leave: those that do not count, and one by one those whose
+// numbers are out of the vectors' range, by the scalar arithmetic of common/settle.h.
+#pragma once
+#include "common/peak.h"
+#include "columns/segment.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Row i of the scratch to and from its column there; null: zeros.
+template <class T>
+void write_column(Segment<T>& s, size_t i, const T* row) {
+  for (size_t c = 0; c < s.t.classes; ++c) s.exps_of_class(c)[i] = row ? row[c] : 0;
+}
+template <class T>
+void read_column(Segment<T>& s, size_t i, const T* column, ptrdiff_t stride) {
+  for (size_t c = 0; c < s.t.classes; ++c) s.row[c] = column[ptrdiff_t(c) * stride + ptrdiff_t(i)];
+}
+
+// Gives row i the gradient that follows from its sums, and returns its loss. Its exps are in s.row.
+template <class T>
+double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
+  const Settled settled = settle_row(s.t, s.b, s.begin + i, sums);
+  if (s.b.gradient) {
+    const Finish<T> f = finish_row<T>(s.t, settled, sums, size_t(s.label[i]), nullptr, s.row);
+    s.rows.factor[i] = f.factor;
+    s.rows.rest[i] = f.rest;
+    s.rows.bias[i] = f.bias;
+    write_column(s, i, s.row);
+  }
+  return settled.loss;
+}
+
+// A row whose exps are no good: from its maximum.
+template <class T>
+void settle_from_maximum(Segment<T>& s, size_t i) {
+  read_column(s, i, s.x, s.b.logits_class_stride);
+  const RowSums sums =
+      exp_any_row<T>({chunks_of(s.row), s.t.classes, size_t(s.label[i]), s.t.logit_scale, s.smooth,
+                      s.b.gradient ? s.row : nullptr, s.chunk},
+                     max_of(s.row, s.t.classes));
+  s.b.loss[s.begin + i] = finish_alone(s, i, sums);
+}
+
+// A row whose exps are good, but whose loss or factors are not: from its sums.
+template <class T>
+void settle_from_sums(Segment<T>& s, size_t i) {
+  const size_t y = size_t(s.label[i]);
+  const double shift = double(kShift<T> - s.anchor[i]) + Exp<T>::kTop, scale = s.t.logit_scale;
+  RowSums sums;
+  sums.others = s.rows.others[i];
+  sums.others_lost = sizeof(T) == 4 ? 0 : s.rows.others_lost[i];
+  sums.e_target = s.rows.e_target[i];
+  sums.target_distance = octaves_from(shift, double(s.logit_of_target(i)), scale);
+  sums.origin = s.rows.origin[i] * scale;
+  sums.origin_distance = octaves_from(shift, s.rows.origin[i], scale);
+  sums.differences = s.smooth ? s.rows.differences[i] / kSmall * scale : 0;
+  if (s.b.gradient) {
+    read_column(s, i, s.exps, ptrdiff_t(s.width));
+    s.row[y] = 0;
+  }
+  const double loss = finish_alone(s, i, sums);
+  s.b.loss[s.begin + i] = s.rows.settled[i] ? s.rows.loss[i] : loss;
+}
+
+template <class T>
+void settle_alone(Segment<T>& s, size_t i) {
+  const bool gradient = s.b.gradient;
+  if (s.label[i] < 0) {
+    if (gradient && !s.rows.is_in_range(i)) write_column<T>(s, i, nullptr);
+    s.ignore(i);
+  } else if (!s.rows.is_in_range(i)) {
+    settle_from_maximum(s, i);
+  } else if (!s.rows.settled[i] || (gradient && !s.rows.finished[i])) {
+    settle_from_sums(s, i);
+  } else {
+    s.b.loss[s.begin + i] = s.rows.loss[i];
+    if (gradient) s.exp_of_target(i) = s.rows.at_target[i];
+  }
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
