@@ -218,7 +218,7 @@ cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
     cdef Memory memory
     cdef Py_ssize_t chunk
     cdef double total = 0
-    cdef size_t each = scratch_bytes(c[0])
+    cdef size_t each = workspace_bytes(current[0], c[0])
     cdef double* loss = <double*>take(&memory, p.chunks * sizeof(double), each * p.team)
     execute(compute_chunk, c, &p, loss, memory.scratch, each)
     for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
@@ -248,7 +248,7 @@ cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except
     cdef Py_ssize_t chunk
     cdef double total = 0
     cdef RowStep s
-    cdef double* loss = <double*>take(&memory, c.rows * sizeof(double), split_bytes(c[0]))
+    cdef double* loss = <double*>take(&memory, c.rows * sizeof(double), split_workspace_bytes(current[0], c[0]))
     s.call, s.scratch = c, memory.scratch
     all_parts.rows = all_parts.chunks = parts_of(c[0])
     whole.rows = whole.chunks = whole.team = 1

@@ -141,8 +141,8 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         bint strange
 
     size_t chunk_rows(size_t rows, size_t classes)
-    size_t scratch_bytes(const CrossEntropyCall& call)
-    size_t scratch_bytes(const SoftmaxCall& call)
+    size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call)
+    size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call)
     TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                                  size_t end)
     double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
@@ -150,7 +150,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                    char* scratch)
     size_t parts_of(const CrossEntropyCall& call)
-    size_t split_bytes(const CrossEntropyCall& call)
+    size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& call)
     void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t row,
                   size_t part, double* loss, char* scratch)
     double finish_rows(const CrossEntropyCall& call, size_t begin, size_t end, const double* loss)

@@ -98,7 +98,7 @@ cdef void normalize_chunk(const void* call, const Plan* p, Py_ssize_t chunk, voi
 cdef int run_softmax(const SoftmaxCall* c, int n_threads) except -1:
     cdef Plan p = plan(c.rows, c.classes, c.rows * c.classes, n_threads)
     cdef Memory memory
-    cdef size_t each = scratch_bytes(c[0])
+    cdef size_t each = workspace_bytes(current[0], c[0])
     take(&memory, 0, each * p.team)
     execute(normalize_chunk, c, &p, NULL, memory.scratch, each)
     release(&memory)

@@ -69,8 +69,8 @@ double error_of(S actual, const scalar::Value<W>& exact) {
 
 // All chunks of a call, by so many threads.
 template <class Call, class Work>
-void share(const Call& call, size_t classes, size_t threads, const Work& work) {
-  const size_t each_chunk = chunk_rows(call.rows, classes), each = scratch_bytes(call);
+void share(const Tier& tier, const Call& call, size_t classes, size_t threads, const Work& work) {
+  const size_t each_chunk = chunk_rows(call.rows, classes), each = workspace_bytes(tier, call);
   const size_t chunks = (call.rows + each_chunk - 1) / each_chunk;
   const Array<char> scratch(threads * each + 1, 0);
   std::atomic<size_t> next{0};
@@ -138,11 +138,11 @@ struct CrossEntropyRun {
     call.row_loss = losses.data();
     std::vector<double> sums(batch.shape.rows());  // at most a chunk a row
     std::atomic<bool> bad{false};
-    share(call, batch.shape.classes, threads, [&](size_t, size_t begin, size_t end, char*) {
+    share(tier, call, batch.shape.classes, threads, [&](size_t, size_t begin, size_t end, char*) {
       if (inspect_targets(tier, call, begin, end).bad_row >= 0) bad = true;
     });
     if (bad) abort();
-    share(call, batch.shape.classes, threads,
+    share(tier, call, batch.shape.classes, threads,
           [&](size_t chunk, size_t begin, size_t end, char* scratch) {
             sums[chunk] = run_chunk(tier, call, begin, end, scratch);
           });
@@ -243,7 +243,7 @@ void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Repo
     call.unit = 1;
     call.streamed = streamed;
     call.float64 = sizeof(T) == 8;
-    share(call, shape.classes, threads, [&](size_t, size_t begin, size_t end, char* scratch) {
+    share(tier, call, shape.classes, threads, [&](size_t, size_t begin, size_t end, char* scratch) {
       run_chunk(tier, call, begin, end, scratch);
     });
   };

@@ -1,12 +1,14 @@
 // The table of this tier's kernels. Included by tier_*.cpp alone, after XENTROPY_TIER.
 #pragma once
 #include "columns/labels.h"
-#include "rows/dense.h"
+#include "common/labels.h"
 #include "groups/dense.h"
 #include "groups/labels.h"
-#include "half.h"
-#include "common/labels.h"
 #include "groups/softmax.h"
+#include "half.h"
+#include "rows/dense.h"
+#include "rows/labels.h"
+#include "rows/softmax.h"
 #include "rows/split.h"
 
 namespace xentropy {
@@ -30,23 +32,43 @@ void narrow_row(const float* from, size_t n, char* to) {
 }
 
 template <class T>
-constexpr Kernels<T> kKernels = {rows<T>,         split<T>,   dense<T>,   groups<T>,
-                                 dense_groups<T>, columns<T>, softmax<T>, softmax_groups<T>};
+constexpr Kernels<T> kernels() {
+  Kernels<T> k = {};
+  k.rows = {rows<T>, rows_bytes<T>};
+  k.split = {split<T>, split_bytes<T>};
+  k.dense = {dense<T>, dense_bytes<T>};
+  k.groups = {groups<T>, groups_bytes<T>};
+  k.dense_groups = {dense_groups<T>, dense_groups_bytes<T>};
+  k.columns = {columns<T>, columns_bytes<T>};
+  k.softmax = {softmax<T>, softmax_bytes<T>};
+  k.softmax_groups = {softmax_groups<T>, softmax_groups_bytes<T>};
+  return k;
+}
+
+template <class S>
+constexpr HalfKernels<S> half_kernels(Widen widen, Narrow narrow) {
+  HalfKernels<S> k = {};
+  k.rows = {rows<S>, rows_bytes<S>};
+  k.split = {split<S>, split_bytes<S>};
+  k.widen = widen;
+  k.narrow = narrow;
+  return k;
+}
+
+constexpr Tier all_kernels() {
+  Tier t = {};
+  t.name = XENTROPY_STRING(XENTROPY_TIER);
+  t.f32 = kernels<float>();
+  t.f64 = kernels<double>();
+  t.f16 = half_kernels<F16>(widen_row<widen_f16>, narrow_row<narrow_f16>);
+  t.bf16 = half_kernels<BF16>(widen_row<widen_bf16>, narrow_row<narrow_bf16>);
+  t.count_labels = count_labels;
+  t.mark_labels = mark_labels;
+  return t;
+}
 
 extern const Tier tier;
-const Tier tier = {XENTROPY_STRING(XENTROPY_TIER),
-                   kKernels<float>,
-                   kKernels<double>,
-                   rows<F16>,
-                   rows<BF16>,
-                   split<F16>,
-                   split<BF16>,
-                   widen_row<widen_f16>,
-                   widen_row<widen_bf16>,
-                   narrow_row<narrow_f16>,
-                   narrow_row<narrow_bf16>,
-                   count_labels,
-                   mark_labels};
+constexpr Tier tier = all_kernels();
 
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy

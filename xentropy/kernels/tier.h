@@ -46,23 +46,27 @@ struct Block {
   double* loss;  // cache lines: group kernels write whole vectors, of which the end may not count
 };
 
-// Every cross-entropy kernel is called like this; `streamed` asks for non-temporal stores of the
-// gradient.
+// A kernel and the bytes of its workspace, which starts at a cache line. What the slots of a kind
+// have in common is their signature; `streamed` asks for non-temporal stores of the gradient.
 template <class S>
-using CrossEntropyKernel = void (*)(const Terms&, const Block<S>&, Arithmetic<S>* scratch,
-                                    bool streamed);
+struct CrossEntropyKernel {
+  void (*run)(const Terms&, const Block<S>&, char* workspace, bool streamed);
+  size_t (*workspace_bytes)(size_t classes, bool gradient);
+};
 
 // One row by several threads, step by step: kExps of all parts, kSettle once (`part` is 0),
 // kGradient of all parts. The block has one row, with class indices, class axis contiguous.
 enum class Step { kExps, kSettle, kGradient };
 template <class S>
-using SplitKernel = void (*)(Step, const Terms&, const Block<S>&, Arithmetic<S>* scratch,
-                             size_t part, bool streamed);
+struct SplitKernel {
+  void (*run)(Step, const Terms&, const Block<S>&, char* workspace, size_t part, bool streamed);
+  size_t (*workspace_bytes)(size_t classes, bool gradient);
+};
 
 // What the softmax family writes of every row.
 enum class Result { kSoftmax, kLogSoftmax, kLogSumExp, kEntropy, kTargetEntropy };
 
-// Of kTargetEntropy, where the rows are probabilities, driver_softmax.cpp takes care.
+// Of kTargetEntropy, where the rows are probabilities, driver/softmax.cpp takes care.
 template <class T>
 struct SoftmaxBlock {
   Result what;
@@ -74,7 +78,10 @@ struct SoftmaxBlock {
   double* value;  // of the reductions: one a row
 };
 template <class T>
-using SoftmaxKernel = void (*)(const SoftmaxBlock<T>&, T* scratch, bool streamed);
+struct SoftmaxKernel {
+  void (*run)(const SoftmaxBlock<T>&, char* workspace, bool streamed);
+  size_t (*workspace_bytes)(Result what, size_t classes, size_t rows);  // at most so many rows
+};
 
 // n contiguous elements of a 16-bit type, at any address, to and from float32.
 using Widen = void (*)(const char* from, size_t n, float* to);
@@ -105,97 +112,35 @@ struct Kernels {
   SoftmaxKernel<T> softmax_groups;     // the same, short rows, adjacent
 };
 
+// Of a 16-bit type: all but long rows of class indices is widened into scratch for the kernels of
+// float32, and narrowed on the way out.
+template <class S>
+struct HalfKernels {
+  CrossEntropyKernel<S> rows;
+  SplitKernel<S> split;
+  Widen widen;
+  Narrow narrow;
+};
+
 struct Tier {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
-  // 16-bit types: as f32.rows; all else is widened into scratch rows for f32's kernels, and
-  // narrowed on the way out.
-  CrossEntropyKernel<F16> rows_f16;
-  CrossEntropyKernel<BF16> rows_bf16;
-  SplitKernel<F16> split_f16;
-  SplitKernel<BF16> split_bf16;
-  Widen widen_f16, widen_bf16;
-  Narrow narrow_f16, narrow_bf16;
+  HalfKernels<F16> f16;
+  HalfKernels<BF16> bf16;
   CountLabels count_labels;
   MarkLabels mark_labels;  // `to` may be `label`
 };
 
-static inline CrossEntropyKernel<F16> row_kernel(const Tier& tier, F16) { return tier.rows_f16; }
-static inline CrossEntropyKernel<BF16> row_kernel(const Tier& tier, BF16) { return tier.rows_bf16; }
-
-template <class T>
-static inline const Kernels<T>& kernels_of(const Tier& tier) {
-  if constexpr (sizeof(T) == 4) {
-    return tier.f32;
-  } else {
-    return tier.f64;
-  }
-}
-
-static inline SplitKernel<F16> split_kernel(const Tier& tier, F16) { return tier.split_f16; }
-static inline SplitKernel<BF16> split_kernel(const Tier& tier, BF16) { return tier.split_bf16; }
-template <class T>
-static inline SplitKernel<T> split_kernel(const Tier& tier, T) {
-  return kernels_of<T>(tier).split;
-}
+// The kernels for elements that are stored as S; the second argument is any S.
+static inline const Kernels<float>& kernels_of(const Tier& tier, float) { return tier.f32; }
+static inline const Kernels<double>& kernels_of(const Tier& tier, double) { return tier.f64; }
+static inline const HalfKernels<F16>& kernels_of(const Tier& tier, F16) { return tier.f16; }
+static inline const HalfKernels<BF16>& kernels_of(const Tier& tier, BF16) { return tier.bf16; }
 
 // Sums over a row are closed after so many elements: pieces that threads share out where there are
 // fewer rows than threads.
 constexpr size_t kRowPart = size_t(1) << 14;
 static inline size_t row_parts(size_t classes) { return (classes + kRowPart - 1) / kRowPart; }
-
-// Scratch of a kernel call: room for one chunk, then whole rows, each with room for its last cache
-// line to be filled up. The row kernel keeps one row, the dense kernel two; for the losses alone
-// they keep one less. softmax keeps one, for more than one row.
-constexpr size_t kScratchChunk = 512;
-static inline size_t scratch_row(size_t classes) { return (classes + 128) / 64 * 64; }
-static inline size_t scratch_elements(size_t classes, size_t rows) {
-  return kScratchChunk + rows * scratch_row(classes);
-}
-
-// Of a row in parts: the sums of each, what makes the gradient, a chunk and the row.
-constexpr size_t kPartBytes = 512;
-static inline size_t split_scratch(size_t classes, size_t size, bool gradient) {
-  return (row_parts(classes) + 1) * kPartBytes / size + scratch_elements(classes, gradient ? 1 : 0);
-}
-
-// TMP
-constexpr size_t kColumnRows = 128;
-constexpr size_t kColumnRowsLeast = 64;
-constexpr size_t kColumnBytes = size_t(1) << 20, kColumnBytesMost = size_t(1) << 22;
-static inline size_t column_segment(size_t classes, size_t size) {
-  size_t n = kColumnRows;
-  while (n > kColumnRowsLeast && n * classes * size > kColumnBytes) n /= 2;
-  while (n > 16 && n * classes * size > kColumnBytesMost) n /= 2;
-  return n;
-}
-static inline size_t column_scratch(size_t classes, size_t size, bool gradient) {
-  const size_t exps = gradient ? classes * column_segment(classes, size) : 0;
-  return scratch_elements(classes, 1) + exps;
-}
-
-// The group kernel takes rows of about kGroupElements elements at a time, a multiple of 16.
-// Its scratch: the group and a copy of it, a row, an index for 16 rows, and at most 18 numbers a
-// row.
-constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
-static inline size_t group_rows(size_t classes) {
-  const size_t rows = kGroupElements / classes / 16 * 16;
-  return rows ? rows : 16;
-}
-template <class T>
-static inline size_t group_scratch_elements(size_t classes) {
-  const size_t rows = group_rows(classes);
-  return kScratchChunk + 2 * rows * classes + 17 * classes + 18 * rows * (8 / sizeof(T)) +
-         20 * kGroupPadding;
-}
-// For dense targets also: masses, their products and a copy of probabilities; three rows, of
-// which one is in float64; and five numbers a row.
-template <class T>
-static inline size_t dense_group_scratch(size_t classes) {
-  const size_t rows = group_rows(classes);
-  return group_scratch_elements<T>(classes) + 3 * rows * classes + (2 + 8 / sizeof(T)) * classes +
-         5 * rows * (8 / sizeof(T)) + 12 * kGroupPadding;
-}
 
 }  // namespace xentropy

@@ -16,8 +16,8 @@ class SegmentExps {
   using Int = typename Segment<T>::Int;
 
  public:
-  SegmentExps(const Terms& t, const Block<T>& b, T* scratch)
-      : s_(t, b, scratch), scale_(t.logit_scale), far_(is_far(t)) {}
+  SegmentExps(const Terms& t, const Block<T>& b, Arena& arena)
+      : s_(t, b, arena), scale_(t.logit_scale), far_(is_far(t)) {}
 
   Segment<T>& segment() { return s_; }
 
@@ -101,7 +101,7 @@ class SegmentExps {
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void add_exps(Vec<T> (&e)[kClasses], size_t c, size_t i) {
     const size_t width = s_.width;
-    T* to = kGradient ? s_.exps + c * width + i : nullptr;
+    T* to = kGradient ? s_.exps_of_class(c) + i : nullptr;
     const IntVec<T> label = s_.labels(i);
     const Vec<T> zero = {};
     Vec<T> target = load(s_.target + i);

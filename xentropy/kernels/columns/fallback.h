@@ -14,19 +14,22 @@ void write_column(Segment<T>& s, size_t i, const T* row) {
 }
 template <class T>
 void read_column(Segment<T>& s, size_t i, const T* column, ptrdiff_t stride) {
-  for (size_t c = 0; c < s.t.classes; ++c) s.row[c] = column[ptrdiff_t(c) * stride + ptrdiff_t(i)];
+  for (size_t c = 0; c < s.t.classes; ++c)
+    s.workspace.row[c] = column[ptrdiff_t(c) * stride + ptrdiff_t(i)];
 }
 
-// Gives row i the gradient that follows from its sums, and returns its loss. Its exps are in s.row.
+// Gives row i the gradient that follows from its sums, and returns its loss. Its exps are in
+// s.workspace.row.
 template <class T>
 double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
   const Settled settled = settle_row(s.t, s.b, s.begin + i, sums);
   if (s.b.gradient) {
-    const Finish<T> f = finish_row<T>(s.t, settled, sums, size_t(s.label[i]), nullptr, s.row);
+    const Finish<T> f =
+        finish_row<T>(s.t, settled, sums, size_t(s.label[i]), nullptr, s.workspace.row);
     s.rows.factor[i] = f.factor;
     s.rows.rest[i] = f.rest;
     s.rows.bias[i] = f.bias;
-    write_column(s, i, s.row);
+    write_column(s, i, s.workspace.row);
   }
   return settled.loss;
 }
@@ -36,9 +39,9 @@ template <class T>
 void settle_from_maximum(Segment<T>& s, size_t i) {
   read_column(s, i, s.x, s.b.logits_class_stride);
   const RowSums sums =
-      exp_any_row<T>({chunks_of(s.row), s.t.classes, size_t(s.label[i]), s.t.logit_scale, s.smooth,
-                      s.b.gradient ? s.row : nullptr, s.chunk},
-                     max_of(s.row, s.t.classes));
+      exp_any_row<T>({chunks_of(s.workspace.row), s.t.classes, size_t(s.label[i]), s.t.logit_scale,
+                      s.smooth, s.b.gradient ? s.workspace.row : nullptr, s.workspace.chunks},
+                     max_of(s.workspace.row, s.t.classes));
   s.b.loss[s.begin + i] = finish_alone(s, i, sums);
 }
 
@@ -56,8 +59,8 @@ void settle_from_sums(Segment<T>& s, size_t i) {
   sums.origin_distance = octaves_from(shift, s.rows.origin[i], scale);
   sums.differences = s.smooth ? s.rows.differences[i] / kSmall * scale : 0;
   if (s.b.gradient) {
-    read_column(s, i, s.exps, ptrdiff_t(s.width));
-    s.row[y] = 0;
+    read_column(s, i, s.workspace.exps, ptrdiff_t(s.width));
+    s.workspace.row[y] = 0;
   }
   const double loss = finish_alone(s, i, sums);
   s.b.loss[s.begin + i] = s.rows.settled[i] ? s.rows.loss[i] : loss;

@@ -69,8 +69,8 @@ constexpr size_t kColumnsAhead = 8 << 10;
 template <class T, bool kScaled, bool kGradient, bool kStreamed>
 class ColumnPipeline {
  public:
-  ColumnPipeline(const Terms& t, const Block<T>& b, T* scratch)
-      : t_(t), b_(b), exps_(t, b, scratch) {}
+  ColumnPipeline(const Terms& t, const Block<T>& b, Arena& arena)
+      : t_(t), b_(b), exps_(t, b, arena) {}
 
   void run() {
     // segments of one length, rounded to whole cache lines of the gradient
@@ -177,15 +177,21 @@ class ColumnPipeline {
 };
 
 template <class T>
-void columns(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
+size_t columns_bytes(size_t classes, bool gradient) {
+  return bytes_of<ColumnWorkspace<T>>(classes, gradient);
+}
+
+template <class T>
+void columns(const Terms& t, const Block<T>& b, char* workspace, bool streamed) {
+  Arena arena = {workspace, 0};
   with_scaled(t.logit_scale, [&](auto scaled) {
     if (b.gradient == nullptr) {
-      ColumnPipeline<T, scaled.value, false, false>(t, b, scratch).run();
+      ColumnPipeline<T, scaled.value, false, false>(t, b, arena).run();
     } else if (streamed) {
-      ColumnPipeline<T, scaled.value, true, true>(t, b, scratch).run();
+      ColumnPipeline<T, scaled.value, true, true>(t, b, arena).run();
       stream_fence();
     } else {
-      ColumnPipeline<T, scaled.value, true, false>(t, b, scratch).run();
+      ColumnPipeline<T, scaled.value, true, false>(t, b, arena).run();
     }
   });
 }

@@ -2,6 +2,7 @@
 // its exps lie. A lane is a row.
 #pragma once
 #include "columns/settle.h"
+#include "common/workspace.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -18,6 +19,17 @@ XENTROPY_INLINE size_t segment_rows(size_t classes, size_t size) {
 }
 
 template <class T>
+struct ColumnWorkspace {
+  T *chunks, *row;  // of a row that is done alone
+  T* exps;          // class after class, if they are kept
+
+  ColumnWorkspace(size_t classes, bool gradient, Arena& arena)
+      : chunks(take_chunks<T>(arena)),
+        row(take_row<T>(arena, classes)),
+        exps(take<T>(arena, gradient ? classes * segment_rows(classes, sizeof(T)) : 0)) {}
+};
+
+template <class T>
 struct Segment {
   static constexpr size_t L = kLanes<T>, N = kSegmentRows;
   using Int = decltype(IntVec<T>{}[0] + 0);
@@ -26,23 +38,21 @@ struct Segment {
   const Block<T>& b;
   const size_t width;  // room for so many rows
   const bool smooth;
-  T *chunk, *row, *exps;    // workspace: of a row that is done alone, and class after class
-  size_t begin = 0, n = 0;  // its rows
-  const T* x = nullptr;     // logits of the first
+  const ColumnWorkspace<T> workspace;
+  size_t begin = 0, n = 0;               // its rows
+  const T* x = nullptr;                  // logits of the first
   bool differ = false, ignored = false;  // do rows differ; were some of the segment before ignored
   alignas(kLineBytes) Int label[N];
   alignas(kLineBytes) T anchor[N], lowest[N], highest[N], origin[N], target[N];  // see exps.h
   alignas(kLineBytes) double differences_lost[N];
   LaneRows<T, N> rows;
 
-  Segment(const Terms& terms, const Block<T>& block, T* scratch)
+  Segment(const Terms& terms, const Block<T>& block, Arena& arena)
       : t(terms),
         b(block),
         width(segment_rows(terms.classes, sizeof(T))),
         smooth(terms.label_smoothing != 0),
-        chunk(scratch),
-        row(scratch + kScratchChunk),
-        exps(row + scratch_row(terms.classes)) {
+        workspace(terms.classes, block.gradient, arena) {
     for (size_t i = 0; i < N; ++i) {
       rows.class_weight[i] = rows.repeat[i] = 1;
       rows.upstream[i] = block.upstream_all;
@@ -50,7 +60,7 @@ struct Segment {
     }
   }
 
-  T* exps_of_class(size_t c) const { return exps + c * width; }
+  T* exps_of_class(size_t c) const { return workspace.exps + c * width; }
 
   // The labels of the rows i .. i + L.
   XENTROPY_INLINE_MEMBER IntVec<T> labels(size_t i) const {
@@ -69,7 +79,7 @@ struct Segment {
   }
 
   // Where the exp of row i's target is in scratch; of an ignored row, where class 0 is.
-  T& exp_of_target(size_t i) { return exps[size_t(label[i] < 0 ? 0 : label[i]) * width + i]; }
+  T& exp_of_target(size_t i) { return exps_of_class(size_t(label[i] < 0 ? 0 : label[i]))[i]; }
 
   // Takes the rows [first, first + count) of the block. False if none of them counts.
   bool start(size_t first, size_t count) {

@@ -48,24 +48,27 @@ struct TargetReport {
 // bits for any number of threads.
 size_t chunk_rows(size_t rows, size_t classes);
 
-size_t scratch_bytes(const CrossEntropyCall& call);
-size_t scratch_bytes(const SoftmaxCall& call);
+// What one thread needs for its chunks: memory that starts at a cache line.
+size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
+size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call);
 
 TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                              size_t end);
 
 // Returns the sum of the losses of rows [begin, end).
 double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
-                 char* scratch);
-void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end, char* scratch);
+                 char* workspace);
+void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
+               char* workspace);
 
-// Fewer rows than threads: into how many parts these may cut each row (1: not at all), the scratch
-// that they share, and one step of one part. The loss of a row goes to loss[row]; what becomes of
-// the losses of a chunk is up to finish_rows, which returns their sum. The same bits as run_chunk.
+// Fewer rows than threads: into how many parts these may cut each row (1: not at all), the
+// workspace that they share, and one step of one part. The loss of a row goes to loss[row]; what
+// becomes of the losses of a chunk is up to finish_rows, which returns their sum. The same bits as
+// run_chunk.
 size_t parts_of(const CrossEntropyCall& call);
-size_t split_bytes(const CrossEntropyCall& call);
+size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
 void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t row, size_t part,
-              double* loss, char* scratch);
+              double* loss, char* workspace);
 double finish_rows(const CrossEntropyCall& call, size_t begin, size_t end, const double* loss);
 
 }  // namespace xentropy

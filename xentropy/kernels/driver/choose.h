@@ -50,10 +50,10 @@ static inline bool by_groups(const CrossEntropyCall& c) {
 // The one place that chooses a kernel for elements that are stored as S.
 template <class S>
 static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
+  const auto& k = kernels_of(tier, S());
   if constexpr (sizeof(S) == 2) {
-    return row_kernel(tier, S());
+    return k.rows;
   } else {
-    const Kernels<S>& k = kernels_of<S>(tier);
     if (is_dense(c)) return by_groups<S>(c) ? k.dense_groups : k.dense;
     if (by_columns<S>(c)) return k.columns;
     return by_groups<S>(c) ? k.groups : k.rows;
@@ -100,7 +100,7 @@ static inline bool by_groups(const SoftmaxCall& c) {
 }
 template <class T>
 static inline SoftmaxKernel<T> choose_kernel(const Tier& tier, const SoftmaxCall& c) {
-  const Kernels<T>& k = kernels_of<T>(tier);
+  const Kernels<T>& k = kernels_of(tier, T());
   return by_groups<T>(c) ? k.softmax_groups : k.softmax;
 }
 template <class T>

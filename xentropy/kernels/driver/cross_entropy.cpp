@@ -1,6 +1,7 @@
 // One call of cross entropy, chunk by chunk. Compiled once, for the oldest CPU: no arithmetic on
 // logits is here.
 #include "driver/choose.h"
+#include "driver/guard.h"
 
 namespace xentropy {
 namespace {
@@ -12,13 +13,14 @@ struct Workspace {
   bool columns, logits_direct, gradient_direct, probabilities_direct;
   size_t rows;           // of a block
   size_t staged_stride;  // between the rows in scratch; by columns, between the classes
-  T *kernel, *probabilities;
+  CrossEntropyKernel<S> kernel;
+  Guarded kernel_memory;
+  T* probabilities;
   S *logits, *gradient;
   int64_t* labels;
   double *repeat, *upstream, *loss;
-  size_t bytes;
 
-  Workspace(const CrossEntropyCall& c, char* scratch) {
+  Workspace(const Tier& tier, const CrossEntropyCall& c, Arena& arena) {
     columns = by_columns<S>(c);
     logits_direct = is_direct<S>(c, c.logits);
     gradient_direct = is_direct<S>(c, c.gradient);
@@ -30,26 +32,16 @@ struct Workspace {
     rows = direct ? kBlockRows : columns ? staged_columns(C) : staged_rows(C, any_scattered);
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     staged_stride = columns ? rows : C;
-    Arena arena(scratch);
-    kernel = arena.take<T>(kernel_scratch(c));
-    logits = logits_direct ? nullptr : arena.take<S>(rows * C);
+    kernel = choose_kernel<S>(tier, c);
+    kernel_memory = Guarded(kernel.workspace_bytes(C, c.gradient.data), arena);
+    logits = logits_direct ? nullptr : take<S>(arena, rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
-    if (!gradient_direct) gradient = logits_direct ? arena.take<S>(rows * C) : logits;
-    probabilities = probabilities_direct ? nullptr : arena.take<T>(rows * C);
-    labels = arena.take<int64_t>(rows);
-    loss = arena.take<double>(rows);
-    repeat = c.repeat.data ? arena.take<double>(rows) : nullptr;
-    upstream = c.upstream.data ? arena.take<double>(rows) : nullptr;
-    bytes = arena.used();
-  }
-
-  static size_t kernel_scratch(const CrossEntropyCall& c) {
-    const size_t C = c.terms.classes;
-    if (by_columns<S>(c)) return column_scratch(C, sizeof(T), c.gradient.data);
-    if (by_groups<S>(c)) {
-      return is_dense(c) ? dense_group_scratch<T>(C) : group_scratch_elements<T>(C);
-    }
-    return scratch_elements(C, (c.gradient.data ? 1 : 0) + (is_dense(c) ? 1 : 0));
+    if (!gradient_direct) gradient = logits_direct ? take<S>(arena, rows * C) : logits;
+    probabilities = probabilities_direct ? nullptr : take<T>(arena, rows * C);
+    labels = take<int64_t>(arena, rows);
+    loss = take<double>(arena, rows);
+    repeat = c.repeat.data ? take<double>(arena, rows) : nullptr;
+    upstream = c.upstream.data ? take<double>(arena, rows) : nullptr;
   }
 
   // How many rows from r on have one stride each in every array that is read directly.
@@ -146,14 +138,15 @@ Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S
 
 template <class S>
 double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
-                           char* scratch) {
-  const Workspace<S> w(c, scratch);
-  const CrossEntropyKernel<S> kernel = choose_kernel<S>(tier, c);
+                           char* workspace) {
+  Arena arena = {workspace, 0};
+  const Workspace<S> w(tier, c, arena);
   SumOverRows sum;
   for (size_t row = begin, next; row < end; row = next) {
     next = w.block_end(c, row, end);
     const Block<S> b = block_of(tier, c, w, row, next - row);
-    kernel(c.terms, b, w.kernel, c.streamed && w.gradient_direct);
+    w.kernel.run(c.terms, b, w.kernel_memory.start, c.streamed && w.gradient_direct);
+    w.kernel_memory.check();
     if (!w.gradient_direct) scatter_gradient(tier, c, w, row, b.rows);
     sum.add(row, b.rows, w.loss);
     store_losses(c, row, b.rows, w.loss);
@@ -163,14 +156,18 @@ double cross_entropy_chunk(const Tier& tier, const CrossEntropyCall& c, size_t b
 
 }  // namespace
 
-size_t scratch_bytes(const CrossEntropyCall& c) {
-  return for_stored(c, [&](auto s) { return Workspace<decltype(s)>(c, nullptr).bytes; });
+size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& c) {
+  return for_stored(c, [&](auto s) {
+    Arena counted = {nullptr, 0};
+    const Workspace<decltype(s)> w(tier, c, counted);
+    return counted.used;
+  });
 }
 
 double run_chunk(const Tier& tier, const CrossEntropyCall& c, size_t begin, size_t end,
-                 char* scratch) {
+                 char* workspace) {
   return for_stored(
-      c, [&](auto s) { return cross_entropy_chunk<decltype(s)>(tier, c, begin, end, scratch); });
+      c, [&](auto s) { return cross_entropy_chunk<decltype(s)>(tier, c, begin, end, workspace); });
 }
 
 }  // namespace xentropy

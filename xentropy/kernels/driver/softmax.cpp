@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "driver/choose.h"
+#include "driver/guard.h"
 
 namespace xentropy {
 namespace {
@@ -10,23 +11,21 @@ template <class T>
 struct SoftmaxWorkspace {
   bool x_direct, out_direct;
   size_t rows;  // of a block
-  T *kernel, *block;
+  SoftmaxKernel<T> kernel;
+  Guarded kernel_memory;
+  T* block;
   double* value;
-  size_t bytes;
 
-  SoftmaxWorkspace(const SoftmaxCall& c, char* scratch) {
+  SoftmaxWorkspace(const Tier& tier, const SoftmaxCall& c, Arena& arena) {
     const size_t C = c.classes;
     x_direct = is_direct<T>(c, c.x);
     out_direct = !c.out.data || is_direct<T>(c, c.out);
     rows = x_direct && out_direct ? kBlockRows : staged_rows(C, scattered(c.x) || scattered(c.out));
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
-    const bool pipelined = c.what == Result::kSoftmax && rows > 1;
-    Arena arena(scratch);
-    kernel = arena.take<T>(by_groups<T>(c) ? group_scratch_elements<T>(C)
-                                           : scratch_elements(C, pipelined ? 1 : 0));
-    block = x_direct && out_direct ? nullptr : arena.take<T>(rows * C);
-    value = arena.take<double>(c.values ? rows : 0);
-    bytes = arena.used();
+    kernel = choose_kernel<T>(tier, c);
+    kernel_memory = Guarded(kernel.workspace_bytes(c.what, C, rows), arena);
+    block = x_direct && out_direct ? nullptr : take<T>(arena, rows * C);
+    value = take<double>(arena, c.values ? rows : 0);
   }
 
   // The end of the block at r: rows with one stride each in the arrays that are read directly.
@@ -71,9 +70,9 @@ SoftmaxBlock<T> block_of(const Tier& tier, const SoftmaxCall& c, const SoftmaxWo
 
 template <class T>
 void softmax_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t end,
-                   char* scratch) {
-  const SoftmaxWorkspace<T> w(c, scratch);
-  const SoftmaxKernel<T> kernel = choose_kernel<T>(tier, c);
+                   char* workspace) {
+  Arena arena = {workspace, 0};
+  const SoftmaxWorkspace<T> w(tier, c, arena);
   for (size_t row = begin, next; row < end; row = next) {
     next = w.block_end(c, row, end);
     const SoftmaxBlock<T> b = block_of(tier, c, w, row, next - row);
@@ -82,7 +81,8 @@ void softmax_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t 
         b.value[i] = target_entropy(b.x + ptrdiff_t(i) * b.x_stride, c.classes);
       }
     } else {
-      kernel(b, w.kernel, c.streamed && w.out_direct);
+      w.kernel.run(b, w.kernel_memory.start, c.streamed && w.out_direct);
+      w.kernel_memory.check();
     }
     for (size_t i = 0; c.values && i < b.rows; ++i) {
       static_cast<T*>(c.values)[row + i] = T(b.value[i] * c.unit);
@@ -93,14 +93,19 @@ void softmax_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t 
 
 }  // namespace
 
-size_t scratch_bytes(const SoftmaxCall& c) {
-  return c.float64 ? SoftmaxWorkspace<double>(c, nullptr).bytes
-                   : SoftmaxWorkspace<float>(c, nullptr).bytes;
+size_t workspace_bytes(const Tier& tier, const SoftmaxCall& c) {
+  Arena counted = {nullptr, 0};
+  if (c.float64) {
+    SoftmaxWorkspace<double>(tier, c, counted);
+  } else {
+    SoftmaxWorkspace<float>(tier, c, counted);
+  }
+  return counted.used;
 }
 
-void run_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t end, char* scratch) {
-  return c.float64 ? softmax_chunk<double>(tier, c, begin, end, scratch)
-                   : softmax_chunk<float>(tier, c, begin, end, scratch);
+void run_chunk(const Tier& tier, const SoftmaxCall& c, size_t begin, size_t end, char* workspace) {
+  return c.float64 ? softmax_chunk<double>(tier, c, begin, end, workspace)
+                   : softmax_chunk<float>(tier, c, begin, end, workspace);
 }
 
 }  // namespace xentropy

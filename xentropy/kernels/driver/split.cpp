@@ -12,7 +12,7 @@ bool can_split(const CrossEntropyCall& c) {
 
 template <class S>
 void split_part(const Tier& tier, const CrossEntropyCall& c, Step step, size_t row, size_t part,
-                double* loss, char* scratch) {
+                double* loss, char* workspace) {
   double repeat = 1, upstream = 1;
   int64_t label;
   if (c.repeat.data) gather(c.repeat, row, 1, &repeat);
@@ -31,8 +31,7 @@ void split_part(const Tier& tier, const CrossEntropyCall& c, Step step, size_t r
     b.gradient = reinterpret_cast<S*>(c.gradient.data + c.gradient.rows.offset(row));
   }
   if (label != kIgnored) {
-    const SplitKernel<S> kernel = split_kernel(tier, S());
-    kernel(step, c.terms, b, reinterpret_cast<Arithmetic<S>*>(scratch), part, c.streamed);
+    kernels_of(tier, S()).split.run(step, c.terms, b, workspace, part, c.streamed);
   } else if (step == Step::kSettle) {
     b.loss[0] = 0;
   } else if (step == Step::kGradient) {
@@ -49,14 +48,16 @@ size_t parts_of(const CrossEntropyCall& c) {
   });
 }
 
-size_t split_bytes(const CrossEntropyCall& c) {
-  const size_t size = c.float64 ? sizeof(double) : sizeof(float);
-  return split_scratch(c.terms.classes, size, c.gradient.data) * size;
+size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& c) {
+  return for_stored(c, [&](auto s) {
+    return kernels_of(tier, s).split.workspace_bytes(c.terms.classes, c.gradient.data);
+  });
 }
 
 void run_part(const Tier& tier, const CrossEntropyCall& c, Step step, size_t row, size_t part,
-              double* loss, char* scratch) {
-  for_stored(c, [&](auto s) { split_part<decltype(s)>(tier, c, step, row, part, loss, scratch); });
+              double* loss, char* workspace) {
+  for_stored(c,
+             [&](auto s) { split_part<decltype(s)>(tier, c, step, row, part, loss, workspace); });
 }
 
 double finish_rows(const CrossEntropyCall& c, size_t begin, size_t end, const double* loss) {

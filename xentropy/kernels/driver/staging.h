@@ -1,6 +1,6 @@
-// Rows on their way to a kernel: read where they lie, or gathered into scratch first, in
-// blocks; and the scratch memory itself.
+// Rows on their way to a kernel, in blocks: read where they lie, or gathered into scratch first.
 #pragma once
+#include "arena.h"
 #include "driver/calls.h"
 #include "driver/gather.h"
 
@@ -77,24 +77,6 @@ static inline size_t staged_columns(size_t classes) {
   return fitting < 16 ? 16 : smaller(fitting, 512);
 }
 
-// Hands out pieces of the scratch memory, each at the start of a cache line.
-class Arena {
- public:
-  explicit Arena(char* start) : start_(start), used_(0) {}
-
-  template <class T>
-  T* take(size_t n) {
-    T* piece = start_ ? reinterpret_cast<T*>(start_ + used_) : nullptr;
-    used_ += (n * sizeof(T) + 63) / 64 * 64;
-    return piece;
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* start_;
-  size_t used_;
-};
-
 static inline bool is_half_row(const Layout& a) {
   const bool half = (a.dtype == kF16 || a.dtype == kBF16) && !a.swapped;
   return half && a.classes.ndim == 1 && a.classes.step() == 2;
@@ -117,7 +99,7 @@ static inline void gather_rows(const Tier&, const Layout& a, size_t row, size_t 
 static inline void gather_rows(const Tier& tier, const Layout& a, size_t row, size_t n, float* to) {
   if (in_place_rows<float>(a)) return copy_rows(a, row, n, to);
   if (!is_half_row(a)) return gather(a, row, n, to);
-  const Widen widen = a.dtype == kF16 ? tier.widen_f16 : tier.widen_bf16;
+  const Widen widen = a.dtype == kF16 ? tier.f16.widen : tier.bf16.widen;
   const size_t C = a.classes.size();
   for (size_t i = 0; i < n; ++i) widen(a.data + a.rows.offset(row + i), C, to + i * C);
 }
@@ -129,7 +111,7 @@ static inline void scatter_rows(const Tier&, const double* from, const Layout& a
 static inline void scatter_rows(const Tier& tier, const float* from, const Layout& a, size_t row,
                                 size_t n) {
   if (!is_half_row(a)) return scatter(from, a, row, n);
-  const Narrow narrow = a.dtype == kF16 ? tier.narrow_f16 : tier.narrow_bf16;
+  const Narrow narrow = a.dtype == kF16 ? tier.f16.narrow : tier.bf16.narrow;
   const size_t C = a.classes.size();
   for (size_t i = 0; i < n; ++i) narrow(from + i * C, C, a.data + a.rows.offset(row + i));
 }
@@ -147,7 +129,7 @@ static inline void gather_columns(const Tier&, const Layout& a, size_t row, size
 static inline void gather_columns(const Tier& tier, const Layout& a, size_t row, size_t n,
                                   float* to, size_t stride) {
   if (!is_half_column(a)) return gather(a, row, n, to, 1, stride);
-  const Widen widen = a.dtype == kF16 ? tier.widen_f16 : tier.widen_bf16;
+  const Widen widen = a.dtype == kF16 ? tier.f16.widen : tier.bf16.widen;
   for_pieces(a, row, n, [&](const char* p, size_t r, size_t m, size_t c, size_t k) {
     for (size_t j = 0; j < k; ++j, p += a.classes.step()) widen(p, m, to + (c + j) * stride + r);
   });
@@ -159,7 +141,7 @@ static inline void scatter_columns(const Tier&, const double* from, size_t strid
 static inline void scatter_columns(const Tier& tier, const float* from, size_t stride,
                                    const Layout& a, size_t row, size_t n) {
   if (!is_half_column(a)) return scatter(from, 1, stride, a, row, n);
-  const Narrow narrow = a.dtype == kF16 ? tier.narrow_f16 : tier.narrow_bf16;
+  const Narrow narrow = a.dtype == kF16 ? tier.f16.narrow : tier.bf16.narrow;
   for_pieces(a, row, n, [&](char* p, size_t r, size_t m, size_t c, size_t k) {
     for (size_t j = 0; j < k; ++j, p += a.classes.step()) narrow(from + (c + j) * stride + r, m, p);
   });

@@ -13,8 +13,9 @@
 //   7. rows out of range one by one, by dense_row;
 //   8. put the gradients of m in, scale, and write whole cache lines.
 #pragma once
-#include "rows/dense.h"
-#include "groups/labels.h"
+#include "common/dense_row.h"
+#include "groups/loop.h"
+#include "groups/settle.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -26,18 +27,21 @@ struct DenseScratch : GroupScratch<T> {
   double* weight;      // of every class
   double *of_peak, *of_others, *distance, *lost;  // masses; sum of products; not needed
 
-  DenseScratch(const Terms& t, const Block<T>& b, T* scratch)
-      : GroupScratch<T>(t.classes, scratch) {
-    const size_t C = t.classes, rows = group_rows(C), elements = rows * C + kGroupPadding;
-    Pieces& p = this->p;
+  DenseScratch(size_t classes, Arena& arena) : GroupScratch<T>(classes, arena) {
+    const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
     T** const arrays[] = {&probabilities, &products, &this->g.masses};
-    for (T** array : arrays) *array = p.take<T>(elements);
-    base = p.take<T>(C);
-    labelled = p.take<T>(C);
-    weight = p.take<double>(C + kLanes<double>);
+    for (T** array : arrays) *array = take<T>(arena, elements);
+    base = take<T>(arena, classes);
+    labelled = take<T>(arena, classes);
+    weight = take<double>(arena, classes + kLanes<double>);
     double** const sums[] = {&of_peak, &of_others, &distance, &lost};
-    for (double** array : sums) *array = p.take<double>(rows);
-    for (size_t c = 0; c < C + kLanes<double>; ++c) weight[c] = b.weight && c < C ? b.weight[c] : 1;
+    for (double** array : sums) *array = take<double>(arena, rows);
+  }
+
+  void set_weight(const double* of_class, size_t classes) {
+    for (size_t c = 0; c < classes + kLanes<double>; ++c) {
+      weight[c] = of_class && c < classes ? of_class[c] : 1;
+    }
   }
 };
 
@@ -206,7 +210,7 @@ void settle_dense_by_hand(const Terms& t, const Block<T>& b, size_t first, size_
   one.repeat = b.repeat ? b.repeat + r : nullptr;
   one.upstream = b.upstream ? b.upstream + r : nullptr;
   g.masses[place] = T(s.of_peak[q]);
-  dense_row<T>(t, one, 0, g.masses + begin, e, s.chunk, false);
+  dense_row<T>(t, one, 0, g.masses + begin, e, s.chunks, false);
   if (g.verdict[q] == kRowByHand) b.loss[r] = loss;
   if (!e) return;
   __builtin_memcpy(g.exps + begin, e, C * sizeof(T));
@@ -239,38 +243,35 @@ void settle_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, c
   }
 }
 
-template <class T, class Stores>
-void run_dense_groups(const Terms& t, const Block<T>& b, T* scratch) {
-  const size_t C = t.classes;
-  DenseScratch<T> s(t, b, scratch);
-  GroupRows<T>& g = s.g;
-  const RowShape<T> shape(C);
-  index_rows(C, s.index);
-  if (!b.probabilities) spread_base(t, b, s);
-  Stores stores(b.gradient);
-  for_groups(b, C, g, s.copy, [&](const Group<T>& at) {
-    const T* p = b.probabilities ? b.probabilities + at.first * C : nullptr;
-    if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
-    settle_dense_group(t, b, at, p, shape, s);
-    if (b.gradient) {
-      for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
-      stores.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
-        scale_rows<Bias::kByMass>(g, C, s.index, to);
-      });
-    }
-    if (!p) unmark_labels(b.labels + at.first, C, s);
-  });
-  stores.flush();
+template <class T>
+size_t dense_groups_bytes(size_t classes, bool) {
+  return bytes_of<DenseScratch<T>>(classes);
 }
 
 template <class T>
-void dense_groups(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
-  if (streamed && b.gradient) {
-    run_dense_groups<T, StreamedGroups<T>>(t, b, scratch);
-    stream_fence();
-  } else {
-    run_dense_groups<T, RegularGroups<T>>(t, b, scratch);
-  }
+void dense_groups(const Terms& t, const Block<T>& b, char* workspace, bool streamed) {
+  const size_t C = t.classes;
+  Arena arena = {workspace, 0};
+  DenseScratch<T> s(C, arena);
+  GroupRows<T>& g = s.g;
+  const RowShape<T> shape(C);
+  index_rows(C, s.index);
+  s.set_weight(b.weight, C);
+  if (!b.probabilities) spread_base(t, b, s);
+  with_writer(b.gradient, streamed, [&](auto& writer) {
+    for_groups(b.logits, b.labels, b.rows, C, s, [&](const Group<T>& at) {
+      const T* p = b.probabilities ? b.probabilities + at.first * C : nullptr;
+      if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
+      settle_dense_group(t, b, at, p, shape, s);
+      if (b.gradient) {
+        for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
+        writer.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
+          scale_rows<Bias::kByMass>(g, C, s.index, to);
+        });
+      }
+      if (!p) unmark_labels(b.labels + at.first, C, s);
+    });
+  });
 }
 
 }  // namespace XENTROPY_TIER

@@ -18,38 +18,13 @@
 // neighbours. Where a whole line may not be read, at the end of a batch and beside
 // rows that do not count, a group runs on a copy filled up with zeros.
 #pragma once
-#include "groups/scratch.h"
-#include "groups/writers.h"
-#include "groups/tiny.h"
 #include "common/peak.h"
+#include "groups/loop.h"
+#include "groups/settle.h"
+#include "groups/tiny.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
-
-// Of what the next group will read: 4 KB ahead into L2, and into L1 what comes next.
-template <class T>
-XENTROPY_INLINE void prefetch_group(const T* next) {
-  prefetch_far(next + (4 << 10) / sizeof(T));
-  prefetch_near(next);
-}
-
-// With a k for each row. `next` is what the next group will read.
-template <class T, bool kScaled>
-void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
-              const GroupRows<T>& rows) {
-  const GroupRows<T> g = rows;
-  constexpr size_t L = kLanes<T>;
-  const AnchoredExp<T, kScaled> exp(logit_scale);
-  for (size_t q = 0; q < g.padded; q += L) {
-    const Vec<T> anchors = load(g.anchor + q);
-    const size_t begin = q * classes;
-    for (size_t i = 0; i < L * classes; i += L) {
-      if (i % kLine<T> == 0) prefetch_group(next + begin + i);
-      const Vec<T> anchor = permute(anchors, (IntVec<T>)load(index + i));
-      store(g.exps + begin + i, exp(load(x + begin + i), anchor));
-    }
-  }
-}
 
 // Steps 2 and 3 with one k for all rows. The targets of a pack of rows are taken while the exps of
 // the next are computed: loads and stores beside arithmetic, and of what has reached the cache.
@@ -103,7 +78,7 @@ void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, c
   const T *row = x + q * C, peak = max_of(row, C);
   const size_t y = size_t(b.labels[r]);
   const RowSums sums = exp_any_row<T>(
-      {chunks_of(row), C, y, t.logit_scale, t.label_smoothing != 0, e, s.chunk}, peak);
+      {chunks_of(row), C, y, t.logit_scale, t.label_smoothing != 0, e, s.chunks}, peak);
   const double class_weight = b.weight ? b.weight[y] : 1;
   const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
   if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
@@ -191,99 +166,29 @@ void write_group(size_t classes, bool last, const GroupScratch<T>& s, Stores& st
   });
 }
 
-// Zeros after the rows of a copy.
 template <class T>
-void pad_group(size_t classes, const GroupRows<T>& g, T* copy) {
-  const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
-  __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
+size_t groups_bytes(size_t classes, bool) {
+  return bytes_of<GroupScratch<T>>(classes);
 }
 
-// A group that runs on a copy: what is read may run over the end of the last row, and rows that
-// do not count are not read.
 template <class T>
-const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
-                 T* copy) {
-  pad_group(classes, g, copy);
-  for (size_t q = 0, end; q < g.rows; q = end) {
-    const bool counts = labels[q] != kIgnored;
-    for (end = q + 1; end < g.rows && (labels[end] != kIgnored) == counts; ++end) {
-    }
-    const size_t begin = q * classes, bytes = (end - q) * classes * sizeof(T);
-    if (counts) {
-      __builtin_memcpy(copy + begin, x + begin, bytes);
-    } else {
-      __builtin_memset(copy + begin, 0, bytes);
-    }
-  }
-  for (size_t q = g.rows; q < g.padded; ++q) g.target[q] = 0;
-  return copy;
-}
-
-// Do the rows [first, end) of the block count, as far as there are?
-template <class T>
-bool all_rows_count(const Block<T>& b, size_t first, size_t end) {
-  int64_t all = 0;
-  if (end > b.rows) end = b.rows;
-  for (size_t r = first; r < end; ++r) all |= b.labels[r];
-  return all >= 0;
-}
-
-// The rows [first, first + g.rows) of a block. x is where they are read: where they lie, or,
-// because more than them would be read there, in a copy. `next` is what the next group will read.
-template <class T>
-struct Group {
-  size_t first;
-  const T *x, *next;
-  bool last, copied;
-};
-
-// each(group) for all rows of a block.
-template <class T, class Each>
-XENTROPY_INLINE void for_groups(const Block<T>& b, size_t classes, GroupRows<T>& g, T* copy,
-                                const Each& each) {
-  const size_t capacity = group_rows(classes);
-  for (size_t first = 0; first < b.rows; first += capacity) {
-    const bool last = b.rows - first <= capacity;
-    g.rows = last ? b.rows - first : capacity;
-    g.padded = (g.rows + kPack - 1) / kPack * kPack;
-    const T* x = b.logits + first * classes;
-    const T* next = x + g.rows * classes;
-    // What runs over the end is less than a line: of kPack rows at most, if there are as many.
-    g.all_count = all_rows_count(b, first, first + g.rows + kPack);
-    const bool at_the_end = (b.rows - first - g.rows) * classes < kLine<T>;
-    const bool copied = at_the_end || !g.all_count;
-    if (copied) x = fill_up(x, b.labels + first, classes, g, copy);
-    each(Group<T>{first, x, next, last, copied});
-  }
-}
-
-template <class T, class Stores>
-void run_groups(const Terms& t, const Block<T>& b, T* scratch) {
+void groups(const Terms& t, const Block<T>& b, char* workspace, bool streamed) {
   const size_t C = t.classes;
-  GroupScratch<T> s(C, scratch);
+  Arena arena = {workspace, 0};
+  GroupScratch<T> s(C, arena);
   const RowShape<T> shape(C);
   index_rows(C, s.index);
-  Stores stores(b.gradient);
-  for_groups(b, C, s.g, s.copy, [&](const Group<T>& at) {
-    settle_group(t, b, at.first, at.x, at.next, shape, s);
-    if (b.gradient == nullptr) return;
-    if (t.label_smoothing != 0) {
-      write_group<Bias::kOfRow>(C, at.last, s, stores);
-    } else {
-      write_group<Bias::kNone>(C, at.last, s, stores);
-    }
+  with_writer(b.gradient, streamed, [&](auto& writer) {
+    for_groups(b.logits, b.labels, b.rows, C, s, [&](const Group<T>& at) {
+      settle_group(t, b, at.first, at.x, at.next, shape, s);
+      if (b.gradient == nullptr) return;
+      if (t.label_smoothing != 0) {
+        write_group<Bias::kOfRow>(C, at.last, s, writer);
+      } else {
+        write_group<Bias::kNone>(C, at.last, s, writer);
+      }
+    });
   });
-  stores.flush();
-}
-
-template <class T>
-void groups(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
-  if (streamed && b.gradient) {
-    run_groups<T, StreamedGroups<T>>(t, b, scratch);
-    stream_fence();
-  } else {
-    run_groups<T, RegularGroups<T>>(t, b, scratch);
-  }
 }
 
 }  // namespace XENTROPY_TIER

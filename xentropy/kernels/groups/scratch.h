@@ -1,10 +1,19 @@
 // The numbers of a group's rows, an array for each, and where they lie in scratch.
 #pragma once
+#include "common/workspace.h"
 #include "groups/shared.h"
 #include "simd/vector_lanes.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
+
+// A group: about kGroupElements elements, a multiple of 16 rows. Reads may run over the end of its
+// arrays by less than kGroupPadding.
+constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
+XENTROPY_INLINE size_t group_rows(size_t classes) {
+  const size_t rows = kGroupElements / classes / 16 * 16;
+  return rows ? rows : 16;
+}
 
 // Rows of so few classes have kernels of their own (group_tiny.h).
 constexpr size_t kTinyClasses = 4;  // with 5, the transposition costs what the trees do
@@ -37,40 +46,28 @@ struct GroupRows {
   int64_t* verdict;
 };
 
-// Hands out scratch, each piece at the start of a cache line.
-struct Pieces {
-  char* next;
-  template <class U>
-  U* take(size_t n) {
-    U* piece = reinterpret_cast<U*>(next);
-    next += (n * sizeof(U) + kLineBytes - 1) / kLineBytes * kLineBytes;
-    return piece;
-  }
-};
-
 template <class T>
 struct GroupScratch {
-  T *chunk, *row, *copy, *index;
+  T *chunks, *row, *copy, *index;  // of a row that is done alone; of rows filled up; index_rows
   GroupRows<T> g;
   SharedShift shared;
-  Pieces p;  // what is left
 
-  GroupScratch(size_t classes, T* scratch) : p{reinterpret_cast<char*>(scratch)} {
+  GroupScratch(size_t classes, Arena& arena) {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
-    chunk = p.take<T>(kScratchChunk);
-    row = p.take<T>(classes);
-    copy = p.take<T>(elements);
-    index = p.take<T>(kPack * classes + kGroupPadding);
-    g.exps = p.take<T>(elements);
+    chunks = take_chunks<T>(arena);
+    row = take_row<T>(arena, classes);
+    copy = take<T>(arena, elements);
+    index = take<T>(arena, kPack * classes + kGroupPadding);
+    g.exps = take<T>(arena, elements);
     T** const numbers[] = {&g.anchor, &g.peak, &g.e_target, &g.at_target,
                            &g.factor, &g.rest, &g.bias,     &g.label};
-    for (T** array : numbers) *array = p.take<T>(rows);
-    g.place = p.take<uint32_t>(rows);
+    for (T** array : numbers) *array = take<T>(arena, rows);
+    g.place = take<uint32_t>(arena, rows);
     double** const sums[] = {&g.others,           &g.others_lost, &g.odds,
                              &g.inverse,          &g.target,      &g.differences,
                              &g.differences_lost, &g.class_weight};
-    for (double** array : sums) *array = p.take<double>(rows);
-    g.verdict = p.take<int64_t>(rows);
+    for (double** array : sums) *array = take<double>(arena, rows);
+    g.verdict = take<int64_t>(arena, rows);
   }
 };
 

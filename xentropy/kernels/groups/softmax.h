@@ -9,8 +9,11 @@
 //
 // Cost: as groups.h without a target; softmax needs no logarithm either.
 #pragma once
-#include "groups/labels.h"
-#include "rows/softmax.h"
+#include "common/log_softmax.h"
+#include "common/peak.h"
+#include "groups/loop.h"
+#include "groups/settle.h"
+#include "groups/tiny.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -24,12 +27,12 @@ struct SoftmaxGroup {
   RowShape<T> shape;
   GroupScratch<T> s;
 
-  SoftmaxGroup(const SoftmaxBlock<T>& b, T* scratch)
+  SoftmaxGroup(const SoftmaxBlock<T>& b, Arena& arena)
       : what(b.what),
         apart(what != Result::kSoftmax),
         tiny(is_tiny(b.classes) && what != Result::kEntropy),
         shape(b.classes),
-        s(b.classes, scratch) {
+        s(b.classes, arena) {
     index_rows(b.classes, s.index);
     for (size_t q = 0; q < group_rows(b.classes); ++q) s.g.e_target[q] = 0, s.g.label[q] = -1;
   }
@@ -68,7 +71,7 @@ void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   const size_t C = group.shape.classes;
   const Peak<T> peak = peak_of(x, C);
   const RowSums sums =
-      exp_any_row<T>({chunks_of(x), C, peak.at, 1, false, s.row, s.chunk}, peak.value);
+      exp_any_row<T>({chunks_of(x), C, peak.at, 1, false, s.row, s.chunks}, peak.value);
   const Sum total = group.apart ? Sum{sums.others, sums.others_lost} : sums.exact_total();
   if (!group.apart) s.row[peak.at] = T(sums.e_target);
   for (size_t c = 0; c < C; ++c) g.exps[group.tiny ? place_of<T>(q, c, C) : q * C + c] = s.row[c];
@@ -173,43 +176,32 @@ void write_softmax(const T* x, bool last, const SoftmaxGroup<T>& group, Stores& 
   });
 }
 
-template <class T, class Stores>
-void run_softmax_groups(const SoftmaxBlock<T>& b, T* scratch) {
-  const size_t C = b.classes, capacity = group_rows(C);
-  SoftmaxGroup<T> group(b, scratch);
-  GroupRows<T>& g = group.s.g;
-  Stores stores(b.out);
-  for (size_t first = 0; first < b.rows; first += capacity) {
-    const bool last = b.rows - first <= capacity;
-    g.rows = last ? b.rows - first : capacity;
-    g.padded = (g.rows + kPack - 1) / kPack * kPack;
-    const T *x = b.x + first * C, *next = x + g.rows * C;
-    // Reads may run over the end, by less than a line.
-    if ((b.rows - first - g.rows) * C < kLine<T>) {
-      pad_group(C, g, group.s.copy);
-      x = static_cast<T*>(__builtin_memcpy(group.s.copy, x, g.rows * C * sizeof(T)));
-    }
-    exps_of_group(x, next, group);
-    redo_rows(x, group);
-    if (group.apart) {
-      logs_of_rows(g);
-    } else {
-      reciprocals(g);
-    }
-    if (b.out) {
-      write_softmax(x, last, group, stores);
-    } else {
-      reduce_group(x, group, b.value + first);
-    }
-  }
-  stores.flush();
+template <class T>
+size_t softmax_groups_bytes(Result, size_t classes, size_t) {
+  return bytes_of<GroupScratch<T>>(classes);
 }
 
 template <class T>
-void softmax_groups(const SoftmaxBlock<T>& b, T* scratch, bool streamed) {
-  if (!streamed || b.out == nullptr) return run_softmax_groups<T, RegularGroups<T>>(b, scratch);
-  run_softmax_groups<T, StreamedGroups<T>>(b, scratch);
-  stream_fence();
+void softmax_groups(const SoftmaxBlock<T>& b, char* workspace, bool streamed) {
+  const size_t C = b.classes;
+  Arena arena = {workspace, 0};
+  SoftmaxGroup<T> group(b, arena);
+  with_writer(b.out, streamed, [&](auto& writer) {
+    for_groups(b.x, nullptr, b.rows, C, group.s, [&](const Group<T>& at) {
+      exps_of_group(at.x, at.next, group);
+      redo_rows(at.x, group);
+      if (group.apart) {
+        logs_of_rows(group.s.g);
+      } else {
+        reciprocals(group.s.g);
+      }
+      if (b.out) {
+        write_softmax(at.x, at.last, group, writer);
+      } else {
+        reduce_group(at.x, group, b.value + at.first);
+      }
+    });
+  });
 }
 
 }  // namespace XENTROPY_TIER

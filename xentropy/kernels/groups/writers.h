@@ -5,7 +5,7 @@
 // through L1), and the line that straddles two groups waits in a buffer: a partial line
 // streamed would cost a whole one.
 #pragma once
-#include "groups/settle.h"
+#include "groups/scratch.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {

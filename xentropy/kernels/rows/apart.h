@@ -4,7 +4,7 @@
 // it, and the exp that was apart joins the sum. Among logits in no order that happens as often as
 // the logarithm of the number of chunks.
 #pragma once
-#include "rows/labels.h"
+#include "common/peak.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {

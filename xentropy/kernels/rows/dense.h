@@ -1,11 +1,6 @@
 // Rows whose every class has target mass: class probabilities, or class weights together
 // with label smoothing.
-//
-//     q_c = weight_c ((1 - smoothing) t_c + smoothing / C)
-//     loss = sum_c q_c (lse - x_c) = Q log1p(others / e_m) + sum_c q_c (x_m - x_c)
-//
-// The most probable class m takes the part that the target has in rows.h: with it apart, both
-// tails are exact for targets that are (almost) one-hot.
+// (common/dense_row.h has the formulas).
 //
 // Cost: one exp per element; with probabilities 12 bytes of memory traffic an element in float32
 // (logits, target, gradient). Passes over a row:
@@ -17,115 +12,32 @@
 //   4. settle: as in rows.h;
 //   5. gradient: e_c * factor - q_c * bias, streamed if asked.
 #pragma once
-#include "common/peak.h"
-#include "rows/writers.h"
+#include "common/dense_row.h"
+#include "common/workspace.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// The masses of one row; in the chunk that m is in they are read from a copy with 0 at m.
 template <class T>
-struct Masses {
-  const T* row;
-  T* copy;
-  size_t begin, end;  // the chunk of m
-  double of_m;
+struct DenseWorkspace {
+  T* masses;  // that are made
+  RowWorkspace<T> row;
 
-  Masses(const T* q, size_t classes, size_t m, T* chunk)
-      : row(q), copy(chunk), begin(m / kChunk<T> * kChunk<T>) {
-    end = begin + kChunk<T> < classes ? begin + kChunk<T> : classes;
-    __builtin_memcpy(copy, q + begin, (end - begin) * sizeof(T));
-    of_m = double(q[m]);
-    copy[m - begin] = 0;
-  }
-
-  // The masses of the chunk at b.
-  const T* chunk(size_t b) const { return b == begin ? copy : row + b; }
+  DenseWorkspace(size_t classes, bool gradient, Arena& arena)
+      : masses(take_row<T>(arena, classes)), row(classes, gradient, arena) {}
 };
 
-// q[c] = weight_c (hard p_c + uniform); p is null for 0.
 template <class T>
-void make_masses(const Terms& t, const double* weight, const T* p, T* q) {
+size_t dense_bytes(size_t classes, bool gradient) {
+  return bytes_of<DenseWorkspace<T>>(classes, gradient);
+}
+
+template <class T>
+void dense(const Terms& t, const Block<T>& b, char* workspace, bool streamed) {
   const size_t C = t.classes;
-  const double uniform = t.label_smoothing / double(C), hard = 1 - t.label_smoothing;
-  if (p && weight) {
-    for (size_t c = 0; c < C; ++c) q[c] = T(weight[c] * (hard * double(p[c]) + uniform));
-  } else if (p) {
-    for (size_t c = 0; c < C; ++c) q[c] = T(hard * double(p[c]) + uniform);
-  } else {
-    for (size_t c = 0; c < C; ++c) q[c] = T(weight[c] * uniform);
-  }
-}
-
-// The mass of a labelled class.
-XENTROPY_INLINE double label_mass(const Terms& t, double weight) {
-  return weight * (1 - t.label_smoothing + t.label_smoothing / double(t.classes));
-}
-
-// out[i] = e[i] * factor - q[i] * bias for i < n: whole lines are streamed if asked. `next` is what
-// will be read after.
-template <class T>
-void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool streamed,
-                 const T* next) {
-  constexpr size_t L = kLanes<T>;
-  const Vec<T> minus_bias = splat(-f.bias), none = {};
-  const Finisher<T> finish(Finish<T>{f.factor, f.rest, 0});
-  const auto at = [&](size_t i) XENTROPY_INLINE_LAMBDA {
-    return fma(load(q + i), minus_bias, finish(load(e + i)));
-  };
-  const auto store_some = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-    const Vec<T> v = finish(load_first(e + i, lanes, none));
-    store_first(out + i, fma(load_first(q + i, lanes, none), minus_bias, v), lanes);
-  };
-  size_t i = 0;
-  if (streamed) {
-    const size_t past = reinterpret_cast<uintptr_t>(out) % kLineBytes / sizeof(T);
-    size_t head = past ? kLine<T> - past : 0;
-    if (head > n) head = n;
-    for (; i < head; i += L) store_some(i, head - i < L ? head - i : L);
-    for (i = head; i + kLine<T> <= n; i += kLine<T>) {
-      prefetch_far(next + i);
-      for (size_t v = 0; v < kLine<T>; v += L) stream(out + i + v, at(i + v));
-    }
-  }
-  for (; i + L <= n; i += L) store(out + i, at(i));
-  if (i < n) store_some(i, n - i);
-}
-
-// Steps 2 to 5 of row r with masses q; e: the scratch row of the exps (or null: the loss alone).
-template <class T>
-void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T* chunks,
-               bool streamed) {
-  const size_t C = t.classes;
-  const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
-  const Peak<T> peak = peak_of(x, C);
-  const Masses<T> masses(q, C, peak.at, chunks + kChunk<T>);
-  MassAccumulator<T> sums;
-  for_chunks<T>(0, C,
-                [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
-  const RowSums s =
-      exp_any_row<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunks}, peak.value);
-  const Settled settled =
-      settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), repeat_of(b, r),
-                           upstream_of(b, r), row_logs<T>(s), s.others, s.e_target, s.origin);
-  b.loss[r] = settled.loss;
-  if (e == nullptr) return;
-  const Finish<T> finish = finish_row(t, settled, s, peak.at, q, e);
-  T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
-  const T* next = r + 1 < b.rows ? x + b.logits_stride : x;
-  const auto store_piece = [&](const T* piece, size_t begin, size_t end) {
-    store_dense(e + begin, piece, end - begin, finish, out + begin, streamed, next + begin);
-  };
-  store_piece(q, 0, masses.begin);
-  store_piece(masses.copy, masses.begin, masses.end);
-  store_piece(q + masses.end, masses.end, C);
-}
-
-template <class T>
-void dense(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
-  const size_t C = t.classes;
-  T* made = scratch + kScratchChunk;
-  T* e = b.gradient ? made + scratch_row(C) : nullptr;
+  Arena arena = {workspace, 0};
+  const DenseWorkspace<T> w(C, b.gradient, arena);
+  T *made = w.masses, *e = w.row.exps;
   if (!b.probabilities) make_masses<T>(t, b.weight, nullptr, made);
   for (size_t r = 0; r < b.rows; ++r) {
     if (b.labels[r] == kIgnored) {
@@ -137,12 +49,12 @@ void dense(const Terms& t, const Block<T>& b, T* scratch, bool streamed) {
       const T* p = b.probabilities + ptrdiff_t(r) * b.probabilities_stride;
       const bool as_they_are = !b.weight && t.label_smoothing == 0;
       if (!as_they_are) make_masses(t, b.weight, p, made);
-      dense_row(t, b, r, as_they_are ? p : made, e, scratch, streamed);
+      dense_row(t, b, r, as_they_are ? p : made, e, w.row.chunks, streamed);
     } else {
       const size_t y = size_t(b.labels[r]);
       const T uniform = made[y];
       made[y] = T(label_mass(t, b.weight[y]));
-      dense_row(t, b, r, static_cast<const T*>(made), e, scratch, streamed);
+      dense_row(t, b, r, static_cast<const T*>(made), e, w.row.chunks, streamed);
       made[y] = uniform;
     }
   }

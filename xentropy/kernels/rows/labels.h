@@ -16,6 +16,7 @@
 // k is a function of the row alone: no row depends on its neighbours in any bit.
 #pragma once
 #include "common/peak.h"
+#include "common/workspace.h"
 #include "rows/writers.h"
 
 namespace xentropy {
@@ -81,10 +82,11 @@ struct RowInFlight {
 };
 
 template <class S, class Stores, bool kScaled>
-void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch) {
+void rows_with_gradient(const Terms& t, const Block<S>& b,
+                        const RowWorkspace<Arithmetic<S>>& workspace) {
   typedef Arithmetic<S> T;
   const size_t C = t.classes;
-  T* e = scratch + kScratchChunk;
+  T* e = workspace.exps;
   Stores stores;
   for (size_t r = 0; r <= b.rows; ++r) {
     const bool reads = r < b.rows && b.labels[r] != kIgnored, writes = r > 0;
@@ -100,7 +102,7 @@ void rows_with_gradient(const Terms& t, const Block<S>& b, Arithmetic<S>* scratc
           sum_parts<T>(C, row.smooth, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
             return row.template part<false>(begin, end, exps_at);
           });
-      const RowSums sums = row.finish(total, e, scratch);
+      const RowSums sums = row.finish(total, e, workspace.chunks);
       const Settled settled = settle_row(t, b, r, sums);
       b.loss[r] = settled.loss;
       finish = finish_row<T>(t, settled, sums, row.target, nullptr, e);
@@ -133,16 +135,23 @@ void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
 }
 
 template <class S>
-void rows(const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, bool streamed) {
+size_t rows_bytes(size_t classes, bool gradient) {
+  return bytes_of<RowWorkspace<Arithmetic<S>>>(classes, gradient);
+}
+
+template <class S>
+void rows(const Terms& t, const Block<S>& b, char* workspace, bool streamed) {
+  Arena arena = {workspace, 0};
+  const RowWorkspace<Arithmetic<S>> w(t.classes, b.gradient, arena);
   typedef Finisher<Arithmetic<S>> Map;
   with_scaled(t.logit_scale, [&](auto scaled) {
     if (b.gradient == nullptr) {
-      rows_loss<S, scaled.value>(t, b, scratch);
+      rows_loss<S, scaled.value>(t, b, w.chunks);
     } else if (streamed) {
-      rows_with_gradient<S, StreamedStores<S, Map>, scaled.value>(t, b, scratch);
+      rows_with_gradient<S, StreamedStores<S, Map>, scaled.value>(t, b, w);
       stream_fence();
     } else {
-      rows_with_gradient<S, RegularStores<S, Map>, scaled.value>(t, b, scratch);
+      rows_with_gradient<S, RegularStores<S, Map>, scaled.value>(t, b, w);
     }
   });
 }

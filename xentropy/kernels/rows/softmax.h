@@ -11,25 +11,14 @@
 // x - x_m is exact where the logarithm of an exp is not. The maximum is found on the way, see
 // ApartSums. Entropy alone reads a row three times, and takes two exps.
 #pragma once
+#include "common/log_softmax.h"
 #include "rows/apart.h"
 #include "common/log1p.h"
+#include "common/workspace.h"
+#include "rows/writers.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
-
-// log p_c from x_c.
-template <class T>
-struct LogOf {
-  Vec<T> peak = {}, shift = {};
-  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const { return (x - peak) - shift; }
-};
-
-// What the maximum of a row leaves to know.
-template <class T>
-struct RowLog {
-  T peak;
-  double log1p_others;  // nan if the peak is not finite, or the row holds nan
-};
 
 // From its maximum, any row.
 template <class T>
@@ -89,8 +78,8 @@ XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
 }
 
 template <class T, template <class, class> class Stores>
-void softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
-  T* e = scratch + kScratchChunk;
+void softmax_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
+  T* e = w.exps;
   Stores<T, Finisher<T>> stores;
   for (size_t r = 0; r < b.rows; ++r) {
     AllSums<T> row(row_of(b, r), b.classes);
@@ -98,7 +87,7 @@ void softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
       if (r > 0) stores.advance(e, i + n, row.x);
       row.chunk(i, n, e + i);
     });
-    stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, row.finish(e, scratch));
+    stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, row.finish(e, w.chunks));
   }
   stores.advance(e, b.classes, row_of(b, b.rows - 1));
   stores.flush();
@@ -140,20 +129,6 @@ void log_softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
   const T* x = row_of(b, b.rows - 1);
   stores.advance(x, b.classes, x);
   stores.flush();
-}
-
-template <class T>
-bool has_nan(const T* x, size_t n) {
-  int found = 0;
-  for (size_t i = 0; i < n; ++i) found |= x[i] != x[i];
-  return found != 0;
-}
-
-// Of a row without a finite maximum: that maximum.
-template <class T>
-double log_sum_exp(const RowLog<T>& log, const T* x, size_t classes) {
-  if (log.log1p_others == log.log1p_others) return double(log.peak) + log.log1p_others;
-  return has_nan(x, classes) ? NAN : double(log.peak);
 }
 
 // sum_c e_c (m - x_c), chunk by chunk.
@@ -198,17 +173,25 @@ void reduce_rows(const SoftmaxBlock<T>& b, T* chunk) {
 }
 
 template <class T, template <class, class> class Stores>
-void normalize_rows(const SoftmaxBlock<T>& b, T* scratch) {
-  return b.what == Result::kSoftmax ? softmax_rows<T, Stores>(b, scratch)
-                                    : log_softmax_rows<T, Stores>(b, scratch);
+void normalize_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
+  return b.what == Result::kSoftmax ? softmax_rows<T, Stores>(b, w)
+                                    : log_softmax_rows<T, Stores>(b, w.chunks);
 }
 
 template <class T>
-void softmax(const SoftmaxBlock<T>& b, T* scratch, bool streamed) {
-  if (b.out == nullptr) return reduce_rows(b, scratch);
-  if (b.what == Result::kSoftmax && b.rows == 1) return softmax_row(b, scratch);
-  if (!streamed) return normalize_rows<T, RegularStores>(b, scratch);
-  normalize_rows<T, StreamedStores>(b, scratch);
+size_t softmax_bytes(Result what, size_t classes, size_t rows) {
+  return bytes_of<RowWorkspace<T>>(classes, what == Result::kSoftmax && rows > 1);
+}
+
+template <class T>
+void softmax(const SoftmaxBlock<T>& b, char* workspace, bool streamed) {
+  const bool keeps_exps = b.what == Result::kSoftmax && b.rows > 1;
+  Arena arena = {workspace, 0};
+  const RowWorkspace<T> w(b.classes, keeps_exps, arena);
+  if (b.out == nullptr) return reduce_rows(b, w.chunks);
+  if (b.what == Result::kSoftmax && !keeps_exps) return softmax_row(b, w.chunks);
+  if (!streamed) return normalize_rows<T, RegularStores>(b, w);
+  normalize_rows<T, StreamedStores>(b, w);
   stream_fence();
 }
 

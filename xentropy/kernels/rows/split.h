@@ -13,25 +13,23 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// The scratch memory of such a row.
+// The workspace of such a row.
 template <class T>
-struct SplitRow {
-  typedef RowAccumulator<T> Sums;
-  static_assert(sizeof(Sums) <= kPartBytes && sizeof(Finish<T>) <= kPartBytes, "");
-
-  char* sums;
+struct SplitWorkspace {
+  RowAccumulator<T>* sums;  // of every part
   Finish<T>* finish;
-  T *chunk, *exps;
+  RowWorkspace<T> row;
 
-  SplitRow(size_t classes, T* scratch) {
-    sums = reinterpret_cast<char*>(scratch);
-    char* after = sums + row_parts(classes) * kPartBytes;
-    finish = reinterpret_cast<Finish<T>*>(after);
-    chunk = reinterpret_cast<T*>(after + kPartBytes);
-    exps = chunk + kScratchChunk;
-  }
-  Sums& sums_of(size_t part) const { return *reinterpret_cast<Sums*>(sums + part * kPartBytes); }
+  SplitWorkspace(size_t classes, bool gradient, Arena& arena)
+      : sums(take<RowAccumulator<T>>(arena, row_parts(classes))),
+        finish(take<Finish<T>>(arena, 1)),
+        row(classes, gradient, arena) {}
 };
+
+template <class S>
+size_t split_bytes(size_t classes, bool gradient) {
+  return bytes_of<SplitWorkspace<Arithmetic<S>>>(classes, gradient);
+}
 
 // Step 3.
 template <class S, class Stores>
@@ -45,42 +43,43 @@ void store_part(const Arithmetic<S>* e, size_t n, const Finish<Arithmetic<S>>& f
 }
 
 template <class S, bool kScaled>
-void split_step(Step step, const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, size_t part,
+void split_step(Step step, const Terms& t, const Block<S>& b, char* workspace, size_t part,
                 bool streamed) {
   typedef Arithmetic<S> T;
   const size_t C = t.classes, begin = part * kRowPart;
   const size_t end = C - begin > kRowPart ? begin + kRowPart : C;
-  const SplitRow<T> s(C, scratch);
+  Arena arena = {workspace, 0};
+  const SplitWorkspace<T> w(C, b.gradient, arena);
   if (step == Step::kGradient) {
-    const T* e = s.exps + begin;
+    const T* e = w.row.exps + begin;
     S* out = b.gradient + begin;
     typedef Finisher<T> Map;
-    if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *s.finish, out);
-    store_part<S, StreamedStores<S, Map>>(e, end - begin, *s.finish, out);
+    if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *w.finish, out);
+    store_part<S, StreamedStores<S, Map>>(e, end - begin, *w.finish, out);
     return stream_fence();
   }
   const RowInFlight<S, kScaled> row(t, b.logits, b.labels[0]);
   if (step == Step::kSettle) {
     const auto total =
-        sum_parts<T>(C, row.smooth, [&](size_t i, size_t) { return s.sums_of(i / kRowPart); });
-    const RowSums sums = row.finish(total, b.gradient ? s.exps : nullptr, s.chunk);
+        sum_parts<T>(C, row.smooth, [&](size_t i, size_t) { return w.sums[i / kRowPart]; });
+    const RowSums sums = row.finish(total, w.row.exps, w.row.chunks);
     const Settled settled = settle_row(t, b, 0, sums);
     b.loss[0] = settled.loss;
-    if (b.gradient) *s.finish = finish_row<T>(t, settled, sums, row.target, nullptr, s.exps);
+    if (b.gradient) *w.finish = finish_row<T>(t, settled, sums, row.target, nullptr, w.row.exps);
   } else if (b.gradient) {
-    s.sums_of(part) =
-        row.template part<false>(begin, end, [&](size_t i, size_t) { return s.exps + i; });
+    w.sums[part] =
+        row.template part<false>(begin, end, [&](size_t i, size_t) { return w.row.exps + i; });
   } else {
     alignas(kLineBytes) T chunk[kChunk<T>];
-    s.sums_of(part) = row.template part<true>(begin, end, [&](size_t, size_t) { return +chunk; });
+    w.sums[part] = row.template part<true>(begin, end, [&](size_t, size_t) { return +chunk; });
   }
 }
 
 template <class S>
-void split(Step step, const Terms& t, const Block<S>& b, Arithmetic<S>* scratch, size_t part,
+void split(Step step, const Terms& t, const Block<S>& b, char* workspace, size_t part,
            bool streamed) {
   with_scaled(t.logit_scale, [&](auto scaled) {
-    split_step<S, scaled.value>(step, t, b, scratch, part, streamed);
+    split_step<S, scaled.value>(step, t, b, workspace, part, streamed);
   });
 }
 

@@ -1,0 +1,116 @@
+// What group kernels have in common: the loop over the groups of a block, and the exps with a k for
+// each row.
+#pragma once
+#include "groups/scratch.h"
+#include "groups/writers.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Of what the next group will read: 4 KB ahead into L2, and into L1 what comes next.
+template <class T>
+XENTROPY_INLINE void prefetch_group(const T* next) {
+  prefetch_far(next + (4 << 10) / sizeof(T));
+  prefetch_near(next);
+}
+
+// With a k for each row. `next` is what the next group will read.
+template <class T, bool kScaled>
+void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
+              const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  constexpr size_t L = kLanes<T>;
+  const AnchoredExp<T, kScaled> exp(logit_scale);
+  for (size_t q = 0; q < g.padded; q += L) {
+    const Vec<T> anchors = load(g.anchor + q);
+    const size_t begin = q * classes;
+    for (size_t i = 0; i < L * classes; i += L) {
+      if (i % kLine<T> == 0) prefetch_group(next + begin + i);
+      const Vec<T> anchor = permute(anchors, (IntVec<T>)load(index + i));
+      store(g.exps + begin + i, exp(load(x + begin + i), anchor));
+    }
+  }
+}
+
+// Zeros after the rows of a copy.
+template <class T>
+void pad_group(size_t classes, const GroupRows<T>& g, T* copy) {
+  const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
+  __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
+}
+
+// A group that runs on a copy: what is read may run over the end of the last row, and rows that
+// do not count are not read. Null labels: all count.
+template <class T>
+const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
+                 T* copy) {
+  pad_group(classes, g, copy);
+  const auto counts = [=](size_t q) { return labels == nullptr || labels[q] != kIgnored; };
+  for (size_t q = 0, end; q < g.rows; q = end) {
+    for (end = q + 1; end < g.rows && counts(end) == counts(q); ++end) {
+    }
+    const size_t begin = q * classes, bytes = (end - q) * classes * sizeof(T);
+    if (counts(q)) {
+      __builtin_memcpy(copy + begin, x + begin, bytes);
+    } else {
+      __builtin_memset(copy + begin, 0, bytes);
+    }
+  }
+  for (size_t q = g.rows; q < g.padded; ++q) g.target[q] = 0;
+  return copy;
+}
+
+// Do these n rows count?
+XENTROPY_INLINE bool all_rows_count(const int64_t* labels, size_t n) {
+  int64_t all = 0;
+  for (size_t r = 0; labels && r < n; ++r) all |= labels[r];
+  return all >= 0;
+}
+
+// The rows [first, first + g.rows) of a block. x is where they are read: where they lie, or,
+// because more than them would be read there, in a copy. `next` is what the next group will read.
+template <class T>
+struct Group {
+  size_t first;
+  const T *x, *next;
+  bool last, copied;
+};
+
+// each(group) for `rows` adjacent rows from x on; null labels: all of them count.
+template <class T, class Each>
+XENTROPY_INLINE void for_groups(const T* x, const int64_t* labels, size_t rows, size_t classes,
+                                GroupScratch<T>& s, const Each& each) {
+  GroupRows<T>& g = s.g;
+  const size_t capacity = group_rows(classes);
+  for (size_t first = 0; first < rows; first += capacity) {
+    const size_t left = rows - first;
+    const bool last = left <= capacity;
+    g.rows = last ? left : capacity;
+    g.padded = (g.rows + kPack - 1) / kPack * kPack;
+    const T *at = x + first * classes, *next = at + g.rows * classes;
+    const int64_t* own = labels ? labels + first : nullptr;
+    // What runs over the end is less than a line: of kPack rows at most, if there are as many.
+    g.all_count = all_rows_count(own, left < g.rows + kPack ? left : g.rows + kPack);
+    const bool at_the_end = (left - g.rows) * classes < kLine<T>;
+    const bool copied = at_the_end || !g.all_count;
+    if (copied) at = fill_up(at, own, classes, g, s.copy);
+    each(Group<T>{first, at, next, last, copied});
+  }
+}
+
+// run(a writer of whole groups to `out`); null: there is nothing to write.
+template <class T, class Run>
+XENTROPY_INLINE void with_writer(T* out, bool streamed, const Run& run) {
+  if (streamed && out) {
+    StreamedGroups<T> writer(out);
+    run(writer);
+    writer.flush();
+    stream_fence();
+  } else {
+    RegularGroups<T> writer(out);
+    run(writer);
+  }
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
