@@ -37,14 +37,10 @@ struct LaneRows {
 
   // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
   XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
-    const VD sum = load(others + i), total = sum + load(e_target + i);
-    return (total >= Exp<T>::kMinTotal) & (total < Exp<T>::kMaxTotal) & ~has_tiny<T>(sum) &
-           (load(origin + i) != -INFINITY);
+    return sums_in_range<T>(load(others + i), load(e_target + i)) & (load(origin + i) != -INFINITY);
   }
   bool is_in_range(size_t i) const {
-    const double total = others[i] + e_target[i];
-    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && !has_tiny<T>(others[i]) &&
-           origin[i] != -INFINITY;
+    return sums_in_range<T>(others[i], e_target[i]) && origin[i] != -INFINITY;
   }
 };
 

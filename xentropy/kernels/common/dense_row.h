@@ -8,6 +8,7 @@
 // both tails are exact for targets that are (almost) one-hot.
 #pragma once
 #include "common/peak.h"
+#include "common/settle.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {

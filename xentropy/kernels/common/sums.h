@@ -3,7 +3,7 @@
 // The order of every addition depends on the position in the row alone, never on
 // threads, batch, address, k or the width of vectors.
 #pragma once
-#include "common/exp.h"
+#include "common/range.h"
 #include "tier.h"
 #include "simd/vector_lanes.h"
 
@@ -18,13 +18,6 @@ constexpr size_t kChunk = 16 * kLine<T>;
 struct Sum {
   double value, lost;
 };
-
-// May exps below kLeast show in this sum? Of a number, or of each in a vector. 0 as well: it is
-// what some tiers make of them, and such a row has to go the way that it goes on the others.
-template <class T, class D>
-XENTROPY_INLINE auto has_tiny(D sum) {
-  return sum < Exp<T>::kTiny;
-}
 
 // The sum a + b without a rounding error (two-sum).
 XENTROPY_INLINE Sum exact_sum(double a, double b) {

@@ -169,7 +169,8 @@ XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>
                        {nll, nll}, others, e_m, origin);
   store_losses(b.loss + r, settled.loss, n);
   // Products of an infinite mass with 0 are nan here, 0 in dense.h.
-  const IntVec<double> good = in_range<T>(others, others + e_m, sums.odds) & (mass - mass == 0);
+  const IntVec<double> good =
+      sums_in_range<T>(others, e_m) & (sums.odds <= kMostOdds<T>)&(mass - mass == 0);
   const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);

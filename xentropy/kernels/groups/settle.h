@@ -40,13 +40,6 @@ XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) 
   return (IntVec<double>)load_rows(reinterpret_cast<const double*>(labels), n) >= 0;
 }
 
-// Were the exps of these rows neither too large nor too small? The total is not below kMinTotal:
-// the largest exp is not. It may be nan.
-template <class T>
-XENTROPY_INLINE IntVec<double> in_range(VD others, VD total, VD odds) {
-  return (total < Exp<T>::kMaxTotal) & (odds <= kMostOdds<T>)&~has_tiny<T>(others);
-}
-
 template <class T>
 XENTROPY_INLINE void store_quotients(size_t q, VD others, VD lost, const GroupRows<T>& g) {
   const LaneQuotients sums = quotients(others, lost, load_wide(g.e_target + q));
@@ -97,7 +90,8 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
     if (b.gradient) beyond |= ~suits_both(t, s, f);
     return counts & beyond;
   }
-  const IntVec<double> good = in_range<T>(others, others + e_target, sums.odds) | ~counts;
+  const IntVec<double> good =
+      (sums_in_range<T>(others, e_target) & (sums.odds <= kMostOdds<T>)) | ~counts;
   const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
   if (b.gradient == nullptr) return verdict;
   return verdict | (f.fine ? kFine : kFine + kGradientByHand);

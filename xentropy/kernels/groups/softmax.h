@@ -57,12 +57,6 @@ void exps_of_group(const T* x, const T* next, const SoftmaxGroup<T>& group) {
   sum_rows<false>(g.exps, g.padded, group.shape, g.others, g.others_lost);
 }
 
-// Are the sums of rows what they should be? `others` may be nan.
-template <class T, class D>
-XENTROPY_INLINE auto in_range(D others, D e_peak) {
-  return (others + e_peak < Exp<T>::kMaxTotal) & ~has_tiny<T>(others);
-}
-
 // Step 4 for row q.
 template <class T>
 void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
@@ -86,7 +80,7 @@ void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
   const GroupRows<T>& g = group.s.g;
   const size_t C = group.shape.classes;
   const auto fine = [&](size_t q) XENTROPY_INLINE_LAMBDA {
-    return (IntVec<double>)in_range<T>(load(g.others + q), load_wide(g.e_target + q));
+    return (IntVec<double>)sums_in_range<T>(load(g.others + q), load_wide(g.e_target + q));
   };
   for (size_t q = 0; q < g.rows; q += kLanes<double>) {
     const IntVec<double> lanes = fine(q);

@@ -5,6 +5,7 @@
 // through L1), and the line that straddles two groups waits in a buffer: a partial line
 // streamed would cost a whole one.
 #pragma once
+#include "common/line_buffer.h"
 #include "groups/scratch.h"
 
 namespace xentropy {
@@ -71,13 +72,11 @@ class RegularGroups {
 template <class T>
 class StreamedGroups {
  public:
-  explicit StreamedGroups(T* out) : out_(out) {
-    first_ = filled_ = reinterpret_cast<uintptr_t>(out) % kLineBytes / sizeof(T);
-  }
+  explicit StreamedGroups(T* out) : out_(out) { line_.go_on_at(out); }
 
   template <class Make>
   void write(size_t n, bool last, T* staged, const Make& make) {
-    if (last || filled_ != 0) {
+    if (last || !line_.empty()) {
       make([=](size_t i, Vec<T> v) XENTROPY_INLINE_LAMBDA { store(staged + i, v); });
       return put(staged, n);
     }
@@ -89,41 +88,28 @@ class StreamedGroups {
   // Appends n elements to what is written.
   void put(const T* e, size_t n) {
     size_t i = 0;
-    if (filled_ != 0) {
-      i = kLine<T> - filled_ < n ? kLine<T> - filled_ : n;
+    if (!line_.empty()) {
+      i = line_.room() < n ? line_.room() : n;
       append(e, i);
-      if (filled_ == kLine<T>) complete();
     }
     for (; i + kLine<T> <= n; i += kLine<T>, out_ += kLine<T>) {
-      for (size_t q = 0; q < kLine<T>; q += kLanes<T>) stream(out_ + q, load(e + i + q));
+      stream_line(out_, [=](size_t q) XENTROPY_INLINE_LAMBDA { return load(e + i + q); });
     }
+    if (i == n) return;
+    line_.go_on_at(out_);
     append(e + i, n - i);
   }
 
-  // Writes what waits for the rest of its line.
-  void flush() {
-    T* line = out_ - filled_;
-    for (size_t i = first_; i < filled_; ++i) line[i] = waiting_[i];
-    first_ = filled_ = 0;
-  }
+  void flush() { line_.flush(); }
 
  private:
   void append(const T* e, size_t n) {
-    for (size_t i = 0; i < n; ++i) waiting_[filled_ + i] = e[i];
-    filled_ += n;
+    line_.append(n, [=](T* to) { __builtin_memcpy(to, e, n * sizeof(T)); });
     out_ += n;
   }
 
-  void complete() {
-    if (first_ != 0) return flush();
-    T* line = out_ - kLine<T>;
-    for (size_t q = 0; q < kLine<T>; q += kLanes<T>) stream(line + q, load(waiting_ + q));
-    filled_ = 0;
-  }
-
-  T* out_;                 // where the next element goes
-  size_t first_, filled_;  // the valid elements of the line before it that waits
-  alignas(kLineBytes) T waiting_[kLine<T>];
+  T* out_;  // where the next element goes
+  LineBuffer<T> line_;
 };
 
 }  // namespace XENTROPY_TIER

@@ -56,8 +56,7 @@ struct ApartSums {
     *s = {};
     s->others = others.value().value + passed;
     s->e_target = e_peak;
-    const double total = s->total();
-    return total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal && !has_tiny<T>(s->others);
+    return sums_in_range<T>(s->others, e_peak);
   }
 };
 

@@ -68,9 +68,7 @@ struct RowInFlight {
   // `row` holds the exps, or is null if only their sums are wanted.
   RowSums finish(const RowAccumulator<T>& sums, T* row, T* chunk) const {
     RowSums s = row_sums(sums, scale, smooth);
-    const double total = s.total();
-    const bool in_range = total >= Exp<T>::kMinTotal && total < Exp<T>::kMaxTotal;
-    if (!in_range || origin == T(-INFINITY) || has_tiny<T>(s.others)) {
+    if (!sums_in_range<T>(s.others, s.e_target) || origin == T(-INFINITY)) {
       return exp_any_row<T>({chunks_of(x), classes, target, scale, smooth, row, chunk},
                             max_of(x, classes));
     }

@@ -51,10 +51,7 @@ struct AllSums {
     exp_chunk<false>(x + begin, n, exp, e, total);
   }
 
-  bool in_range() const {
-    const double sum = total.value().value;
-    return sum >= Exp<T>::kMinTotal && sum < Exp<T>::kMaxTotal;
-  }
+  bool in_range() const { return total_in_range<T>(total.value().value); }
 
   // e holds the exps, and holds them again if k was wrong.
   Finisher<T> finish(T* e, T* scratch_chunk) const {

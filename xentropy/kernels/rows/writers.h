@@ -8,6 +8,7 @@
 // prefetches what it will overwrite, 1 KB ahead: a long row in place has left the L1 cache
 // since it was read (20 % at 4,000 classes and more).
 #pragma once
+#include "common/line_buffer.h"
 #include "common/settle.h"
 
 namespace xentropy {
@@ -68,11 +69,7 @@ class StreamedStores {
 
  public:
   void begin_row(S* out, size_t classes, const Map& map) {
-    if (out != line_ + filled_) {
-      flush();
-      filled_ = first_ = (reinterpret_cast<uintptr_t>(out) % kLineBytes) / sizeof(S);
-      line_ = out - filled_;
-    }
+    line_.go_on_at(out);
     out_ = out;
     classes_ = classes;
     done_ = 0;
@@ -82,7 +79,7 @@ class StreamedStores {
   // As RegularStores; goes on to the end of a cache line, beyond `end` if need be.
   XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const S* next) {
     if (done_ == classes_) return;
-    if (done_ == 0 && filled_ != 0) join(e);
+    if (!line_.empty()) put(e, classes_ < line_.room() ? classes_ : line_.room());
     size_t i = done_;
     const size_t lines = end > i ? (end - i + kLine<S> - 1) / kLine<S> : 0;
     const bool to_the_end = end == classes_ || i + lines * kLine<S> > classes_;
@@ -91,53 +88,27 @@ class StreamedStores {
       prefetch_next(next + i);
       stream_line(out_ + i, [&](size_t q) XENTROPY_INLINE_LAMBDA { return map_(load(e + i + q)); });
     }
-    if (to_the_end && i < classes_) {
-      line_ = out_ + i;
-      put(e + i, classes_ - i);
-      i = classes_;
-    } else if (filled_ == 0) {
-      line_ = out_ + i;
-    }
     done_ = i;
+    if (i == classes_ || !to_the_end) return;
+    line_.go_on_at(out_ + i);
+    put(e + i, classes_ - i);
   }
 
-  // Writes what waits for the rest of its line.
-  void flush() {
-    for (size_t i = first_; i < filled_; ++i) line_[i] = joined_[i];
-    first_ = filled_ = 0;
-  }
+  void flush() { line_.flush(); }
 
  private:
-  // Appends n elements (at most the rest of the line) of the row to the waiting line.
+  // The next n elements of the row, into the line that waits.
   XENTROPY_INLINE_MEMBER void put(const T* e, size_t n) {
-    for (size_t q = 0; q < n; q += kLanes<T>) {
-      store(joined_ + filled_ + q, map_(load_rest(e + q, n - q)));
-    }
-    filled_ += n;
-  }
-
-  // Completes the waiting line with the head of this row.
-  void join(const T* e) {
-    const size_t room = kLine<S> - filled_;
-    const size_t n = classes_ < room ? classes_ : room;
-    put(e, n);
-    done_ = n;
-    if (n < room) return;
-    if (first_ != 0) {
-      flush();
-    } else {
-      stream_line(line_, [&](size_t q) XENTROPY_INLINE_LAMBDA { return load(joined_ + q); });
-    }
-    line_ += kLine<S>;
-    first_ = filled_ = 0;
+    line_.append(n, [&](S* to) XENTROPY_INLINE_LAMBDA {
+      for (size_t q = 0; q < n; q += kLanes<T>) store(to + q, map_(load_rest(e + q, n - q)));
+    });
+    done_ += n;
   }
 
   S* out_ = nullptr;
-  S* line_ = nullptr;              // the cache line that waits to be filled
-  size_t first_ = 0, filled_ = 0;  // its valid elements
   size_t classes_ = 0, done_ = 0;
   Map map_;
-  alignas(kLineBytes) S joined_[2 * kLine<S>];
+  LineBuffer<S> line_;
 };
 
 }  // namespace XENTROPY_TIER
