@@ -87,7 +87,7 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        An argument has a type or dtype that has no meaning here, as integer logits.
+        An argument has a type or dtype that is not supported, such as integer logits.
     ValueError
         A shape, an option or a weight is out of range, or there are no classes.
     IndexError
@@ -155,7 +155,7 @@ def cross_entropy_with_grad(
     .. math:: \frac{\partial \ell}{\partial \text{logits}_c} = v \, s \, \Big(
               (Q p_c - q_c) / \ln b + 2 z \, \mathrm{lse}(x) \, p_c \Big)
 
-    times the upstream gradient and, for "mean", over the divisor. Where p is almost 1 it is
+    times the upstream gradient and, for "mean", divided by the divisor. Where p is almost 1 it is
     computed from 1 - p: float32 logits ``[20, 0]`` with target 0 get -2.06e-9 and 2.06e-9.
 
     Parameters
@@ -163,8 +163,8 @@ def cross_entropy_with_grad(
     grad_output : float or array_like, optional
         Upstream gradient: a scalar, or for reduction="none" also one value a row.
     out : ndarray, optional
-        Where the gradient goes: shape and dtype of the logits, any strides. ``out=logits``
-        works in place. Any other overlap with an input is refused.
+        Array for the gradient: shape and dtype of the logits, any strides. ``out=logits``
+        works in place. Any other overlap with an input is an error.
 
     Returns
     -------
@@ -175,9 +175,9 @@ def cross_entropy_with_grad(
 
     Notes
     -----
-    Untouched memory costs more than the computation. On Linux one freed result of 32 MB or
-    more is therefore kept for the next of its size, marked so that the system takes the pages
-    when it wants them; XENTROPY_KEEP_RESULT=0 in the environment switches that off.
+    The page faults of untouched memory cost more than the computation. On Linux one freed
+    result of 32 MB or more is therefore kept for the next of its size, and marked (MADV_FREE) so
+    that the system may reclaim it; XENTROPY_KEEP_RESULT=0 in the environment switches that off.
 
     Examples
     --------
@@ -249,7 +249,7 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     r"""Kullback-Leibler divergence, :math:`\sum_c t_c (\log_b t_c - \log_b p_c)`.
 
     Of class probabilities t from p = softmax(logits), computed in float64 as cross entropy
-    minus entropy: what is left of two almost equal numbers is exact to about 1e-15, and may
+    minus entropy: the difference of two almost equal numbers is exact to about 1e-15, and may
     be that much below 0. Its gradient in the logits is that of the cross entropy.
 
     Parameters

@@ -1,11 +1,10 @@
-# Arguments as the kernels see them: arrays become layouts, and whatever needs a conversion or
-# an error is told apart. Part of _kernels.pyx.
+# Arguments as the kernels take them: arrays become layouts; which arguments are plain, that is,
+# need neither a conversion nor an error. Part of _kernels.pyx.
 
 # --- memory ----------------------------------------------------------------------------
 
 cdef enum:
-    # Memory up to this size is on the stack: it costs nothing, and is this call's own.
-    STACK_BYTES = 8192
+    STACK_BYTES = 8192  # up to here a call's workspace is on the stack
 
 
 cdef struct Memory:
@@ -15,12 +14,12 @@ cdef struct Memory:
 
 
 cdef inline char* cache_line(char* memory) noexcept:
-    """The first start of a cache line from here on."""
+    """The address rounded up to a cache line."""
     return memory + (64 - <size_t>memory % 64) % 64
 
 
 cdef void* take(Memory* m, size_t results, size_t scratch) except NULL:
-    """Memory for so many bytes of results, and behind them for scratch; to be released."""
+    """Memory for so many bytes of results, followed by scratch; to be released."""
     results = (results + 63) // 64 * 64
     m.raw = NULL
     cdef char* start = m.small
@@ -38,15 +37,15 @@ cdef inline void release(Memory* m) noexcept:
 
 # --- arrays to layouts -----------------------------------------------------------------
 
-cdef Py_ssize_t FAR = <Py_ssize_t>1 << 62  # farther apart than any two elements
+cdef Py_ssize_t FAR = <Py_ssize_t>1 << 62  # larger than any stride
 
 cdef dict DTYPES = {
     "float16": kF16, "bfloat16": kBF16, "float32": kF32, "float64": kF64,
     "int8": kI8, "int16": kI16, "int32": kI32, "int64": kI64,
     "uint8": kU8, "uint16": kU16, "uint32": kU32, "uint64": kU64,
 }
-cdef dict CODES = {}  # the same by dtype, whose name takes 1 us to make, ...
-cdef int[32] CODE_OF_TYPE  # ... and by NumPy's own number
+cdef dict CODES = {}  # the same by dtype: to make its name takes 1 us
+cdef int[32] CODE_OF_TYPE  # the same by NumPy's type number
 for _number in range(32):
     CODE_OF_TYPE[_number] = -1
 for _letter in "bBhHiIlLqQefd":
@@ -54,7 +53,7 @@ for _letter in "bBhHiIlLqQefd":
 
 
 cdef int code_of(cnp.ndarray array) except -2:
-    """The kernels' number of the dtype, in either byte order; -1 if they have none."""
+    """The kernels' code of the dtype, in either byte order; -1 if they do not support it."""
     cdef int number = cnp.PyArray_TYPE(array)
     if 0 <= number < 32:
         return CODE_OF_TYPE[number]
@@ -90,7 +89,7 @@ cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept
 
 
 cdef void describe(Layout* layout, cnp.ndarray array, int code, uint64_t class_axes) noexcept:
-    """Fill in `layout`; the dimensions whose bit is in `class_axes` are classes, others rows."""
+    """Fill in `layout`. Dimensions whose bit is set in `class_axes` are classes, others rows."""
     cdef int d
     layout.data = <char*>cnp.PyArray_DATA(array)
     layout.dtype = <DType>code
@@ -107,7 +106,7 @@ cdef void describe(Layout* layout, cnp.ndarray array, int code, uint64_t class_a
 # --- what is plain ---------------------------------------------------------------------
 
 cdef inline bint plain_array(object value) noexcept:
-    """An array, and of no subclass, which could be masked."""
+    """An array, but of no subclass: that could be masked."""
     return cnp.PyArray_CheckExact(value)
 
 
@@ -115,7 +114,7 @@ cdef long long kExact = 1 << 53  # integers up to here are doubles
 
 
 cdef bint plain_real(object value, double* number) noexcept:
-    """A number that needs no thought: a float, or an int that is no bool."""
+    """A float, or an int (but no bool) that is exact as a double."""
     if type(value) is float:
         number[0] = PyFloat_AS_DOUBLE(value)
         return True
@@ -145,7 +144,7 @@ cdef bint plain_threads(object value, int* number) noexcept:
 
 
 cdef bint plain_unit(object base, double* unit) noexcept:
-    """1 / log(base), the size of a nat in the unit of the answer; None is e."""
+    """1 / log(base): one nat in the unit of the result; None is e."""
     cdef double number
     unit[0] = 1
     if base is None:
@@ -166,7 +165,7 @@ cdef bint plain_axis(object value, int ndim, int* axis) noexcept:
 
 
 cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int without) noexcept:
-    """Has a the shape of b without its dimension `without` (-1: of all of b)?"""
+    """Is the shape of a that of b less dimension `without` (-1: none)?"""
     cdef int d, at = 0
     if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b) - (without >= 0):
         return False
@@ -179,15 +178,15 @@ cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int without) noexcept:
     return True
 
 
-cdef bint same_place(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Are the elements of two arrays of one shape and dtype at the same places?"""
+cdef bint same_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Do two arrays of one shape and dtype have their elements at the same addresses?"""
     return cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and memcmp(
         cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a) * sizeof(Py_ssize_t)
     ) == 0
 
 
 cdef void extent(cnp.ndarray a, size_t* low, size_t* high) noexcept:
-    """All its elements are in [low, high)."""
+    """The address range [low, high) of its elements."""
     cdef int d
     cdef Py_ssize_t reach
     low[0] = high[0] = <size_t>cnp.PyArray_DATA(a)
@@ -211,7 +210,7 @@ cdef bint disjoint(cnp.ndarray a, object b) noexcept:
 
 
 cdef bint plain_out(object out, cnp.ndarray like) noexcept:
-    """A result like `like` in shape and dtype, no element of which is another's place."""
+    """Dense and writeable, shape and dtype of `like`; `like` itself or disjoint from it."""
     if not plain_array(out):
         return False
     cdef cnp.ndarray a = out
@@ -220,7 +219,7 @@ cdef bint plain_out(object out, cnp.ndarray like) noexcept:
         return False
     if cnp.PyArray_ISBYTESWAPPED(a) != cnp.PyArray_ISBYTESWAPPED(like):
         return False
-    return same_shape(a, like, -1) and (same_place(a, like) or disjoint(a, like))
+    return same_shape(a, like, -1) and (same_memory(a, like) or disjoint(a, like))
 
 
 cdef bint all_finite(cnp.ndarray a) noexcept:

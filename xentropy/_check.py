@@ -26,20 +26,20 @@ def taken(result):
 
 
 def as_array(value, name):
-    """`value` as an array without its subclass; nothing is copied if it is one."""
+    """`value` as a base-class array; an array is not copied."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill it or use ignore_index/sample_weight")
     try:
         return np.asarray(value)
     except TypeError as error:
         raise TypeError(f"{name} is no array: {error}") from error
-    except (ValueError, RuntimeError) as error:  # ragged; a tensor that keeps its graph
+    except (ValueError, RuntimeError) as error:  # ragged lists; tensors that require a gradient
         raise ValueError(f"{name} is no array: {error}") from error
 
 
 @cache
 def is_float(dtype):
-    """One of the four dtypes that the kernels know, in either byte order?"""
+    """Is it one of the four floating dtypes of the kernels, in either byte order?"""
     return dtype.name in FLOATS
 
 
@@ -85,7 +85,7 @@ def class_axis(axis, array, name="logits"):
 
 
 def target(value, logits_shape, row_shape):
-    """Class indices, one a row, or class probabilities, one per logit."""
+    """Class indices, one per row, or class probabilities, one per logit."""
     array = as_array(value, "target")
     if array.size == 0 and array.shape == row_shape and array.dtype == np.float64:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
@@ -130,7 +130,7 @@ def sample_weight(value, row_shape):
 
 
 def all_finite(array, name):
-    """Raise at the first nan or infinity; needs no memory of the array's size."""
+    """Raise at the first nan or infinity, in blocks: without a temporary of the array's size."""
     start = 0
     flags = ["external_loop", "buffered", "zerosize_ok"]
     for block in np.nditer(array, flags=flags, order="C", buffersize=1 << 16):
@@ -188,7 +188,7 @@ def finite_factor(value, name):
 
 
 def normalizer(value, reduction):
-    """The divisor in place of the mean's own; None stays None."""
+    """The divisor that replaces the mean's own; None stays None."""
     if value is None:
         return None
     number = real(value, "normalizer")
@@ -222,7 +222,7 @@ def reduction(value):
 
 
 def integer(value, name):
-    """An integer that is no bool."""
+    """An integer, but no bool."""
     if isinstance(value, bool | np.bool):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     try:
@@ -232,7 +232,7 @@ def integer(value, name):
 
 
 def flag(value, name):
-    """True or False; also 1 or 0, as NumPy has it."""
+    """True or False; also the ints 1 and 0, as NumPy accepts them."""
     if not isinstance(value, bool | np.bool) and not (type(value) is int and value in (0, 1)):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return bool(value)
@@ -264,9 +264,9 @@ def options(given, axis):
 
 
 def out(value, like, name, inputs):
-    """Where a result goes: like `like` in shape and dtype, and apart from all `inputs`.
+    """The array for a result: shape and dtype of `like`, no memory in common with `inputs`.
 
-    `like` itself may be the place (in place): same memory, same strides.
+    `like` itself is allowed (in place): same memory, same strides.
     """
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, not {type(value).__name__}")
@@ -285,7 +285,7 @@ def out(value, like, name, inputs):
 
 
 def same_memory(a, b):
-    """Do both arrays hold the same elements at the same places?"""
+    """Do both arrays have the same elements at the same addresses?"""
     return (
         a.ctypes.data == b.ctypes.data
         and a.strides == b.strides
@@ -295,7 +295,7 @@ def same_memory(a, b):
 
 
 def shares_memory(a, b):
-    """As np.shares_memory; where that is too hard to say, True."""
+    """As np.shares_memory; True if that would take too long to decide."""
     if not np.may_share_memory(a, b):
         return False
     try:
@@ -305,7 +305,7 @@ def shares_memory(a, b):
 
 
 def overlaps_itself(array):
-    """Could two indices name the same element? (True also for some odd strides that don't.)"""
+    """May two indices address the same byte? Conservative: True also for some strides without."""
     dims = sorted(
         (abs(stride), n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1
     )

@@ -1,4 +1,4 @@
-"""What was built and what runs here; the number of threads."""
+"""Version, configuration and number of threads."""
 
 import math
 import os
@@ -14,7 +14,10 @@ except PackageNotFoundError:  # run from a folder that was built but not install
 
 
 def _limit_threads(quota):
-    """More threads than the quota allows make all of them wait. A number for OpenMP goes before."""
+    """Limit the default to the quota, unless OMP_NUM_THREADS is set.
+
+    With more threads the system would suspend all of them whenever the quota is used up.
+    """
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
         _kernels.limit_threads(max(1, math.ceil(quota)))
 

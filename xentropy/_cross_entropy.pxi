@@ -70,7 +70,7 @@ cdef bint take_inputs(CrossEntropyCall* c, Settings* s, object logits, object ta
 
 
 cdef bint take_logits(CrossEntropyCall* c, cnp.ndarray x, object axis, int* class_axis) except -1:
-    """The logits and where their classes are; in one dimension the default axis 1 means 0."""
+    """The logits and their class axis; in one dimension the default axis 1 means 0."""
     cdef int ndim = cnp.PyArray_NDIM(x), code = code_of(x)
     if not is_float(code):
         return False
@@ -88,7 +88,7 @@ cdef bint take_logits(CrossEntropyCall* c, cnp.ndarray x, object axis, int* clas
 
 cdef bint take_target(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray target, int class_axis,
                       object ignore_index) except -1:
-    """Class indices, one a row, or class probabilities, as the logits."""
+    """Class indices, one per row, or class probabilities, in the logits' shape."""
     cdef int code = code_of(target)
     c.labels.data = c.probabilities.data = NULL
     c.ignore_bits = 0
@@ -103,7 +103,7 @@ cdef bint take_target(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray target, in
 
 
 cdef bint take_ignored(CrossEntropyCall* c, int code, object ignore_index) except -1:
-    """The 64 bits that `ignore_index` has among labels of this type, if it is one of them."""
+    """`ignore_index` as the 64 bits of a label, if the labels' type can hold it."""
     cdef int overflow = 0, bits = 8 << (code - (kU8 if code >= kU8 else kI8))
     if type(ignore_index) is not int:
         return False
@@ -115,13 +115,13 @@ cdef bint take_ignored(CrossEntropyCall* c, int code, object ignore_index) excep
     c.ignore_bits = number
     if code >= kU8:
         c.ignores = number >= 0 and (bits == 64 or number >> bits == 0)
-    else:  # the sign fills all bits above the highest of the type
+    else:  # representable if all bits from the type's highest on are equal
         c.ignores = number >> (bits - 1) == 0 or number >> (bits - 1) == -1
     return True
 
 
 cdef object take_weight(CrossEntropyCall* c, object weight):
-    """Class weights as contiguous float64: an array to keep, or None."""
+    """Class weights as contiguous float64: the array that c points into, or None."""
     c.weight = NULL
     if weight is None or not plain_array(weight) or code_of(weight) < 0:
         return None
@@ -138,7 +138,7 @@ cdef object take_weight(CrossEntropyCall* c, object weight):
 
 cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
                       object sample_weight) except -1:
-    """Sample weights, one a row."""
+    """Sample weights, one per row."""
     c.repeat.data = NULL
     if sample_weight is None:
         return True
@@ -153,7 +153,7 @@ cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
 
 cdef bint take_upstream(CrossEntropyCall* c, cnp.ndarray x, int class_axis, Reduction how,
                         object grad_output) except -1:
-    """The upstream gradient: a number, or one a row."""
+    """The upstream gradient: a number, or one per row."""
     c.upstream.data = NULL
     c.upstream_all = 1
     if grad_output is None or plain_real(grad_output, &c.upstream_all):
@@ -171,7 +171,7 @@ cdef bint take_upstream(CrossEntropyCall* c, cnp.ndarray x, int class_axis, Redu
 
 cdef void take_gradient(CrossEntropyCall* c, cnp.ndarray x, cnp.ndarray gradient, int class_axis,
                         bint given) except *:
-    """Where the gradient goes, and how it is stored."""
+    """The array of the gradient, and whether it is written past the caches."""
     describe(&c.gradient, gradient, code_of(gradient), <uint64_t>1 << class_axis)
     c.streamed = past_caches(gradient, x, given)
 
@@ -184,7 +184,7 @@ cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
 
 
 cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
-    """Of all rows, in the order of their chunks: the same bits with any number of threads."""
+    """The report on all targets, summed in the order of chunks: bits do not depend on threads."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows, n_threads)
     cdef Memory memory
     cdef TargetReport total
@@ -210,7 +210,7 @@ cdef void compute_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
 
 
 cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
-    """The sum of the losses; the gradient and the losses of the rows where they are wanted."""
+    """Returns the summed loss; writes the gradient and the rows' losses if c has arrays."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
     cdef size_t team = team_for(c.terms.classes, n_threads)
     if 0 < 2 * c.rows <= team and 2 * c.rows <= parts_of(c[0]):
@@ -221,13 +221,13 @@ cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
     cdef size_t each = workspace_bytes(current[0], c[0])
     cdef double* loss = <double*>take(&memory, p.chunks * sizeof(double), each * p.team)
     execute(compute_chunk, c, &p, loss, memory.scratch, each)
-    for chunk in range(p.chunks):  # in this order, for the same bits with any number of threads
+    for chunk in range(p.chunks):  # in this order: bits do not depend on threads
         total += loss[chunk]
     release(&memory)
     return total
 
 
-# One step of a row that threads share.
+# One step of a row that is split among threads.
 cdef struct RowStep:
     const CrossEntropyCall* call
     char* scratch
@@ -242,7 +242,7 @@ cdef void compute_part(const void* row_step, const Plan* p, Py_ssize_t part, voi
 
 
 cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except? -1:
-    """As `run`, to the bit, where there are rows for less than half of the threads."""
+    """`run` with the same bits, for fewer rows than half the threads: each row is split."""
     cdef Plan all_parts, whole
     cdef Memory memory
     cdef Py_ssize_t chunk

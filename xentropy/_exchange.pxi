@@ -1,8 +1,8 @@
 # Tensors of other frameworks as arrays: DLPack's C exchange API. Part of _kernels.pyx.
 #
-# A type of tensors names a table of C functions in `__dlpack_c_exchange_api__`. One of them fills
-# in where a tensor lies, which takes 0.2 us with the array around it; PyTorch's own .numpy()
-# takes 1 us, and a step on 32 x 10 logits makes three arrays.
+# A type of tensors has a table of C functions in `__dlpack_c_exchange_api__`. One of them describes
+# a tensor without taking ownership, which takes 0.2 us with the array around it; PyTorch's own
+# .numpy() takes 1 us, and a step on 32 x 10 logits makes three arrays.
 
 cdef struct DLTensor:
     char* data
@@ -13,14 +13,15 @@ cdef struct DLTensor:
     int64_t* strides  # in elements
     uint64_t byte_offset
 
+# DLPackExchangeAPI
 cdef struct Exchange:
-    uint32_t major, minor  # of DLPack; a minor version only adds numbers for types and devices
-    void* older
-    void* allocate
-    void* lend
-    void* take
-    int (*describe)(void* tensor, DLTensor* out) except -1  # may be NULL
-    void* stream
+    uint32_t major, minor  # of DLPack; a minor version only adds codes of types and devices
+    void* prev_api
+    void* managed_tensor_allocator
+    void* managed_tensor_from_py_object_no_sync
+    void* managed_tensor_to_py_object_no_sync
+    int (*dltensor_from_py_object_no_sync)(void* tensor, DLTensor* out) except -1  # may be NULL
+    void* current_work_stream
 
 cdef enum:
     DL_MAJOR = 1
@@ -29,20 +30,20 @@ cdef enum:
 
 
 def exchanged(tuple tensors, object exchange, dict dtypes):
-    """The arrays of tensors, each of which keeps its tensor; None stays None.
+    """Arrays on the memory of tensors, with a reference to them; None stays None.
 
-    None in all if one of them has to be asked for in another way. `exchange` is the table of
-    their type. `dtypes` has NumPy's names of the tensors' types.
+    None for all if one of them cannot be had in this way. `exchange` is the table of their
+    type; `dtypes` maps the tensors' types to NumPy's.
     """
     cdef Exchange* table = <Exchange*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
     cdef list arrays = []
-    if table.major != DL_MAJOR or table.describe == NULL:
+    if table.major != DL_MAJOR or table.dltensor_from_py_object_no_sync == NULL:
         return None
     for tensor in tensors:
         array = None
         if tensor is not None:
             dtype = dtypes.get(tensor.dtype)
-            if dtype is None or tensor.is_neg():  # what negates is not in the memory
+            if dtype is None or tensor.is_neg():  # the memory has the negated values
                 return None
             array = exchanged_one(tensor, table, dtype)
             if array is None:
@@ -52,13 +53,13 @@ def exchanged(tuple tensors, object exchange, dict dtypes):
 
 
 cdef object exchanged_one(object tensor, Exchange* table, cnp.dtype dtype):
-    """The array of one tensor, or None."""
+    """The array on the memory of one tensor, or None."""
     cdef DLTensor t
     cdef cnp.npy_intp[MOST_DIMENSIONS] shape, strides
     cdef cnp.ndarray array
     cdef int d
     try:
-        table.describe(<void*>tensor, &t)
+        table.dltensor_from_py_object_no_sync(<void*>tensor, &t)
     except Exception:  # sparse, or without memory
         return None
     if t.data == NULL or t.device_type != DL_CPU or t.ndim > MOST_DIMENSIONS:

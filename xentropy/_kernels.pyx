@@ -162,7 +162,7 @@ cdef const Tier* current = NULL
 
 
 def tiers():
-    """Names of the tiers that this machine can run, slowest first."""
+    """Names of the instruction-set tiers that this machine can run, slowest first."""
     return tuple(
         tier_at(i).name.decode() for i in range(tier_count()) if tier_supported(i)
     )
@@ -222,7 +222,7 @@ def config():
 
 # --- calls -----------------------------------------------------------------------------
 
-# Limits of arguments; _check.py says what is wrong with those outside.
+# Limits of arguments; _check.py has the errors.
 cdef int most_threads = 1024
 # With a logit_scale outside, its float32 head and rest, or their exact products with logits
 # where there is no fused multiply-add, would leave the normal range.

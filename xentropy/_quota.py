@@ -4,9 +4,9 @@ from pathlib import Path
 
 
 def cpu_quota(root="/"):
-    """How many CPUs' time this process may use, as a float; None if nothing limits it.
+    """CPU time per unit of time that this process may use, as a float; None without a limit.
 
-    Neither affinity nor the number of cores tells: a container that may use two of 64 cores
+    Neither the affinity nor the number of cores shows it: a container limited to two of 64 cores
     sees all of them. See Documentation/admin-guide/cgroup-v2.rst (cpu.max) and
     scheduler/sched-bwc.rst (cpu.cfs_quota_us) of the kernel.
     """
@@ -15,7 +15,7 @@ def cpu_quota(root="/"):
 
 
 def _folders(root):
-    """Where the cgroup of this process is told its quota, and those around it theirs."""
+    """Folders with the quotas of this process's cgroup and of those that contain it."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):
@@ -38,7 +38,7 @@ def _share(folder):
     for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
         try:
             quota, period = " ".join((folder / name).read_text() for name in names).split()
-            share = int(quota) / int(period)  # version 2 says "max" for no quota, version 1: -1
+            share = int(quota) / int(period)  # without a quota: "max" in version 2, -1 in version 1
         except (OSError, ValueError, ZeroDivisionError):
             continue
         if share > 0:

@@ -8,11 +8,11 @@ cdef extern from "kernels/driver/pages.h" namespace "xentropy" nogil:
     bint pages_reused(const void* data)
     void keep_pages(bint keep)
 
-# From here on freed memory goes back to the system at once, and the next result would come as
-# untouched pages (pages.cpp). Below, malloc finds it again.
+# From this size on malloc returns freed memory to the system at once, and the next result would be
+# untouched pages (pages.cpp). Smaller blocks it reuses itself.
 cdef Py_ssize_t PAGES_BYTES = 32 << 20
 
-# NumPy's interface to memory for arrays: they own it, and resize() works, as with NumPy's own.
+# NumPy's interface for allocators: arrays own their memory, and resize() works, as usual.
 
 
 cdef void* pages_malloc(void* context, size_t size) noexcept nogil:
@@ -56,7 +56,7 @@ cdef cnp.ndarray fresh(cnp.ndarray like):
         return empty_like(like)
     theirs = cnp.PyDataMem_SetHandler(pages_capsule)
     try:
-        if not is_default(theirs):  # the user has memory of another kind in mind
+        if not is_default(theirs):  # the user has set an allocator
             cnp.PyDataMem_SetHandler(theirs)
         return empty_like(like)
     finally:
@@ -70,20 +70,20 @@ cdef bint is_default(object handler) except -1:
     return strcmp(name, "default_allocator") == 0
 
 
-# Results this large are stored past the caches; but not into untouched pages, which the
-# system zeroes on first touch: they are in cache then.
+# Results of this size are written by non-temporal stores; but not into untouched pages, which the
+# system zeroes on first touch, so that they are in cache.
 cdef Py_ssize_t STREAM_BYTES = 4 << 20
 
 
 cdef bint past_caches(cnp.ndarray result, cnp.ndarray x, bint given) except -1:
-    """Is what is made of x to be stored past the caches? Not in place, nor what stays in cache."""
-    if cnp.PyArray_NBYTES(result) < STREAM_BYTES or same_place(result, x):
+    """Is the result to be written past the caches? Not in place, nor if it fits into them."""
+    if cnp.PyArray_NBYTES(result) < STREAM_BYTES or same_memory(result, x):
         return False
     return given or not is_untouched(result)
 
 
 cdef bint is_untouched(cnp.ndarray result) except -1:
-    """Do the pages of a fresh result not exist before they are written?"""
+    """Is a fresh result on pages that the system has yet to provide?"""
     if cnp.PyArray_NBYTES(result) < PAGES_BYTES:
         return False
     if PyArray_HANDLER(result) != <PyObject*>pages_capsule:
@@ -100,7 +100,7 @@ cdef cnp.ndarray empty_like(cnp.ndarray like):
 
 
 cdef cnp.ndarray empty_rows(cnp.ndarray x, uint64_t class_axes, bint keepdims, bint float64):
-    """An array for one value a row, in C order."""
+    """An uninitialised array for one value per row, in C order."""
     cdef cnp.npy_intp[64] shape
     cdef int d, ndim = 0
     for d in range(cnp.PyArray_NDIM(x)):
@@ -111,6 +111,6 @@ cdef cnp.ndarray empty_rows(cnp.ndarray x, uint64_t class_axes, bint keepdims, b
 
 
 cdef object unboxed(cnp.ndarray array):
-    """The array, or if it has no dimension its number."""
+    """The array, or its scalar if it has no dimensions."""
     Py_INCREF(array)  # the next call takes the reference
     return cnp.PyArray_Return(array)

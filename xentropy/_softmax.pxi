@@ -12,7 +12,7 @@ cdef dict RESULTS = {
 def normalize(str what, x, axis, out, n_threads, *, bint checked=False):
     """softmax or log_softmax: a result like x, or `out`.
 
-    None, as of `cross_entropy`, is left to the checks. Once `checked`, axis is a tuple.
+    None, as of `cross_entropy`, if an argument is not plain. Once `checked`, axis is a tuple.
     """
     cdef SoftmaxCall call
     cdef cnp.ndarray result
@@ -35,11 +35,11 @@ def normalize(str what, x, axis, out, n_threads, *, bint checked=False):
 
 def reduce_rows(str what, x, axis, bint keepdims, base, double empty, n_threads, *,
                 bint checked=False, bint float64=False):
-    """logsumexp, entropy, or target_entropy where x is probabilities: one value a row, in the
-    unit that `base` says; `empty` of a row without elements.
+    """One value per row: logsumexp, entropy, or target_entropy of probabilities x.
 
-    None, as of `cross_entropy`, is left to the checks. Once `checked`, axis is a tuple.
-    `float64`: compute in float64 whatever the dtype.
+    In the unit that `base` gives; `empty` for rows without elements. None, as of
+    `cross_entropy`, if an argument is not plain. Once `checked`, axis is a tuple. `float64`:
+    compute in float64 whatever the dtype.
     """
     cdef SoftmaxCall call
     cdef uint64_t class_axes = 0
@@ -61,7 +61,7 @@ def reduce_rows(str what, x, axis, bint keepdims, base, double empty, n_threads,
 
 cdef bint take_x(SoftmaxCall* c, str what, cnp.ndarray x, object axis, bint checked,
                  uint64_t* class_axes) except -1:
-    """The array, which of its dimensions are classes, and what is to be computed."""
+    """The array, which of its dimensions are classes, and the function."""
     cdef int d, ndim = cnp.PyArray_NDIM(x), code = code_of(x)
     if not is_float(code):
         return False

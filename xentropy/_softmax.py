@@ -1,4 +1,4 @@
-"""The softmax family: what it means, and what its arguments may be."""
+"""The softmax family: definitions, parameters and errors."""
 
 import math
 
@@ -109,7 +109,7 @@ def _softmax_input(x, axis, name):
 
 
 def _elementwise(what, x, axis, out, n_threads):
-    """softmax or log_softmax of any arguments: converted, or their error raised."""
+    """softmax or log_softmax of any arguments: converted where needed, or their error raised."""
     x, axes = _softmax_input(x, axis, "x")
     n_threads = _check.n_threads(n_threads)
     if out is not None:
@@ -118,7 +118,7 @@ def _elementwise(what, x, axis, out, n_threads):
 
 
 def reduced(what, x, axis, keepdims, base, empty, n_threads, *, name="x", float64=False):
-    """A reduction of any arguments: converted, or their error raised."""
+    """A reduction of any arguments: converted where needed, or their error raised."""
     x, axes = _softmax_input(x, axis, name)
     base = _check.base(base)
     n_threads = _check.n_threads(n_threads)

@@ -10,10 +10,10 @@ and each library scales h in its own way (see `multiclass_objective`).
 What is exact. The kernel gives :math:`|g_t| = 1 - p_t` and :math:`|g_c| = p_c` elsewhere, to a few
 units in the last place however small they are, so that :math:`h_c = |g_c| (1 - |g_c|)` at every
 class. The second factor cancels where :math:`|g_c|` is almost 1, in rows that are classified
-wrongly. There the Hessian comes from what is small: :math:`p_t = e^{-\text{loss}}` at the target,
-and the sum of the others at a class that has most of the mass. Gradients are good to 4 units in the
-last place of float32, Hessians to 8 + 4 loss (it is the exponential of a rounded loss); both to
-half a unit if the logits are float64.
+wrongly. There the Hessian is computed from the small factor: :math:`p_t = e^{-\text{loss}}` at the
+target, and the sum of all other probabilities at a class that has most of the mass. Errors of
+gradients are at most 4 units in the last place of float32, those of Hessians 8 + 4 loss (it is the
+exponential of a rounded loss); both half a unit if the logits are float64.
 """
 
 import numpy as np
@@ -75,7 +75,7 @@ def multiclass_objective(kind="exact", *, n_threads=None):
 
 
 class MulticlassObjective:
-    """What `multiclass_objective` returns; can be pickled and copied."""
+    """The objective that `multiclass_objective` returns; can be pickled and copied."""
 
     def __init__(self, kind="exact", *, n_threads=None):
         if kind not in KINDS:
@@ -92,8 +92,8 @@ class MulticlassObjective:
         The libraries' own interfaces call ``(logits, data)``, where data has `get_label` and
         `get_weight`; those in the style of scikit-learn ``(labels, logits[, weight])``. Logits
         are float32 (N, K) in C order from XGBoost, float64 (N, K) in Fortran order from
-        LightGBM. Both store gradients and Hessians in float32, and LightGBM makes
-        ``ravel(order="F")`` of them, so that results of this type and order are not copied.
+        LightGBM. Both store gradients and Hessians in float32, and LightGBM flattens them
+        by ``ravel(order="F")``, so that results of this type and order are not copied.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class MulticlassObjective:
         return grad, hess
 
     def _fill(self, grad, hess, logits, labels, weight):
-        """By chunks of rows, while their gradients are in the cache."""
+        """Fill in gradient and Hessian, by chunks of rows whose gradients fit into the cache."""
         count, classes = logits.shape
         rows = max(1, CHUNK_BYTES // (classes * logits.itemsize))
         scratch = np.empty_like(logits[:rows])  # in the order of the logits
@@ -144,7 +144,7 @@ class MulticlassObjective:
             np.maximum(hess, LEAST_HESSIAN, out=hess)
 
     def _factor(self, classes):
-        """The Hessian of the library over v p (1 - p)."""
+        """The factor of v p (1 - p) in the library's Hessian."""
         return {"xgboost": 2.0, "lightgbm": classes / (classes - 1), "exact": 1.0}[self.kind]
 
 
@@ -163,19 +163,19 @@ def _labels(labels, rows, classes):
 
 
 def _diagonal(g, losses, target):
-    """p (1 - p) from the gradient p - [c = t], which is used up."""
+    """p (1 - p) from the gradient p - [c = t], which is overwritten."""
     # 1. At the target the smaller of 1 - p and p: it is exact, and has the same product.
     at = np.arange(len(target)), target
     g[at] = np.minimum(-g[at], np.exp(-losses))
     # 2. Where that or p is at most a half, 1 minus it is exact to half a unit in the last place.
     h = 1 - g
     h *= g
-    # 3. Another class with more than half of the mass: 1 - p is the mass of the others. (The
-    # target has less than half, so that what stands there is p.)
+    # 3. At another class with more than half of the mass, 1 - p is the sum of all other
+    # probabilities. (The target has less than half, so that its entry of g is p.)
     rows, most = _places(g > 0.5)
-    others = g[rows]
-    others[np.arange(len(rows)), most] = 0
-    h[rows, most] = g[rows, most] * others.sum(axis=1, dtype=np.float64)
+    tail = g[rows]
+    tail[np.arange(len(rows)), most] = 0
+    h[rows, most] = g[rows, most] * tail.sum(axis=1, dtype=np.float64)
     return h
 
 

@@ -5,10 +5,10 @@
     from xentropy.torch import cross_entropy, CrossEntropyLoss
 
     loss = cross_entropy(logits, target)     # arguments, results and errors as torch has them
-    loss.backward()                          # free: the gradient came with the loss
+    loss.backward()                          # free: the gradient was computed with the loss
 
-Code that one cannot edit gets it by `patch`. Tensors that are not on the CPU go to torch's own
-function, always.
+`patch` replaces torch's function in code that one cannot edit. Tensors that are not on the CPU are
+always passed to torch's own function.
 """
 
 try:

@@ -6,9 +6,9 @@ import torch
 from .. import _kernels
 from .._api import checked_cross_entropy
 
-# torch hands out no bfloat16 array, and NumPy takes none through DLPack: such a tensor goes as
-# 16-bit integers, which are seen as bfloat16 here. Without ml_dtypes NumPy has no name for it,
-# and such logits go to torch's own function.
+# torch does not export bfloat16 to NumPy, nor does NumPy import it by DLPack: such a tensor is
+# passed as 16-bit integers and viewed as bfloat16 here. Without ml_dtypes NumPy has no such dtype,
+# and torch's own function computes the loss.
 try:
     from ml_dtypes import bfloat16
 except ImportError:
@@ -21,8 +21,8 @@ if bfloat16 is None:
     FLOATS.remove(torch.bfloat16)
 
 
-# The quick way from a tensor to its array (_exchange.pxi), from torch 2.10 on, and the types
-# that it serves.
+# The fast way from a tensor to its array (_exchange.pxi), since torch 2.10, and the types that it
+# supports.
 EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 DTYPES = {
     torch.float16: np.dtype(np.float16),
@@ -33,19 +33,19 @@ DTYPES = {
 if bfloat16 is not None:
     DTYPES[torch.bfloat16] = np.dtype(bfloat16)
 
-# Gradients below this are made by torch: to hand over an array of the kernels' takes 2 us more.
-# Larger ones come from the kernels, which lend large memory out again (_results.pxi).
+# Gradients smaller than this are allocated by torch: to wrap an array takes 2 us more. Larger ones
+# are allocated by the kernels, which reuse the memory of a freed result (_results.pxi).
 SMALL_BYTES = 1 << 20
 
 
 def arrays(tensors):
-    """The elements of tensors on the CPU where they lie; None stays None."""
+    """Arrays on the memory of CPU tensors; None stays None."""
     found = None if EXCHANGE is None else _kernels.exchanged(tensors, EXCHANGE, DTYPES)
     return tuple(map(array, tensors)) if found is None else found
 
 
 def array(tensor):
-    """The same of one, as torch itself hands it out."""
+    """The same for one tensor, by torch's own conversion."""
     if tensor is None:
         return None
     if tensor.dtype is BFLOAT16:
@@ -56,14 +56,14 @@ def array(tensor):
 
 
 def tensor(values):
-    """The tensor of an array's memory."""
+    """A tensor on the memory of an array."""
     if values.dtype.kind == "V":  # bfloat16
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 
 
 def loss_tensor(loss, dtype):
-    """A loss of the kernels, a number or one a row, as torch returns it."""
+    """A loss of the kernels, a number or an array, as a tensor of this dtype."""
     if isinstance(loss, np.ndarray):
         return torch.from_numpy(loss).to(dtype)
     return torch.scalar_tensor(loss, dtype=dtype)

@@ -3,8 +3,8 @@
 What a step costs in passes over memory the size of the logits, reads + writes:
 
 * mean and sum: 1 + 1 forward, none backward if the upstream gradient is 1, else 1 + 1.
-* "none": 1 forward, 1 + 1 backward. Its upstream gradient has one number a row and is hardly ever
-  all ones, so a gradient computed early would have to be read and written once more.
+* "none": 1 forward, 1 + 1 backward. Its upstream gradient has one number per row and is rarely all
+  ones, so a gradient computed early would have to be read and written once more.
 """
 
 import math
@@ -16,16 +16,16 @@ from .._softmax import log_softmax
 from ._arrays import BITS16, array, compute, loss_tensor
 from ._formula import formula
 
-try:  # torch has no public word for it (its issue 65536)
+try:  # torch has no public function for it (its issue 65536)
     graph_is_retained = torch._C._autograd._get_current_graph_task_keep_graph
-except AttributeError:  # to be safe: nothing that is kept is then handed out
+except AttributeError:  # the safe answer: a kept gradient is then never returned itself
 
     def graph_is_retained():
         return True
 
 
 def check_in_place(logits, derived_target):
-    """Raise if the gradient must not go where the logits are."""
+    """Raise if the gradient must not overwrite the logits."""
     base = logits._base if logits._is_view() else logits
     if base.is_leaf and base.requires_grad:
         raise RuntimeError("inplace=True would overwrite a leaf that requires a gradient")
@@ -38,8 +38,8 @@ def check_in_place(logits, derived_target):
 class CrossEntropy(torch.autograd.Function):
     """apply(logits, target or None, call): the target where it needs a gradient.
 
-    call = (target, weight, sample_weight, options, dtype of the loss, inplace). What has no
-    gradient comes in one argument, because each costs time, in backward too.
+    call = (target, weight, sample_weight, options, dtype of the loss, inplace). Arguments without
+    a gradient are passed as one, because each costs time, in backward too.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class CrossEntropy(torch.autograd.Function):
         elif ctx.inplace:
             saved, kept = None, logits.detach()
             loss, _ = compute(True, tensors, ctx.options, None, kept)
-            increment_version(logits)  # who has saved the logits is told in backward
+            increment_version(logits)  # backward raises if another operation has saved them
         else:
             loss, kept = compute(True, tensors, ctx.options)
         if weight is None and sample_weight is None:
@@ -80,19 +80,19 @@ class CrossEntropy(torch.autograd.Function):
         return of_logits, of_target, None
 
 
-# Without the Python around them, which is there for transforms (they never come here) and for
-# Functions of other kinds: 2 us forward, 1 us backward.
+# Bypasses the Python wrappers of apply and backward, which are for transforms (that are computed by
+# torch's own function) and for Functions of other kinds: 2 us less forward, 1 us backward.
 apply = super(torch.autograd.Function, CrossEntropy).apply
 if hasattr(CrossEntropy, "_backward_cls"):
     CrossEntropy._backward_cls.apply = CrossEntropy.backward
 
 
 def _of_logits(ctx, tensors, kept, given, upstream):
-    """The gradient in the logits, from the one that was kept where that is `given` away.
+    """The gradient in the logits, made of the kept one if that is `given` up.
 
-    A retained graph gives nothing away: whoever gets it may write to it, and come again. In 16
-    bits an upstream gradient other than 1 begins with the logits: loss scaling, which is to save
-    small float16 gradients from underflow, would come too late for those that were rounded.
+    A retained graph keeps it: the caller may modify what is returned, and call backward again. In
+    16 bits, unless the upstream gradient is 1, it is computed from the logits again: loss scaling,
+    which saves small float16 gradients from underflow, must precede the rounding.
     """
     logits = tensors[0]  # None if overwritten
     if given and (logits is None or logits.dtype not in BITS16):
@@ -127,7 +127,7 @@ def _of_target(tensors, options, upstream):
 
 
 def _differentiable(ctx, tensors, upstream):
-    """Both gradients by torch's operations, which can be derived again."""
+    """Both gradients by torch's operations, which are differentiable again."""
     if tensors[0] is None:
         raise RuntimeError(
             "inplace=True has overwritten the logits, which a derivative of the gradient "

@@ -13,13 +13,13 @@ torch_cross_entropy = functional.cross_entropy
 
 
 def only_torch(sample_weight, options):
-    """Is nothing asked for that torch's own function does not have?"""
+    """Are all options that torch's own function does not have at their defaults?"""
     off = options.axis == 1 and options.z_loss == 0 and options.logit_scale == 1
     return off and sample_weight is None and options.normalizer is None and options.base is None
 
 
 def formula(tensors, options):
-    """torch.nn.functional.cross_entropy, with our options on top of it."""
+    """torch.nn.functional.cross_entropy, extended by the options that it does not have."""
     logits, target, weight, sample_weight = tensors
     own = {"ignore_index": options.ignore_index, "label_smoothing": options.label_smoothing}
     if only_torch(sample_weight, options):
@@ -47,7 +47,7 @@ def formula(tensors, options):
 
 
 def _divisor(tensors, options, counted):
-    """What the mean divides by: the summed weight of the rows that count."""
+    """The divisor of the mean: the summed weight of the rows that count."""
     _, target, weight, sample_weight = tensors
     if options.normalizer is not None:
         return options.normalizer

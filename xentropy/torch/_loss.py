@@ -1,4 +1,4 @@
-"""The public function and module, and which way a call goes."""
+"""The public function and module, and the choice of how a call is computed."""
 
 import torch
 from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
@@ -13,8 +13,8 @@ from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
 from ._refusals import as_torch_has_it, by_torch
 
-PLAIN = {torch.Tensor, torch.nn.Parameter}  # what is no tensor subclass
-TRACED = {*PLAIN, FakeTensor}  # what torch.export calls with
+PLAIN = {torch.Tensor, torch.nn.Parameter}  # not tensor subclasses
+TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
 
 def cross_entropy(
@@ -43,8 +43,8 @@ def cross_entropy(
     kernels read the logits where they lie, in any strides.
 
     If the logits require a gradient, the mean and the sum compute it in the same pass and keep
-    it: one tensor of the size of the logits. ``loss.backward()`` hands that out as it is;
-    another upstream gradient costs one pass more. For reduction="none" it is computed in
+    it: one tensor of the size of the logits. ``loss.backward()`` returns it unchanged; an
+    upstream gradient other than 1 costs one more pass. For reduction="none" it is computed in
     backward.
 
     Parameters
@@ -70,8 +70,8 @@ def cross_entropy(
     inplace : bool, default False
         The gradient overwrites the logits' storage, so the step needs no memory of their size.
         Autograd raises in backward if another operation has saved the logits. Nothing is
-        overwritten where no gradient in the logits is asked for, nor in compiled graphs. With
-        float16 logits mind loss scaling: it comes after the gradient has been rounded.
+        overwritten if the logits require no gradient, nor in compiled graphs. With float16
+        logits mind loss scaling: it is applied after the gradient has been rounded.
 
     Returns
     -------
@@ -84,8 +84,8 @@ def cross_entropy(
     TypeError, ValueError, IndexError, RuntimeError, NotImplementedError
         As torch raises them for the same arguments; the message names the argument.
     RuntimeError
-        `inplace` would overwrite a leaf that requires a gradient, or logits that lie on top
-        of each other; in backward, logits that have been modified since.
+        `inplace` would overwrite a leaf that requires a gradient, or logits that share memory
+        with each other; in backward, logits that have been modified since.
 
     Notes
     -----
@@ -136,8 +136,8 @@ def _routed(tensors, options, inplace):
 def _loss_dtype(tensors, ignore_index, kinds):
     """The dtype of the loss as torch has it; None for tensors that need torch's own function.
 
-    That is where the kernels do not reach, or where it would refuse the types. `kinds` are the
-    classes of tensors that the kernels take.
+    These are tensors that the kernels do not support, or whose types torch does not. `kinds` are
+    the classes of tensors that the kernels support.
     """
     logits, target, weight, sample_weight = tensors
     if not (type(logits) in kinds and logits.is_cpu and type(target) in kinds and target.is_cpu):
@@ -158,19 +158,19 @@ def _loss_dtype(tensors, ignore_index, kinds):
 
 
 def _widened(dtype):
-    """What autocast makes of a type for this function."""
+    """The type to which autocast converts for this function."""
     return torch.float32 if dtype in BITS16 and torch.is_autocast_enabled("cpu") else dtype
 
 
 def _traced(tensors, options, dtype):
-    """Into a graph, or through a dispatch mode: the operator, which derives by the logits alone."""
+    """In a graph or under a dispatch mode: the operator, differentiable in the logits alone."""
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors[1:]):
         return by_torch(tensors, options)
     return _operator.call(tensors, options, dtype)
 
 
 def _eager(tensors, options, dtype, inplace):
-    """At once."""
+    """Computed by the kernels now, with autograd's record if a gradient is required."""
     logits, target, weight, sample_weight = tensors
     try:
         if not torch.is_grad_enabled():

@@ -1,9 +1,9 @@
 """The loss as operators of torch.library: for compiled graphs, and for dispatch modes.
 
-The gradient is computed in backward here. When a graph is compiled nobody knows whether the
-upstream gradient will be 1, and to scale a kept gradient would read and write it once more:
-2 reads and 1 write in all, not 2 and 2; and nothing is kept. Eager mode does without them: a
-call costs several times an autograd.Function (torch's issues 176592 and 139500).
+The gradient is computed in backward here. When a graph is compiled the upstream gradient is not
+known, and to scale a kept gradient would read and write it once more: 2 reads and 1 write in all,
+not 2 and 2; and nothing is kept. Eager mode does not use them: a call costs several times an
+autograd.Function (torch's issues 176592 and 139500).
 """
 
 from collections import namedtuple
@@ -14,7 +14,7 @@ from torch import Tensor
 from .._kernels import Options
 from ._arrays import compute, loss_tensor
 
-# The same record where torch.compile looks on: it cannot trace a class compiled by Cython.
+# The record while torch.compile traces, which it cannot through a class compiled by Cython.
 TracedOptions = namedtuple("TracedOptions", Options.NAMES)  # type: ignore[misc]
 
 

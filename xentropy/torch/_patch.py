@@ -1,4 +1,4 @@
-"""xentropy's cross entropy in the place of torch's, for code that one cannot edit."""
+"""Replaces torch's cross entropy by xentropy's, for code that one cannot edit."""
 
 from torch.nn import functional
 
@@ -7,16 +7,16 @@ from ._loss import cross_entropy
 
 
 def patch():
-    """Put `cross_entropy` in the place of torch.nn.functional.cross_entropy.
+    """Replace torch.nn.functional.cross_entropy by `cross_entropy`.
 
-    torch.nn.CrossEntropyLoss, old instances too, looks it up there at every call. Who did
-    ``from torch.nn.functional import cross_entropy`` before keeps torch's; graphs compiled
-    before keep what they were compiled with. Tensors that are not on the CPU go to torch's.
+    torch.nn.CrossEntropyLoss looks it up at every call, also for existing instances. A name
+    bound earlier by ``from torch.nn.functional import cross_entropy`` remains torch's; graphs
+    compiled earlier are not changed. Tensors that are not on the CPU go to torch's function.
 
     Returns
     -------
     context manager
-        On its exit the function that was there before comes back. It holds for all threads.
+        Its exit restores the function that was there before. The patch holds for all threads.
 
     Examples
     --------
@@ -33,12 +33,12 @@ def patch():
 
 
 def unpatch():
-    """Put torch's own function back."""
+    """Restore torch's own function."""
     functional.cross_entropy = torch_cross_entropy
 
 
 class _Patched:
-    """Undoes a patch at the end of a with statement."""
+    """Restores the function at the end of a with statement."""
 
     def __init__(self, before):
         self._before = before

@@ -1,4 +1,4 @@
-"""What torch refuses, in torch's error types and our words."""
+"""Calls that torch refuses: its types of errors, with messages that name the argument."""
 
 import torch
 
@@ -6,9 +6,9 @@ from ._formula import formula, only_torch
 
 
 def by_torch(tensors, options, text=None):
-    """What torch makes of a call that the kernels do not take; its errors say what is wrong.
+    """The loss by torch's own function; its errors with a better message where there is one.
 
-    `text` is what the kernels' checks have to say of it.
+    `text` is the message of the kernels' checks, if they have refused the call.
     """
     for name, value in zip(("input", "target", "weight"), tensors, strict=False):
         if not isinstance(value, torch.Tensor) and (name != "weight" or value is not None):
@@ -23,14 +23,14 @@ def by_torch(tensors, options, text=None):
 
 
 def as_torch_has_it(error, tensors, options):
-    """What torch makes of a call with which the kernels' checks have found this error."""
+    """torch's result or error for a call that the kernels' checks have refused with `error`."""
     if isinstance(error, IndexError) or not only_torch(tensors[3], options):
         raise error
     return by_torch(tensors, options, str(error).replace("logits", "input"))
 
 
 def _what_is_wrong(tensors, options):
-    """In words, of a call that torch refuses for its types or devices; else None."""
+    """The message if torch refuses the call for its types or devices, else None."""
     logits, target, weight, _ = tensors
     devices = {str(t.device) for t in (logits, target, weight) if t is not None}
     if len(devices) > 1:
