@@ -81,10 +81,11 @@ def compute(with_grad, tensors, options, upstream=None, out=None):
         out = torch.empty_like(logits)
     if upstream is not None:
         upstream = array(upstream) if upstream.dim() else upstream.item()
-    *inputs, place = arrays((*tensors, out))
-    result = _kernels.cross_entropy(with_grad, *inputs, options, upstream, place)
+    x, target, weight, sample_weight, place = arrays((*tensors, out))
+    call = with_grad, x, target, weight, sample_weight, options, upstream, place
+    result = _kernels.cross_entropy(*call)
     if result is None:
-        result = checked_cross_entropy(with_grad, *inputs, options, upstream, place)
+        result = checked_cross_entropy(*call)
     if not with_grad:
         return result
     loss, gradient = result

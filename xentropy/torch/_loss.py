@@ -107,8 +107,8 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    record = _operator.TracedOptions if is_compiling() else Options
-    options = record(
+    compiling = is_compiling()
+    options = (_operator.TracedOptions if compiling else Options)(
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -119,12 +119,11 @@ def cross_entropy(
         base=base,
         n_threads=n_threads,
     )
-    return _routed((input, target, weight, sample_weight), options, inplace)
+    return _routed((input, target, weight, sample_weight), options, inplace, compiling)
 
 
-def _routed(tensors, options, inplace):
+def _routed(tensors, options, inplace, compiling):
     """By the kernels at once, as an operator in a graph, or by torch's own function."""
-    compiling = is_compiling()
     dtype = _loss_dtype(tensors, options.ignore_index, TRACED if compiling else PLAIN)
     if dtype is None or _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return by_torch(tensors, options)
