@@ -26,7 +26,7 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
         return None
     # 2. The labels, before anything is written.
     cdef TargetReport report = inspect(c, s.threads)
-    if (report.bad_row >= 0 or report.strange) and not checked:
+    if (report.bad_row >= 0 or report.non_finite) and not checked:
         return None
     if report.bad_row >= 0:
         raise label_error(target, report.bad_row, c.terms.classes)
@@ -66,7 +66,7 @@ cdef bint take_inputs(CrossEntropyCall* c, Settings* s, object logits, object ta
     c.float64 = float64 or c.logits.dtype == kF64
     if not take_target(c, logits, target, s.class_axis, options.ignore_index):
         return False
-    return take_repeat(c, logits, s.class_axis, sample_weight)
+    return take_sample_weight(c, logits, s.class_axis, sample_weight)
 
 
 cdef bint take_logits(CrossEntropyCall* c, cnp.ndarray x, object axis, int* class_axis) except -1:
@@ -136,10 +136,10 @@ cdef object take_weight(CrossEntropyCall* c, object weight):
     return weights
 
 
-cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
+cdef bint take_sample_weight(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
                       object sample_weight) except -1:
     """Sample weights, one per row."""
-    c.repeat.data = NULL
+    c.sample_weight.data = NULL
     if sample_weight is None:
         return True
     if not plain_array(sample_weight) or not same_shape(sample_weight, x, class_axis):
@@ -147,7 +147,7 @@ cdef bint take_repeat(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
     cdef int code = code_of(sample_weight)
     if not is_float(code):
         return False
-    describe(&c.repeat, sample_weight, code, 0)
+    describe(&c.sample_weight, sample_weight, code, 0)
     return True
 
 
@@ -189,12 +189,12 @@ cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
     cdef Memory memory
     cdef TargetReport total
     cdef Py_ssize_t chunk
-    total.bad_row, total.weight, total.strange = -1, 0, False
+    total.bad_row, total.weight, total.non_finite = -1, 0, False
     cdef TargetReport* report = <TargetReport*>take(&memory, p.chunks * sizeof(TargetReport), 0)
     execute(inspect_chunk, c, &p, report, NULL, 0)
     for chunk in range(p.chunks):
         total.weight += report[chunk].weight
-        total.strange |= report[chunk].strange
+        total.non_finite |= report[chunk].non_finite
         if report[chunk].bad_row >= 0:
             total.bad_row = report[chunk].bad_row
             break

@@ -107,7 +107,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         Layout labels
         Layout probabilities
         const double* weight
-        Layout repeat
+        Layout sample_weight
         Layout upstream
         double upstream_all
         int64_t ignore_bits
@@ -138,7 +138,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     cdef struct TargetReport:
         Py_ssize_t bad_row
         double weight
-        bint strange
+        bint non_finite
 
     size_t chunk_rows(size_t rows, size_t classes)
     size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call)

@@ -1,9 +1,9 @@
 # Arrays for results. Part of _kernels.pyx.
 
 cdef extern from "kernels/driver/pages.h" namespace "xentropy" nogil:
-    void* take_pages(size_t n_bytes)
-    void give_pages(void* data)
-    bint pages_offered()
+    void* allocate_pages(size_t n_bytes)
+    void free_pages(void* data)
+    bint pages_supported()
     size_t pages_size(const void* data)
     bint pages_reused(const void* data)
     void keep_pages(bint keep)
@@ -16,26 +16,26 @@ cdef Py_ssize_t PAGES_BYTES = 32 << 20
 
 
 cdef void* pages_malloc(void* context, size_t size) noexcept nogil:
-    return take_pages(size)
+    return allocate_pages(size)
 
 
 cdef void* pages_calloc(void* context, size_t n, size_t each) noexcept nogil:
     if each != 0 and n > <size_t>-1 // each:
         return NULL
-    cdef void* data = take_pages(n * each)
+    cdef void* data = allocate_pages(n * each)
     return NULL if data == NULL else memset(data, 0, n * each)
 
 
 cdef void* pages_realloc(void* context, void* data, size_t size) noexcept nogil:
-    cdef void* moved = take_pages(size)
+    cdef void* moved = allocate_pages(size)
     if data != NULL and moved != NULL:
         memcpy(moved, data, min(size, pages_size(data)))
-        give_pages(data)
+        free_pages(data)
     return moved
 
 
 cdef void pages_free(void* context, void* data, size_t size) noexcept nogil:
-    give_pages(data)
+    free_pages(data)
 
 
 cdef cnp.PyDataMem_Handler pages_handler
@@ -52,7 +52,7 @@ keep_pages(os.environ.get("XENTROPY_KEEP_RESULT") != "0")
 
 cdef cnp.ndarray fresh(cnp.ndarray like):
     """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
-    if not pages_offered() or cnp.PyArray_NBYTES(like) < PAGES_BYTES:
+    if not pages_supported() or cnp.PyArray_NBYTES(like) < PAGES_BYTES:
         return empty_like(like)
     theirs = cnp.PyDataMem_SetHandler(pages_capsule)
     try:

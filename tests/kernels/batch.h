@@ -117,7 +117,7 @@ class Batch {
     for (size_t r = 0; r < shape.rows(); ++r) fill_row(r, random);
     if (kind == Kind::kProbabilities) fill_probabilities(random);
     if (kind == Kind::kDense) fill(&weight, shape.classes, random);
-    if (kind == Kind::kOptions) fill(&repeat, shape.rows(), random);
+    if (kind == Kind::kOptions) fill(&sample_weight, shape.rows(), random);
     if (kind == Kind::kOptions) fill(&upstream, shape.rows(), random);
   }
 
@@ -136,7 +136,7 @@ class Batch {
     c.ignores = true;
     c.ignore_bits = kIgnoredLabel;
     c.weight = weight.empty() ? nullptr : weight.data();
-    if (!repeat.empty()) c.repeat = describe(repeat.data(), column, kF64);
+    if (!sample_weight.empty()) c.sample_weight = describe(sample_weight.data(), column, kF64);
     if (!upstream.empty()) c.upstream = describe(upstream.data(), column, kF64);
     c.upstream_all = 1;
     c.float64 = sizeof(T) == 8;
@@ -160,8 +160,8 @@ class Batch {
       q.mass.push_back(of_class * ((1 - smoothing) * hard + smoothing / W(shape.classes)));
     }
     q.z_loss = W(t.z_loss);
-    q.repeat = repeat.empty() ? W(1) : W(repeat[r]);
-    q.factor = (upstream.empty() ? W(1) : W(upstream[r])) * q.repeat * W(t.logit_scale);
+    q.sample_weight = sample_weight.empty() ? W(1) : W(sample_weight[r]);
+    q.factor = (upstream.empty() ? W(1) : W(upstream[r])) * q.sample_weight * W(t.logit_scale);
     q.factor /= W(t.divisor);
     q.cancels = kind != Kind::kPlain;
     return q;
@@ -172,7 +172,7 @@ class Batch {
   Array<S> logits;
   std::vector<int64_t> labels;
   std::vector<T> probabilities;
-  std::vector<double> weight, repeat, upstream;
+  std::vector<double> weight, sample_weight, upstream;
 
  private:
   Terms terms() const {

@@ -321,15 +321,15 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
 
 // Blocks of pages that threads take, write and give back, two sizes in turn.
 void exercise_pages() {
-  if (!pages_offered()) return;
+  if (!pages_supported()) return;
   const auto loop = [](size_t thread) {
     for (size_t i = 0; i < 50; ++i) {
       const size_t bytes = (64 << 10) * (1 + (i + thread) % 2);
-      char* data = static_cast<char*>(take_pages(bytes));
+      char* data = static_cast<char*>(allocate_pages(bytes));
       if (!data || pages_size(data) != bytes) abort();
       if (pages_reused(data) && data[bytes - 1] != 0 && data[bytes - 1] != 7) abort();
       std::memset(data, 7, bytes);
-      give_pages(data);
+      free_pages(data);
     }
   };
   std::vector<std::thread> team;

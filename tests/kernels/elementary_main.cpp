@@ -123,7 +123,7 @@ W shifted(T x, double k) {
 // without the row's maximum.
 template <class T, class W>
 bool report_exp(const char* type, double bound, uint64_t step) {
-  const double most = (Exp<T>::kMaxShift - 1) * kLn2, bias = Exponent<T>::kBias;
+  const double most = (Exp<T>::kMaxOffset - 1) * kLn2, bias = Exponent<T>::kBias;
   char name[40];
   snprintf(name, sizeof name, "exp %s", type);
   bool good = report<T, T>(
@@ -135,7 +135,8 @@ bool report_exp(const char* type, double bound, uint64_t step) {
              name, bound, -most, most, step,
              [](Vec<T> x) {
                Vec<T> anchor = x;
-               for (size_t i = 0; i < kLanes<T>; ++i) anchor[i] = T(kShift<T> - shift_of(x[i]));
+               for (size_t i = 0; i < kLanes<T>; ++i)
+                 anchor[i] = T(kRoundToInteger<T> - shift_of(x[i]));
                return AnchoredExp<T, false>(1)(x, anchor);
              },
              [](T x) { return shifted<W>(x, shift_of(x)); }) &&

@@ -60,15 +60,15 @@ template <class W>
 struct CrossEntropy {
   Row<W> x;     // logits times logit_scale
   Row<W> mass;  // of every class
-  W z_loss = 0, repeat = 1;
-  W factor = 1;         // of the gradient: upstream * repeat * logit_scale / divisor
+  W z_loss = 0, sample_weight = 1;
+  W factor = 1;         // of the gradient: upstream * sample_weight * logit_scale / divisor
   bool cancels = true;  // may the terms cancel?
 
   Value<W> loss(const Softmax<W>& s) const {
     W sum = 0, size = std::fabs(s.lse()) + std::fabs(s.peak());
     for (size_t c = 0; c < x.size(); ++c) sum += mass[c] == 0 ? 0 : mass[c] * s.negative_log_p(c);
     const W loss = sum + z_loss * s.lse() * s.lse();
-    return {repeat * loss, cancels ? repeat * (sum + z_loss * size * size) : 0};
+    return {sample_weight * loss, cancels ? sample_weight * (sum + z_loss * size * size) : 0};
   }
   Value<W> gradient(const Softmax<W>& s, W all_mass, size_t c) const {
     const W z = 2 * z_loss * s.lse(), away = (all_mass - mass[c]) * s.p(c);

@@ -39,9 +39,9 @@ struct Block {
   ptrdiff_t probabilities_stride;
   // Of the column kernel, whose rows are adjacent: the strides above are 1, and these are
   ptrdiff_t logits_class_stride, gradient_class_stride;
-  const double* weight;    // per class, or null
-  const double* repeat;    // sample weight per row, or null
-  const double* upstream;  // d result / d loss per row, or null: upstream_all
+  const double* weight;         // per class, or null
+  const double* sample_weight;  // sample weight per row, or null
+  const double* upstream;       // d result / d loss per row, or null: upstream_all
   double upstream_all;
   double* loss;  // cache lines: group kernels write whole vectors, of which the end may not count
 };

@@ -52,19 +52,19 @@ class SegmentExps {
 
   // k of the rows at i, such that the exp of the logit `origin` is about 2^kTop; and sums of 0.
   XENTROPY_INLINE_MEMBER void guess(size_t i, Vec<T> origin) {
-    constexpr T kMost = T(Exp<T>::kMaxShift), kRound = Exponent<T>::kMagic;
+    constexpr T kMost = T(Exp<T>::kMaxOffset), kRound = Exponent<T>::kMagic;
     constexpr T kBelow = T(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias);
     const T octave = T(kLn2 / s_.t.logit_scale);
     Vec<T> n = max(splat(-kMost), origin * (scale_.head * Exp<T>::kLog2E));
     n = n > kMost ? splat(kMost) : n;
     const Vec<T> k = ((n + kRound) - kRound) - T(Exp<T>::kTop);
-    store(s_.anchor + i, kShift<T> - k);
+    store(s_.anchor + i, kRoundToInteger<T> - k);
     store(s_.lowest + i, (k - kBelow) * octave);
     store(s_.highest + i, (k + T(Exponent<T>::kBias)) * octave);
     store(s_.origin + i, origin);
     store_wide(s_.rows.origin + i, origin);
     for (size_t q = i; q < i + L; ++q) {
-      s_.rows.others[q] = s_.rows.others_lost[q] = s_.rows.differences[q] = 0;
+      s_.rows.tail_sum[q] = s_.rows.tail_lost[q] = s_.rows.differences[q] = 0;
       s_.differences_lost[q] = 0;
       s_.target[q] = 0;
     }
@@ -82,8 +82,9 @@ class SegmentExps {
       v[q] = kWhole ? load(at) : load_first(at, lanes, zero);
     }
     if (s_.smooth) add_differences(v, i);
-    const Shift<T> shift = {load(s_.anchor + i), load(s_.lowest + i), load(s_.highest + i)};
-    const DirectExp<T, kScaled> exp = {shift, scale_};
+    const ExponentOffset<T> offset = {load(s_.anchor + i), load(s_.lowest + i),
+                                      load(s_.highest + i)};
+    const DirectExp<T, kScaled> exp = {offset, scale_};
     for (size_t q = 0; q < kClasses; ++q) v[q] = exp(v[q]);
     add_exps(v, c, i);
   }
@@ -112,17 +113,17 @@ class SegmentExps {
       e[q] = hit ? zero : e[q];
     }
     store(s_.target + i, target);
-    add_classes(e, s_.rows.others + i, s_.rows.others_lost + i);
+    add_classes(e, s_.rows.tail_sum + i, s_.rows.tail_lost + i);
   }
 
   // Of a float64 sum: what can be added of what its roundings lost.
   XENTROPY_INLINE_MEMBER void gather_lost(size_t i) {
     if (sizeof(T) == 4) return;
     LaneRows<T, Segment<T>::N>& rows = s_.rows;
-    const VD others = load(rows.others + i), lost = load(rows.others_lost + i);
-    const VD sum = others + lost;  // |lost| is far smaller
-    store(rows.others + i, sum);
-    store(rows.others_lost + i, lost - (sum - others));
+    const VD tail_sum = load(rows.tail_sum + i), lost = load(rows.tail_lost + i);
+    const VD sum = tail_sum + lost;  // |lost| is far smaller
+    store(rows.tail_sum + i, sum);
+    store(rows.tail_lost + i, lost - (sum - tail_sum));
     const VD rest = load(s_.differences_lost + i);  // nan where the sum is infinite
     store(rows.differences + i, load(rows.differences + i) + (rest == rest ? rest : VD{}));
   }

@@ -36,7 +36,7 @@ double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
 
 // A row whose exps are no good: from its maximum.
 template <class T>
-void settle_from_maximum(Segment<T>& s, size_t i) {
+void fallback_from_maximum(Segment<T>& s, size_t i) {
   read_column(s, i, s.x, s.b.logits_class_stride);
   const RowSums sums =
       exp_any_row<T>({chunks_of(s.workspace.row), s.t.classes, size_t(s.label[i]), s.t.logit_scale,
@@ -47,16 +47,17 @@ void settle_from_maximum(Segment<T>& s, size_t i) {
 
 // A row whose exps are good, but whose loss or factors are not: from its sums.
 template <class T>
-void settle_from_sums(Segment<T>& s, size_t i) {
+void fallback_from_sums(Segment<T>& s, size_t i) {
   const size_t y = size_t(s.label[i]);
-  const double shift = double(kShift<T> - s.anchor[i]) + Exp<T>::kTop, scale = s.t.logit_scale;
+  const double offset = double(kRoundToInteger<T> - s.anchor[i]) + Exp<T>::kTop,
+               scale = s.t.logit_scale;
   RowSums sums;
-  sums.others = s.rows.others[i];
-  sums.others_lost = sizeof(T) == 4 ? 0 : s.rows.others_lost[i];
+  sums.tail_sum = s.rows.tail_sum[i];
+  sums.tail_lost = sizeof(T) == 4 ? 0 : s.rows.tail_lost[i];
   sums.e_target = s.rows.e_target[i];
-  sums.target_distance = octaves_from(shift, double(s.logit_of_target(i)), scale);
+  sums.target_distance = octaves_from(offset, double(s.logit_of_target(i)), scale);
   sums.origin = s.rows.origin[i] * scale;
-  sums.origin_distance = octaves_from(shift, s.rows.origin[i], scale);
+  sums.origin_distance = octaves_from(offset, s.rows.origin[i], scale);
   sums.differences = s.smooth ? s.rows.differences[i] / kSmall * scale : 0;
   if (s.b.gradient) {
     read_column(s, i, s.workspace.exps, ptrdiff_t(s.width));
@@ -67,18 +68,18 @@ void settle_from_sums(Segment<T>& s, size_t i) {
 }
 
 template <class T>
-void settle_alone(Segment<T>& s, size_t i) {
+void finish_or_fall_back(Segment<T>& s, size_t i) {
   const bool gradient = s.b.gradient;
   if (s.label[i] < 0) {
     if (gradient && !s.rows.is_in_range(i)) write_column<T>(s, i, nullptr);
     s.ignore(i);
   } else if (!s.rows.is_in_range(i)) {
-    settle_from_maximum(s, i);
+    fallback_from_maximum(s, i);
   } else if (!s.rows.settled[i] || (gradient && !s.rows.finished[i])) {
-    settle_from_sums(s, i);
+    fallback_from_sums(s, i);
   } else {
     s.b.loss[s.begin + i] = s.rows.loss[i];
-    if (gradient) s.exp_of_target(i) = s.rows.at_target[i];
+    if (gradient) s.exp_of_target(i) = s.rows.target_entry[i];
   }
 }
 

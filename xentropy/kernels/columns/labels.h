@@ -108,12 +108,12 @@ class ColumnPipeline {
   // Step 4.
   void settle() {
     Segment<T>& s = exps_.segment();
-    if (!settle_segment<kGradient>(t_, s.differ, s.rows, s.n)) {
-      for (size_t i = 0; i < s.n; ++i) settle_alone(s, i);
+    if (!losses_and_factors<kGradient>(t_, s.differ, s.rows, s.n)) {
+      for (size_t i = 0; i < s.n; ++i) finish_or_fall_back(s, i);
       return;
     }
     __builtin_memcpy(b_.loss + s.begin, s.rows.loss, s.n * sizeof(double));
-    for (size_t i = 0; kGradient && i < s.n; ++i) s.exp_of_target(i) = s.rows.at_target[i];
+    for (size_t i = 0; kGradient && i < s.n; ++i) s.exp_of_target(i) = s.rows.target_entry[i];
   }
 
   void pass(Span before, Span now) {

@@ -54,7 +54,7 @@ struct Segment {
         smooth(terms.label_smoothing != 0),
         workspace(terms.classes, block.gradient, arena) {
     for (size_t i = 0; i < N; ++i) {
-      rows.class_weight[i] = rows.repeat[i] = 1;
+      rows.class_weight[i] = rows.sample_weight[i] = 1;
       rows.upstream[i] = block.upstream_all;
       rows.x_target[i] = 0;
     }
@@ -117,11 +117,11 @@ struct Segment {
 
  private:
   void weigh(const int64_t* y, bool some_ignored) {
-    differ = some_ignored || b.weight || b.repeat || b.upstream;
-    if (!(some_ignored || ignored || b.repeat || b.upstream)) return;
+    differ = some_ignored || b.weight || b.sample_weight || b.upstream;
+    if (!(some_ignored || ignored || b.sample_weight || b.upstream)) return;
     for (size_t i = 0; i < n; ++i) {
       const double counts = y[i] < 0 ? 0 : 1;
-      rows.repeat[i] = b.repeat && counts ? b.repeat[begin + i] : counts;
+      rows.sample_weight[i] = b.sample_weight && counts ? b.sample_weight[begin + i] : counts;
       rows.upstream[i] = counts ? upstream_of(b, begin + i) : 0;
     }
     ignored = some_ignored;

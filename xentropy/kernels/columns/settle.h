@@ -12,21 +12,21 @@ namespace XENTROPY_TIER {
 // and e_target 1.
 template <class T, size_t kRows>
 struct LaneRows {
-  alignas(kLineBytes) double others[kRows];
-  alignas(kLineBytes) double others_lost[kRows];  // of float64 alone
+  alignas(kLineBytes) double tail_sum[kRows];
+  alignas(kLineBytes) double tail_lost[kRows];    // of float64 alone
   alignas(kLineBytes) double differences[kRows];  // sum of kSmall (logit - origin)
   alignas(kLineBytes) double e_target[kRows];
   alignas(kLineBytes) double x_target[kRows];  // logits; only where `far`
   alignas(kLineBytes) double origin[kRows];
   alignas(kLineBytes) double class_weight[kRows];
-  alignas(kLineBytes) double repeat[kRows];
+  alignas(kLineBytes) double sample_weight[kRows];
   alignas(kLineBytes) double upstream[kRows];
   // what comes of them
   alignas(kLineBytes) double loss[kRows];
   alignas(kLineBytes) T factor[kRows];  // Finish<T>, and e at the target
   alignas(kLineBytes) T rest[kRows];
   alignas(kLineBytes) T bias[kRows];
-  alignas(kLineBytes) T at_target[kRows];
+  alignas(kLineBytes) T target_entry[kRows];
   alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
   alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
 
@@ -37,10 +37,11 @@ struct LaneRows {
 
   // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
   XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
-    return sums_in_range<T>(load(others + i), load(e_target + i)) & (load(origin + i) != -INFINITY);
+    return sums_in_range<T>(load(tail_sum + i), load(e_target + i)) &
+           (load(origin + i) != -INFINITY);
   }
   bool is_in_range(size_t i) const {
-    return sums_in_range<T>(others[i], e_target[i]) && origin[i] != -INFINITY;
+    return sums_in_range<T>(tail_sum[i], e_target[i]) && origin[i] != -INFINITY;
   }
 };
 
@@ -82,18 +83,19 @@ XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, LaneRows<T, kRows>& ro
   store_narrow(rows.factor + i, factor);
   store_narrow(rows.rest + i, f.rest + (f.factor - factor));
   store_narrow(rows.bias + i, f.bias);
-  store_narrow(rows.at_target + i, f.at_target);
+  store_narrow(rows.target_entry + i, f.target_entry);
 }
 
 // The rows i .. i + kLanes<double>; of which all is settled and finished. A loss of nan is not.
 template <Differ kDiffer, bool kGradient, class T, size_t kRows>
-XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRows>& rows,
-                                                 size_t i) {
-  const VD others = load(rows.others + i), e_target = load(rows.e_target + i);
-  const VD lost = sizeof(T) == 8 ? load(rows.others_lost + i) : VD{};
-  const LaneQuotients sums = quotients(others, lost, e_target);
+XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, LaneRows<T, kRows>& rows,
+                                                           size_t i) {
+  const VD tail_sum = load(rows.tail_sum + i), e_target = load(rows.e_target + i);
+  const VD lost = sizeof(T) == 8 ? load(rows.tail_lost + i) : VD{};
+  const LaneQuotients sums = quotients(tail_sum, lost, e_target);
   const VD nll = log1p_lanes<T>(sums.odds);
-  VD origin = {}, above = nll, differences = {}, class_weight = splat(1.0), repeat = class_weight;
+  VD origin = {}, above = nll, differences = {}, class_weight = splat(1.0),
+     sample_weight = class_weight;
   VD upstream = splat(rows.upstream[0]);
   if (kDiffer == Differ::kAll) {
     if (is_far(t)) {
@@ -102,17 +104,17 @@ XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRo
       differences = load(rows.differences + i) / kSmall * t.logit_scale;
     }
     class_weight = load(rows.class_weight + i);
-    repeat = load(rows.repeat + i);
+    sample_weight = load(rows.sample_weight + i);
     upstream = load(rows.upstream + i);
   }
-  const SettledOf<VD> r = settle<VD>(t, class_weight, repeat, upstream, {nll, above}, others,
-                                     e_target, origin, differences);
+  const SettledOf<VD> r = settle<VD>(t, class_weight, sample_weight, upstream, {nll, above},
+                                     tail_sum, e_target, origin, differences);
   store(rows.loss + i, r.loss);
   const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (sums.odds <= 0x1p1000);
   __builtin_memcpy(rows.settled + i, &settled, sizeof settled);
   if (!kGradient) return settled & (r.loss == r.loss);
   LaneFinish<T> f = finish_lanes<T>(t, r, sums);
-  f.at_target = f.factor == 0 ? VD{} : f.at_target;
+  f.target_entry = f.factor == 0 ? VD{} : f.target_entry;
   store_finish(f, rows, i);
   const IntVec<double> finished = f.fine & settled;
   __builtin_memcpy(rows.finished + i, &finished, sizeof finished);
@@ -122,13 +124,13 @@ XENTROPY_INLINE IntVec<double> settle_and_finish(const Terms& t, LaneRows<T, kRo
 // The first n rows; false if one of them is left to settle.h. `differ`: in more than logits and
 // targets.
 template <bool kGradient, class T, size_t kRows>
-bool settle_segment(const Terms& t, bool differ, LaneRows<T, kRows>& rows, size_t n) {
+bool losses_and_factors(const Terms& t, bool differ, LaneRows<T, kRows>& rows, size_t n) {
   Terms plain = t;
   plain.label_smoothing = plain.z_loss = 0;
   IntVec<double> fine = ~IntVec<double>{};
   const auto settle_all = [&](const Terms& terms, auto kind) XENTROPY_INLINE_LAMBDA {
     for (size_t i = 0; i < n; i += kLanes<double>) {
-      fine &= settle_and_finish<kind.value, kGradient>(terms, rows, i) & rows.in_range(i);
+      fine &= losses_and_factors_of_lanes<kind.value, kGradient>(terms, rows, i) & rows.in_range(i);
     }
   };
   if (is_far(t)) {

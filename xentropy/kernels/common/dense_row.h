@@ -96,8 +96,8 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T*
   const RowSums s =
       exp_any_row<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunks}, peak.value);
   const Settled settled =
-      settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), repeat_of(b, r),
-                           upstream_of(b, r), row_logs<T>(s), s.others, s.e_target, s.origin);
+      settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), sample_weight_of(b, r),
+                           upstream_of(b, r), row_logs<T>(s), s.tail_sum, s.e_target, s.origin);
   b.loss[r] = settled.loss;
   if (e == nullptr) return;
   const Finish<T> finish = finish_row(t, settled, s, peak.at, q, e);

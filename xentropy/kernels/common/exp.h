@@ -34,8 +34,8 @@ struct Exp<float> {
                                           0x1.55548ep-3f, 0x1.fffff8p-2f};
   static constexpr float kFlush = 160;  // scalef gives 0 at and below 2^-160
   // The largest |k| for which r keeps full precision. Without fma the 15 bits of the head
-  // leave 9 for n; with it the limit is that x itself (and kShift + k) must be exact.
-  static constexpr double kMaxShift = kHasFma ? 1 << 20 : 360;
+  // leave 9 for n; with it the limit is that x itself (and kRoundToInteger + k) must be exact.
+  static constexpr double kMaxOffset = kHasFma ? 1 << 20 : 360;
   static constexpr int kTop = 50;  // the first exps of a row are about 2^50
   static constexpr double kFromTop = 0x1p-50;
   static constexpr double kMinTotal = 0x1p49, kMaxTotal = 0x1p100;
@@ -53,7 +53,7 @@ struct Exp<double> {
       0x1.a01a01a7c54aep-13, 0x1.6c16c1788dc33p-10, 0x1.11111111109b2p-7,  0x1.5555555553d5ep-5,
       0x1.5555555555556p-3,  0x1.0000000000001p-1};
   static constexpr double kFlush = 1100;
-  static constexpr double kMaxShift = kHasFma ? 1 << 30 : 1 << 19;
+  static constexpr double kMaxOffset = kHasFma ? 1 << 30 : 1 << 19;
   static constexpr int kTop = 400;
   static constexpr double kFromTop = 0x1p-400;
   static constexpr double kMinTotal = 0x1p399, kMaxTotal = 0x1p900;
@@ -75,7 +75,7 @@ XENTROPY_INLINE Vec<T> exp_reduced(Vec<T> r) {
 }
 
 // exp(x + rest) * 2^-k of an x that leaves the exponent where it can be, or meets ldexp's own
-// clamp. rest (if kRest) is a correction below the precision of x; anchor is kShift - k.
+// clamp. rest (if kRest) is a correction below the precision of x; anchor is kRoundToInteger - k.
 template <class T, bool kRest>
 XENTROPY_INLINE Vec<T> exp_from(Vec<T> x, Vec<T> rest, Vec<T> anchor, bool clamped) {
   const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), anchor);
@@ -117,13 +117,13 @@ XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest
 // subtracts k at once, and the logits outside of which the result is 0 or "too large"
 // (then the row's total is out of range and the row is done again from its maximum).
 template <class T>
-struct Shift {
+struct ExponentOffset {
   Vec<T> anchor, lowest, highest;
 
-  Shift(Vec<T> a, Vec<T> l, Vec<T> h) : anchor(a), lowest(l), highest(h) {}
-  explicit Shift(double k, double logit_scale = 1) {
+  ExponentOffset(Vec<T> a, Vec<T> l, Vec<T> h) : anchor(a), lowest(l), highest(h) {}
+  explicit ExponentOffset(double k, double logit_scale = 1) {
     const double below = kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias;
-    anchor = splat(T(kShift<T> - k));
+    anchor = splat(T(kRoundToInteger<T> - k));
     lowest = splat(T((k - below) * kLn2 / logit_scale));
     highest = splat(T((k + Exponent<T>::kBias) * kLn2 / logit_scale));
   }
@@ -151,7 +151,7 @@ XENTROPY_INLINE void with_scaled(double logit_scale, const F& f) {
 // x -> exp(scale * x) * 2^-k. The clamps come first: what is scaled is finite.
 template <class T, bool kScaled>
 struct DirectExp {
-  Shift<T> k;
+  ExponentOffset<T> k;
   LogitScale<T> scale;
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
@@ -162,8 +162,8 @@ struct DirectExp {
   }
 };
 
-// The same for lanes that have a k each, not far above 2^kTop: anchor is kShift - k, or nan.
-// Nothing but nan comes of that, and of a nan in x.
+// The same for lanes that have a k each, not far above 2^kTop: anchor is kRoundToInteger - k, or
+// nan. Nothing but nan comes of that, and of a nan in x.
 template <class T, bool kScaled>
 struct AnchoredExp {
   LogitScale<T> scale;
@@ -184,7 +184,7 @@ struct AnchoredExp {
 // head + rest (two-sum), so that nothing is lost at |x| = 1e30 either. k is of scaled logits.
 template <class T>
 struct PeakExp {
-  Shift<T> k;
+  ExponentOffset<T> k;
   LogitScale<T> scale;
   Vec<T> peak;
 

@@ -8,15 +8,15 @@ namespace XENTROPY_TIER {
 // log p_c from x_c.
 template <class T>
 struct LogOf {
-  Vec<T> peak = {}, shift = {};
-  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const { return (x - peak) - shift; }
+  Vec<T> peak = {}, log1p_tail = {};
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const { return (x - peak) - log1p_tail; }
 };
 
 // What the maximum of a row leaves to know.
 template <class T>
 struct RowLog {
   T peak;
-  double log1p_others;  // nan if the peak is not finite, or the row holds nan
+  double log1p_tail;  // nan if the peak is not finite, or the row holds nan
 };
 
 template <class T>
@@ -29,7 +29,7 @@ bool has_nan(const T* x, size_t n) {
 // Of a row without a finite maximum: that maximum.
 template <class T>
 double log_sum_exp(const RowLog<T>& log, const T* x, size_t classes) {
-  if (log.log1p_others == log.log1p_others) return double(log.peak) + log.log1p_others;
+  if (log.log1p_tail == log.log1p_tail) return double(log.peak) + log.log1p_tail;
   return has_nan(x, classes) ? NAN : double(log.peak);
 }
 

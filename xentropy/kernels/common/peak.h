@@ -12,10 +12,10 @@ constexpr size_t kProbe = 64;  // logits from which k is guessed
 
 // k such that the exp of the largest probed logit is about 2^kTop.
 template <class T>
-XENTROPY_INLINE double guess_shift(double probed, double scale) {
+XENTROPY_INLINE double guess_offset(double probed, double scale) {
   double n = __builtin_rint(probed * scale * Exp<T>::kLog2E);
-  if (!(n > -Exp<T>::kMaxShift)) n = -Exp<T>::kMaxShift;
-  if (n > Exp<T>::kMaxShift) n = Exp<T>::kMaxShift;
+  if (!(n > -Exp<T>::kMaxOffset)) n = -Exp<T>::kMaxOffset;
+  if (n > Exp<T>::kMaxOffset) n = Exp<T>::kMaxOffset;
   return n - Exp<T>::kTop;
 }
 
@@ -68,9 +68,9 @@ XENTROPY_INLINE double octaves_from(double n, double value, double scale) {
 template <class T>
 XENTROPY_INLINE RowSums row_sums(const RowAccumulator<T>& sums, double scale, bool smooth) {
   RowSums s = {};
-  const Sum others = sums.others.value();
-  s.others = others.value;
-  s.others_lost = others.lost;
+  const Sum tail_sum = sums.tail_sum.value();
+  s.tail_sum = tail_sum.value;
+  s.tail_lost = tail_sum.lost;
   s.e_target = sums.e_target;
   s.differences = smooth ? sums.differences.value().value / kSmall * scale : 0;
   return s;
@@ -140,7 +140,7 @@ Sum flush_and_sum(T* row, size_t classes, T* chunk) {
     });
     return part;
   });
-  return sums.others.value();
+  return sums.tail_sum.value();
 }
 
 // round(scale * peak / ln 2), and whether exp(scale * x) * 2^-n is exact enough without taking the
@@ -152,7 +152,7 @@ struct Octave {
 template <class T>
 XENTROPY_INLINE Octave octave_of(T peak, double scale) {
   const double n = __builtin_rint(double(peak) * scale * Exp<T>::kLog2E);
-  return {n, __builtin_fabs(n) <= Exp<T>::kMaxShift};
+  return {n, __builtin_fabs(n) <= Exp<T>::kMaxOffset};
 }
 
 // use(exp) with the exp that suits a row with this maximum; its largest result is about 2^kTop.
@@ -160,8 +160,8 @@ template <class T, class Use>
 XENTROPY_INLINE auto with_exp_of(T peak, double scale, const Use& use) {
   const Octave octave = octave_of(peak, scale);
   const LogitScale<T> factor(scale);
-  if (!octave.direct) return use(PeakExp<T>{Shift<T>(-Exp<T>::kTop), factor, splat(peak)});
-  const Shift<T> k(octave.n - Exp<T>::kTop, scale);
+  if (!octave.direct) return use(PeakExp<T>{ExponentOffset<T>(-Exp<T>::kTop), factor, splat(peak)});
+  const ExponentOffset<T> k(octave.n - Exp<T>::kTop, scale);
   return scale == 1 ? use(DirectExp<T, false>{k, factor}) : use(DirectExp<T, true>{k, factor});
 }
 
@@ -174,11 +174,11 @@ RowSums exp_any_row(const RowRequest<T>& r, T peak) {
     const double x_target = double(*r.x.at(r.target, 1, &widened));  // `row` may be x
     RowSums s = with_exp_of(peak, r.scale, [&](const auto& exp) {
       RowSums first = exp_row(r, exp, peak, false);
-      if (!has_tiny<T>(first.others)) return first;
+      if (!has_tiny<T>(first.tail_sum)) return first;
       if (!r.row) return exp_row(r, exp, peak, true);
-      const Sum others = flush_and_sum(r.row, r.classes, r.chunk);  // x may be overwritten by now
-      first.others = others.value;
-      first.others_lost = others.lost;
+      const Sum tail_sum = flush_and_sum(r.row, r.classes, r.chunk);  // x may be overwritten by now
+      first.tail_sum = tail_sum.value;
+      first.tail_lost = tail_sum.lost;
       return first;
     });
     s.origin = double(peak) * r.scale;

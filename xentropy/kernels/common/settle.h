@@ -36,8 +36,8 @@ using RowLogs = LogsOf<double>;
 // large that the difference of logarithms is exact enough.
 template <class T>
 XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
-  if (s.e_target >= Exp<T>::kSafe && s.others <= s.e_target * 0x1p1000) {
-    const double nll = log1p_of(s.others / s.e_target);
+  if (s.e_target >= Exp<T>::kSafe && s.tail_sum <= s.e_target * 0x1p1000) {
+    const double nll = log1p_of(s.tail_sum / s.e_target);
     return {nll, nll + (s.target_distance - s.origin_distance)};
   }
   // No total is below 2^(kTop - 1).
@@ -46,8 +46,8 @@ XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
 }
 
 template <class S>
-XENTROPY_INLINE double repeat_of(const Block<S>& b, size_t r) {
-  return b.repeat ? b.repeat[r] : 1;
+XENTROPY_INLINE double sample_weight_of(const Block<S>& b, size_t r) {
+  return b.sample_weight ? b.sample_weight[r] : 1;
 }
 template <class S>
 XENTROPY_INLINE double upstream_of(const Block<S>& b, size_t r) {
@@ -68,55 +68,55 @@ using Settled = SettledOf<double>;
 // A row with a class index: mass (1 - smoothing) weight_y at y and smoothing / C everywhere.
 // Origin and differences as in RowSums.
 template <class D>
-XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D repeat, D upstream,
-                                    const LogsOf<D>& logs, D others, D e_target, D origin,
+XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D sample_weight, D upstream,
+                                    const LogsOf<D>& logs, D tail_sum, D e_target, D origin,
                                     D differences) {
   const double classes = double(t.classes);
   const double uniform = t.label_smoothing != 0 ? t.label_smoothing / classes : 0;
   const D hard = (1 - t.label_smoothing) * class_weight;
-  D loss = t.unit * mass_times(hard, logs.negative_log_p), shift = {};
+  D loss = t.unit * mass_times(hard, logs.negative_log_p), z_slope = {};
   if (t.label_smoothing != 0)
     loss += t.unit * uniform * (classes * logs.above_origin - differences);
   if (t.z_loss != 0) {
     const D lse = origin + logs.above_origin;
     loss += t.z_loss * lse * lse;
-    shift = 2 * t.z_loss * lse;
+    z_slope = 2 * t.z_loss * lse;
   }
-  const D g = upstream * repeat * t.logit_scale;
-  const D at_target = t.unit * (hard + uniform);
-  const D rest = t.unit * uniform * (classes - 1) + shift;
-  return {repeat * loss, g, at_target + rest, rest * e_target - at_target * others,
+  const D g = upstream * sample_weight * t.logit_scale;
+  const D target_mass = t.unit * (hard + uniform);
+  const D rest = t.unit * uniform * (classes - 1) + z_slope;
+  return {sample_weight * loss, g, target_mass + rest, rest * e_target - target_mass * tail_sum,
           D{} + t.unit * uniform};
 }
 template <class T>
-XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double repeat, double upstream,
-                               const RowSums& s) {
-  return settle<double>(t, class_weight, repeat, upstream, row_logs<T>(s), s.others, s.e_target,
-                        s.origin, s.differences);
+XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double sample_weight,
+                               double upstream, const RowSums& s) {
+  return settle<double>(t, class_weight, sample_weight, upstream, row_logs<T>(s), s.tail_sum,
+                        s.e_target, s.origin, s.differences);
 }
 
 // A row whose every class has mass: q_m at the most probable class m, which stands for the target,
 // q_others on all others, and distance = sum_c q_c (x_m - x_c), before logit_scale.
 template <class D>
-XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_others, D distance, D repeat,
-                                          D upstream, const LogsOf<D>& logs, D others, D e_m,
-                                          D origin) {
-  const D mass = q_others + q_m;
-  D loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale), shift = {};
+XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_tail, D distance,
+                                          D sample_weight, D upstream, const LogsOf<D>& logs,
+                                          D tail_sum, D e_m, D origin) {
+  const D mass = q_tail + q_m;
+  D loss = t.unit * (mass * logs.negative_log_p + distance * t.logit_scale), z_slope = {};
   if (t.z_loss != 0) {
     const D lse = origin + logs.above_origin;
     loss += t.z_loss * lse * lse;
-    shift = 2 * t.z_loss * lse;
+    z_slope = 2 * t.z_loss * lse;
   }
-  const D rest = t.unit * q_others + shift;
-  return {repeat * loss, upstream * repeat * t.logit_scale, t.unit * mass + shift,
-          rest * e_m - t.unit * q_m * others, D{} + t.unit};
+  const D rest = t.unit * q_tail + z_slope;
+  return {sample_weight * loss, upstream * sample_weight * t.logit_scale, t.unit * mass + z_slope,
+          rest * e_m - t.unit * q_m * tail_sum, D{} + t.unit};
 }
 
 template <class S>
 XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, const RowSums& s) {
   const double class_weight = b.weight ? b.weight[b.labels[r]] : 1;
-  return settle<Arithmetic<S>>(t, class_weight, repeat_of(b, r), upstream_of(b, r), s);
+  return settle<Arithmetic<S>>(t, class_weight, sample_weight_of(b, r), upstream_of(b, r), s);
 }
 
 // How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what
@@ -148,8 +148,8 @@ constexpr double kAlmostNothing = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 // The gradient itself into the scratch row: for factors that are no normal numbers, up to
 // inf and nan, in whatever units the exps are.
 template <class T>
-Finish<T> finish_by_hand(const Terms& t, const Settled& r, double total, size_t target, const T* q,
-                         T* e) {
+Finish<T> finish_in_float64(const Terms& t, const Settled& r, double total, size_t target,
+                            const T* q, T* e) {
   const double g = r.g / t.divisor;
   for (size_t c = 0; c < t.classes; ++c) {
     e[c] = T((r.mass * (double(e[c]) / total) - r.bias * (q ? double(q[c]) : 1)) * g);
@@ -172,13 +172,13 @@ XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const Row
   const double below_lost = __builtin_fma(total.value, t.divisor, -below) + total.lost * t.divisor;
   const double on_p = r.g * r.mass, factor = double(T(on_p / below));
   const double bias = r.bias != 0 ? r.g * r.bias / t.divisor : 0;
-  const double at_target = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
+  const double target_entry = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
   if (__builtin_fabs(factor) > Exp<T>::kMostFactor) flush_row(e, t.classes);
   if (!normal(factor) || !(bias == 0 || normal(bias)) ||
-      !(__builtin_fabs(at_target) <= 1 / kLeast)) {
-    return finish_by_hand(t, r, total.value, target, q, e);
+      !(__builtin_fabs(target_entry) <= 1 / kLeast)) {
+    return finish_in_float64(t, r, total.value, target, q, e);
   }
-  e[target] = T(at_target);
+  e[target] = T(target_entry);
   const double rest = (__builtin_fma(-factor, below, on_p) - factor * below_lost) / below;
   return {T(factor), T(rest), T(bias)};
 }

@@ -24,17 +24,17 @@ constexpr double kLeastFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
 
 template <class T>
 struct LaneFinish {
-  VD factor, rest, bias, at_target;
+  VD factor, rest, bias, target_entry;
   IntVec<double> fine;
 };
 
 // The sums of rows, and what is divided by them.
 struct LaneQuotients {
-  VD others, lost, e_target;  // lost: of the others, in float64
-  VD odds, inverse;           // others / e_target, 1 / total
+  VD tail_sum, lost, e_target;  // lost: of the others, in float64
+  VD odds, inverse;             // others / e_target, 1 / total
 };
-XENTROPY_INLINE LaneQuotients quotients(VD others, VD lost, VD e_target) {
-  return {others, lost, e_target, others / e_target, 1.0 / (others + e_target)};
+XENTROPY_INLINE LaneQuotients quotients(VD tail_sum, VD lost, VD e_target) {
+  return {tail_sum, lost, e_target, tail_sum / e_target, 1.0 / (tail_sum + e_target)};
 }
 
 // Factor and rest of finish_row, and whether they are fine.
@@ -44,7 +44,7 @@ XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQu
   if (sizeof(T) == 4) {
     f.factor = on_p * (1 / t.divisor) * sums.inverse;  // roundings of float64 do not show
   } else {
-    const LaneSums total = exact_sums(sums.others, sums.e_target);
+    const LaneSums total = exact_sums(sums.tail_sum, sums.e_target);
     const VD divisor = splat(t.divisor), below = total.value * divisor;
     const VD below_lost =
         product_error<double>(total.value, divisor, below) + (total.lost + sums.lost) * divisor;
@@ -66,7 +66,7 @@ XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
   f->factor = rows ? zero : f->factor;
   f->rest = rows ? zero : f->rest;
   f->bias = rows ? zero : f->bias;
-  f->at_target = rows ? zero : f->at_target;
+  f->target_entry = rows ? zero : f->target_entry;
   f->fine |= rows;
 }
 
@@ -79,15 +79,15 @@ XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>&
   const VD factor = f.factor;
   f.factor = rounded<T>(factor);
   if (sizeof(T) == 4) f.rest = factor - f.factor;
-  f.at_target = r.numerator / r.mass;
+  f.target_entry = r.numerator / r.mass;
   if (biased) {
     const VD bias = r.g * r.bias;  // float32: a second rounding of float64 does not show
     f.bias = sizeof(T) == 4 ? bias * (1 / t.divisor) : bias / t.divisor;
-    if (target_biased) f.at_target += f.bias / f.factor;
+    if (target_biased) f.target_entry += f.bias / f.factor;
     const VD of_bias = magnitude(f.bias);
     f.fine &= (of_bias >= kLeast) & (of_bias <= 1 / kLeast);
   }
-  f.fine &= magnitude(f.at_target) <= 1 / kLeast;
+  f.fine &= magnitude(f.target_entry) <= 1 / kLeast;
   if (any(~f.fine)) {
     leave_out((r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0), &f);
   }
@@ -102,7 +102,7 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
   LaneFinish<T> f = factor_lanes<T>(t, on_p, sums);
   const bool biased = t.label_smoothing != 0;
   if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
-  f.at_target = VD{} - sums.others;  // +0 where there are no others, as in settle.h
+  f.target_entry = VD{} - sums.tail_sum;  // +0 where there are no others, as in settle.h
   f.fine |= on_p == 0;
   return f;
 }

@@ -242,24 +242,24 @@ XENTROPY_INLINE Arithmetic<S> max_of(const S* x, size_t n) {
 // Logits are kept as distances from the offset, so that no digit is lost where all of
 // them are large.
 struct RowSums {
-  double others;           // sum of e over all classes but the target
-  double others_lost;      // what rounding took from it
+  double tail_sum;         // sum of e over all classes but the target
+  double tail_lost;        // what rounding took from it
   double e_target;         // e of the target
   double target_distance;  // x_target - offset
   double origin;           // a logit near the row's largest
   double origin_distance;  // origin - offset
   double differences;      // sum over c of x_c - origin; only with label smoothing
-  double total() const { return others + e_target; }
+  double total() const { return tail_sum + e_target; }
   Sum exact_total() const {
-    const Sum sum = exact_sum(others, e_target);
-    return {sum.value, sum.lost + others_lost};
+    const Sum sum = exact_sum(tail_sum, e_target);
+    return {sum.value, sum.lost + tail_lost};
   }
 };
 
 // The exps of a row, or of a part of it, chunk by chunk; the target's is not in their sum.
 template <class T>
 struct RowAccumulator {
-  Total<T> others, differences;  // the latter with label smoothing only
+  Total<T> tail_sum, differences;  // the latter with label smoothing only
   double e_target = 0;
 
   // make(e, total) writes the exps of the n classes from `begin` on to e, and adds them to `total`.
@@ -268,8 +268,8 @@ struct RowAccumulator {
   template <class Make>
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, size_t target, bool flush, T* e,
                                     const Make& make) {
-    const Total<T> before = others;
-    make(e, others);
+    const Total<T> before = tail_sum;
+    make(e, tail_sum);
     const bool has_target = target - begin < n;
     if (flush) flush_row(e, n);
     if (has_target) {
@@ -277,13 +277,13 @@ struct RowAccumulator {
       e[target - begin] = 0;
     }
     if (flush || has_target) {
-      others = before;
-      sum_chunk(e, n, others);
+      tail_sum = before;
+      sum_chunk(e, n, tail_sum);
     }
   }
 
   void add(const RowAccumulator& part, bool smooth) {
-    others.add(part.others);
+    tail_sum.add(part.tail_sum);
     if (smooth) differences.add(part.differences);
     e_target += part.e_target;
   }

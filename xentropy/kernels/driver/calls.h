@@ -13,7 +13,7 @@ struct CrossEntropyCall {
   Layout labels;    // absent: probabilities are given
   Layout probabilities;
   const double* weight;  // per class, or null
-  Layout repeat;         // sample weight of every row; or absent
+  Layout sample_weight;  // sample weight of every row; or absent
   Layout upstream;       // d result / d loss of every row; or absent: 1
   double upstream_all;   // multiplies it
   int64_t ignore_bits;   // the 64 bits of a label that does not count
@@ -41,7 +41,7 @@ struct SoftmaxCall {
 struct TargetReport {
   ptrdiff_t bad_row;  // the first whose label is out of range; -1 if all are good
   double weight;      // summed weight of the rows that count
-  bool strange;       // a sample weight is infinite or nan
+  bool non_finite;    // a sample weight is infinite or nan
 };
 
 // Rows per chunk: a function of the shape alone, so that sums over chunks have the same

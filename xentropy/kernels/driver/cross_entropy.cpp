@@ -18,7 +18,7 @@ struct Workspace {
   T* probabilities;
   S *logits, *gradient;
   int64_t* labels;
-  double *repeat, *upstream, *loss;
+  double *sample_weight, *upstream, *loss;
 
   Workspace(const Tier& tier, const CrossEntropyCall& c, Arena& arena) {
     columns = by_columns<S>(c);
@@ -40,7 +40,7 @@ struct Workspace {
     probabilities = probabilities_direct ? nullptr : take<T>(arena, rows * C);
     labels = take<int64_t>(arena, rows);
     loss = take<double>(arena, rows);
-    repeat = c.repeat.data ? take<double>(arena, rows) : nullptr;
+    sample_weight = c.sample_weight.data ? take<double>(arena, rows) : nullptr;
     upstream = c.upstream.data ? take<double>(arena, rows) : nullptr;
   }
 
@@ -118,9 +118,9 @@ Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S
   b.loss = w.loss;
   b.weight = c.weight;
   b.upstream_all = c.upstream_all;
-  if (w.repeat) b.repeat = numbers_of(c.repeat, row, n, w.repeat);
+  if (w.sample_weight) b.sample_weight = numbers_of(c.sample_weight, row, n, w.sample_weight);
   if (w.upstream) b.upstream = numbers_of(c.upstream, row, n, w.upstream);
-  read_labels(tier, c, row, n, b.repeat, w.labels);
+  read_labels(tier, c, row, n, b.sample_weight, w.labels);
   if (w.columns) {
     b.logits = columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride, w.logits,
                           &b.logits_class_stride);

@@ -65,12 +65,12 @@ char* map(size_t size) {
 
 }  // namespace
 
-bool pages_offered() { return true; }
+bool pages_supported() { return true; }
 size_t pages_size(const void* data) { return header_of(data)->size; }
 bool pages_reused(const void* data) { return header_of(data)->reused; }
 void keep_pages(bool keep) { keeps = keep; }
 
-void* take_pages(size_t bytes) {
+void* allocate_pages(size_t bytes) {
   if (bytes > SIZE_MAX / 2) return nullptr;
   const size_t size = round_up(bytes ? bytes : 1, kAlign);
   char* data = exchange(nullptr);
@@ -84,7 +84,7 @@ void* take_pages(size_t bytes) {
   return data;
 }
 
-void give_pages(void* memory) {
+void free_pages(void* memory) {
   char* data = static_cast<char*>(memory);
   if (!data) return;
   if (keeps && madvise(data, pages_size(data), MADV_FREE) == 0) data = exchange(data);
@@ -93,12 +93,12 @@ void give_pages(void* memory) {
 
 #else
 
-bool pages_offered() { return false; }
+bool pages_supported() { return false; }
 size_t pages_size(const void*) { return 0; }
 bool pages_reused(const void*) { return false; }
 void keep_pages(bool) {}
-void* take_pages(size_t) { return nullptr; }
-void give_pages(void*) {}
+void* allocate_pages(size_t) { return nullptr; }
+void free_pages(void*) {}
 
 #endif
 

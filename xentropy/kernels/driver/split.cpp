@@ -13,17 +13,17 @@ bool can_split(const CrossEntropyCall& c) {
 template <class S>
 void split_part(const Tier& tier, const CrossEntropyCall& c, Step step, size_t row, size_t part,
                 double* loss, char* workspace) {
-  double repeat = 1, upstream = 1;
+  double sample_weight = 1, upstream = 1;
   int64_t label;
-  if (c.repeat.data) gather(c.repeat, row, 1, &repeat);
+  if (c.sample_weight.data) gather(c.sample_weight, row, 1, &sample_weight);
   if (c.upstream.data) gather(c.upstream, row, 1, &upstream);
-  read_labels(tier, c, row, 1, c.repeat.data ? &repeat : nullptr, &label);
+  read_labels(tier, c, row, 1, c.sample_weight.data ? &sample_weight : nullptr, &label);
   Block<S> b = {};
   b.rows = 1;
   b.labels = &label;
   b.loss = loss + row;
   b.weight = c.weight;
-  b.repeat = &repeat;
+  b.sample_weight = &sample_weight;
   b.upstream = &upstream;
   b.upstream_all = c.upstream_all;
   b.logits = reinterpret_cast<const S*>(c.logits.data + c.logits.rows.offset(row));

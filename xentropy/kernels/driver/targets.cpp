@@ -11,7 +11,7 @@ struct Weights {
   const Tier& tier;
   const CrossEntropyCall& call;
   SumOverRows sum;
-  uint64_t strange = 0;  // the highest bit: whether a sample weight is infinite or nan
+  uint64_t non_finite = 0;  // the highest bit: whether a sample weight is infinite or nan
   double ones[kPiece], gathered[kPiece];
 
   Weights(const Tier& t, const CrossEntropyCall& c) : tier(t), call(c) {
@@ -20,11 +20,11 @@ struct Weights {
 
   // Sample weights of the rows [row, row + n), n <= kPiece.
   const double* of_rows(size_t row, size_t n) {
-    if (!call.repeat.data) return ones;
-    const double* weight = numbers_of(call.repeat, row, n, gathered);
+    if (!call.sample_weight.data) return ones;
+    const double* weight = numbers_of(call.sample_weight, row, n, gathered);
     for (size_t i = 0; i < n; ++i) {
       const uint64_t magnitude = bit_cast<uint64_t>(weight[i]) & ~(uint64_t(1) << 63);
-      strange |= magnitude + (uint64_t(1) << 52);  // an exponent of ones overflows
+      non_finite |= magnitude + (uint64_t(1) << 52);  // an exponent of ones overflows
     }
     return weight;
   }
@@ -61,8 +61,8 @@ ptrdiff_t find_wrong(const LabelRule& rule, const int64_t* label, size_t n) {
 bool inspect_piece(size_t row, size_t n, Weights* weights, TargetReport* report) {
   const CrossEntropyCall& c = weights->call;
   if (!c.labels.data) {
-    if (c.repeat.data) weights->add_all(row, n);
-    if (!c.repeat.data) report->weight += double(n);
+    if (c.sample_weight.data) weights->add_all(row, n);
+    if (!c.sample_weight.data) report->weight += double(n);
     return true;
   }
   const LabelRule rule = label_rule(c);
@@ -74,7 +74,7 @@ bool inspect_piece(size_t row, size_t n, Weights* weights, TargetReport* report)
     report->bad_row = ptrdiff_t(row) + wrong;
     return false;
   }
-  if (c.weight || c.repeat.data) {
+  if (c.weight || c.sample_weight.data) {
     weights->add(row, n, label);
   } else {
     report->weight += double(count.counted);
@@ -93,7 +93,7 @@ TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& c, size_t
     if (!inspect_piece(row, n, &weights, &report)) break;
   }
   report.weight += weights.sum.total();
-  report.strange = weights.strange >> 63;
+  report.non_finite = weights.non_finite >> 63;
   return report;
 }
 

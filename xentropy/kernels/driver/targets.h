@@ -11,14 +11,14 @@ static inline LabelRule label_rule(const CrossEntropyCall& c) {
 
 // Labels of a block for the kernel.
 static inline void read_labels(const Tier& tier, const CrossEntropyCall& c, size_t row, size_t n,
-                               const double* repeat, int64_t* labels) {
+                               const double* sample_weight, int64_t* labels) {
   if (c.labels.data) {
     tier.mark_labels(label_rule(c), labels_of(c.labels, row, n, labels), n, labels);
   } else {
     for (size_t i = 0; i < n; ++i) labels[i] = 0;
   }
-  for (size_t i = 0; repeat && i < n; ++i) {
-    labels[i] = repeat[i] == 0 ? kIgnored : labels[i];
+  for (size_t i = 0; sample_weight && i < n; ++i) {
+    labels[i] = sample_weight[i] == 0 ? kIgnored : labels[i];
   }
 }
 

@@ -25,7 +25,7 @@ struct DenseScratch : GroupScratch<T> {
   T *probabilities, *products;
   T *base, *labelled;  // masses of classes that are not the label, and of the label
   double* weight;      // of every class
-  double *of_peak, *of_others, *distance, *lost;  // masses; sum of products; not needed
+  double *of_peak, *tail_mass, *distance, *lost;  // masses; sum of products; not needed
 
   DenseScratch(size_t classes, Arena& arena) : GroupScratch<T>(classes, arena) {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
@@ -34,7 +34,7 @@ struct DenseScratch : GroupScratch<T> {
     base = take<T>(arena, classes);
     labelled = take<T>(arena, classes);
     weight = take<double>(arena, classes + kLanes<double>);
-    double** const sums[] = {&of_peak, &of_others, &distance, &lost};
+    double** const sums[] = {&of_peak, &tail_mass, &distance, &lost};
     for (double** array : sums) *array = take<double>(arena, rows);
   }
 
@@ -150,41 +150,43 @@ void take_peaks(const T* x, const RowShape<T>& row, const DenseScratch<T>& scrat
 
 // Step 6 for a vector of rows.
 template <class T>
-XENTROPY_INLINE IntVec<double> settle_dense_lanes(const Terms& t, const Block<T>& b, size_t first,
-                                                  size_t q, const DenseScratch<T>& s) {
+XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t, const Block<T>& b,
+                                                                 size_t first, size_t q,
+                                                                 const DenseScratch<T>& s) {
   constexpr IntVec<double> kFine = {};
   const GroupRows<T>& g = s.g;
   const size_t n = g.rows - q, r = first + q;
-  const VD others = load(g.others + q), e_m = load_wide(g.e_target + q);
-  const VD lost = sizeof(T) == 8 ? load(g.others_lost + q) : VD{};
-  const LaneQuotients sums = quotients(others, lost, e_m);
+  const VD tail_sum = load(g.tail_sum + q), e_m = load_wide(g.e_target + q);
+  const VD lost = sizeof(T) == 8 ? load(g.tail_lost + q) : VD{};
+  const LaneQuotients sums = quotients(tail_sum, lost, e_m);
   const VD nll = log1p_lanes<T>(sums.odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
-  const VD repeat = b.repeat ? load_rows(b.repeat + r, n) : splat(1.0);
+  const VD sample_weight = b.sample_weight ? load_rows(b.sample_weight + r, n) : splat(1.0);
   VD upstream = splat(b.upstream_all);
   if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
-  const VD of_peak = load(s.of_peak + q), of_others = load(s.of_others + q),
-           mass = of_peak + of_others;
+  const VD of_peak = load(s.of_peak + q), tail_mass = load(s.tail_mass + q),
+           mass = of_peak + tail_mass;
   const SettledOf<VD> settled =
-      settle_dense<VD>(t, of_peak, of_others, load(s.distance + q) * (1 / kSmall), repeat, upstream,
-                       {nll, nll}, others, e_m, origin);
+      settle_dense<VD>(t, of_peak, tail_mass, load(s.distance + q) * (1 / kSmall), sample_weight,
+                       upstream, {nll, nll}, tail_sum, e_m, origin);
   store_losses(b.loss + r, settled.loss, n);
   // Products of an infinite mass with 0 are nan here, 0 in dense.h.
   const IntVec<double> good =
-      sums_in_range<T>(others, e_m) & (sums.odds <= kMostOdds<T>)&(mass - mass == 0);
-  const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
+      sums_in_range<T>(tail_sum, e_m) & (sums.odds <= kMostOdds<T>)&(mass - mass == 0);
+  const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
   if (b.gradient == nullptr) return verdict;
   const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);
   const LaneFinish<T> f = finish_target<T>(t, settled, true, false, factor);
   store_finish(f, true, q, g);
-  return verdict | (f.fine ? kFine : kFine + kGradientByHand);
+  return verdict | (f.fine ? kFine : kFine + kGradientFallback);
 }
 
 // Step 6; returns whether every row is settled.
 template <class T>
-bool settle_dense_rows(const Terms& t, const Block<T>& b, size_t first, const DenseScratch<T>& s) {
+bool dense_losses_and_factors(const Terms& t, const Block<T>& b, size_t first,
+                              const DenseScratch<T>& s) {
   IntVec<double> open = {};
   for (size_t q = 0; q < s.g.rows; q += kLanes<double>) {
-    const IntVec<double> verdict = settle_dense_lanes(t, b, first, q, s);
+    const IntVec<double> verdict = dense_losses_and_factors_of_lanes(t, b, first, q, s);
     store(reinterpret_cast<double*>(s.g.verdict + q), (VD)verdict);
     open |= verdict;
   }
@@ -193,11 +195,11 @@ bool settle_dense_rows(const Terms& t, const Block<T>& b, size_t first, const De
 
 // Step 7 for row q, and rows that do not count.
 template <class T>
-void settle_dense_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
-                          const DenseScratch<T>& s) {
+void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
+                        const DenseScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   const size_t C = t.classes, r = first + q, begin = q * C, place = g.place[q];
-  g.factor[q] = g.rest[q] = g.bias[q] = g.at_target[q] = 0;
+  g.factor[q] = g.rest[q] = g.bias[q] = g.target_entry[q] = 0;
   if (b.labels[r] == kIgnored) {
     b.loss[r] = 0;
     return;
@@ -208,22 +210,22 @@ void settle_dense_by_hand(const Terms& t, const Block<T>& b, size_t first, size_
   one.logits = x + begin;
   one.gradient = e;
   one.loss = &loss;
-  one.repeat = b.repeat ? b.repeat + r : nullptr;
+  one.sample_weight = b.sample_weight ? b.sample_weight + r : nullptr;
   one.upstream = b.upstream ? b.upstream + r : nullptr;
   g.masses[place] = T(s.of_peak[q]);
   dense_row<T>(t, one, 0, g.masses + begin, e, s.chunks, false);
-  if (g.verdict[q] == kRowByHand) b.loss[r] = loss;
+  if (g.verdict[q] == kRowFallback) b.loss[r] = loss;
   if (!e) return;
   __builtin_memcpy(g.exps + begin, e, C * sizeof(T));
-  g.at_target[q] = g.exps[place];
+  g.target_entry[q] = g.exps[place];
   g.factor[q] = 1;
   g.rest[q] = T(kAlmostNothing<T>);
 }
 
 // Steps 1 to 7; p: as in mass_group.
 template <class T>
-void settle_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, const T* p,
-                        const RowShape<T>& shape, const DenseScratch<T>& s) {
+void compute_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, const T* p,
+                         const RowShape<T>& shape, const DenseScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   peak_rows(at.x, g.padded, shape, t.logit_scale, g.anchor, s.g.peak);
   if (t.logit_scale != 1) {
@@ -233,13 +235,13 @@ void settle_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, c
   }
   mass_group(t, b, at.first, at.x, p, s);
   take_peaks(at.x, shape, s);
-  sum_rows<false>(g.exps, g.padded, shape, g.others, g.others_lost);
-  sum_rows<false>(g.masses, g.padded, shape, s.of_others, s.lost);
+  sum_rows<false>(g.exps, g.padded, shape, g.tail_sum, g.tail_lost);
+  sum_rows<false>(g.masses, g.padded, shape, s.tail_mass, s.lost);
   sum_rows<false>(s.products, g.padded, shape, s.distance, s.lost);
-  const bool all_settled = settle_dense_rows(t, b, at.first, s);
+  const bool all_settled = dense_losses_and_factors(t, b, at.first, s);
   for (size_t q = 0; !(g.all_count && all_settled) && q < g.rows; ++q) {
     if (g.verdict[q] != kSettled || b.labels[at.first + q] == kIgnored) {
-      settle_dense_by_hand(t, b, at.first, q, at.x, s);
+      fallback_dense_row(t, b, at.first, q, at.x, s);
     }
   }
 }
@@ -263,9 +265,9 @@ void dense_groups(const Terms& t, const Block<T>& b, char* workspace, bool strea
     for_groups(b.logits, b.labels, b.rows, C, s, [&](const Group<T>& at) {
       const T* p = b.probabilities ? b.probabilities + at.first * C : nullptr;
       if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
-      settle_dense_group(t, b, at, p, shape, s);
+      compute_dense_group(t, b, at, p, shape, s);
       if (b.gradient) {
-        for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.at_target[q];
+        for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.target_entry[q];
         writer.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
           scale_rows<Bias::kByMass>(g, C, s.index, to);
         });

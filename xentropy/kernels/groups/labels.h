@@ -46,7 +46,7 @@ void exp_group(const T* x, const int64_t* labels, size_t classes,
 
 // Step 4, and the divisions of step 5: a divider works beside the shuffles of a tree.
 template <class T>
-void sum_others(const RowShape<T>& shape, const GroupRows<T>& rows) {
+void sum_tails(const RowShape<T>& shape, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
   for_sums<false>(g.exps, g.padded, shape, [&](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
     store_quotients(q, s.value, s.lost, g);
@@ -70,8 +70,8 @@ void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRo
 
 // Step 6 for row q.
 template <class T>
-void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
-                    const GroupScratch<T>& s) {
+void fallback_row(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
+                  const GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   const size_t C = t.classes, r = first + q;
   T* e = b.gradient ? s.row : nullptr;
@@ -80,11 +80,12 @@ void settle_by_hand(const Terms& t, const Block<T>& b, size_t first, size_t q, c
   const RowSums sums = exp_any_row<T>(
       {chunks_of(row), C, y, t.logit_scale, t.label_smoothing != 0, e, s.chunks}, peak);
   const double class_weight = b.weight ? b.weight[y] : 1;
-  const Settled settled = settle<T>(t, class_weight, repeat_of(b, r), upstream_of(b, r), sums);
-  if (g.verdict[q] == kRowByHand) b.loss[r] = settled.loss;
+  const Settled settled =
+      settle<T>(t, class_weight, sample_weight_of(b, r), upstream_of(b, r), sums);
+  if (g.verdict[q] == kRowFallback) b.loss[r] = settled.loss;
   if (!e) return;
   const Finish<T> f = finish_row<T>(t, settled, sums, y, nullptr, e);
-  g.at_target[q] = e[y];
+  g.target_entry[q] = e[y];
   g.factor[q] = f.factor;
   g.rest[q] = f.rest;
   g.bias[q] = f.bias;
@@ -103,7 +104,7 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
       tiny_exps<classes.value, kScaled>(x, t.logit_scale, next, g);
     });
     for (size_t q = 0; q < g.padded; q += kLanes<double>) {
-      store_quotients(q, load(g.others + q), sizeof(T) == 8 ? load(g.others_lost + q) : VD{}, g);
+      store_quotients(q, load(g.tail_sum + q), sizeof(T) == 8 ? load(g.tail_lost + q) : VD{}, g);
     }
     return;
   }
@@ -111,45 +112,45 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
   exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
   take_targets(b.labels + first, t.classes, 0, g.rows, g);
   clear_left_out(b.labels + first, t.classes, g);
-  sum_others(shape, g);
+  sum_tails(shape, g);
 }
 
 // Steps 1 to 5 with the k of the block. False if a row is out of its range.
 template <class T>
-bool settle_shared(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
-                   const RowShape<T>& shape, const GroupScratch<T>& s) {
+bool compute_with_shared_offset(const Terms& t, const Block<T>& b, size_t first, const T* x,
+                                const T* next, const RowShape<T>& shape, const GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
-  const Shift<T> k(s.shared.k, t.logit_scale);
+  const ExponentOffset<T> k(s.shared.k, t.logit_scale);
   const LogitScale<T> scale(t.logit_scale);
   if (t.logit_scale != 1) {
     exp_group<T, true>(x, b.labels + first, t.classes, {k, scale}, next, g);
   } else {
     exp_group<T, false>(x, b.labels + first, t.classes, {k, scale}, next, g);
   }
-  sum_others(shape, g);
-  return settle_rows<true>(t, b, first, g);
+  sum_tails(shape, g);
+  return losses_and_factors<true>(t, b, first, g);
 }
 
 // Steps 1 to 6 for rows [first, first + g.rows) of the block; x is where they are read.
 template <class T>
-void settle_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
-                  const RowShape<T>& shape, GroupScratch<T>& s) {
+void compute_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
+                   const RowShape<T>& shape, GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   look_up_targets(t, b, first, x, g);
   if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
-  if (first == 0) s.shared = share_shift(t, x, g.rows);
+  if (first == 0) s.shared = guess_shared_offset(t, x, g.rows);
   // What a vector of the last rows holds beyond them is not in the range of any k.
   if (is_tiny(t.classes) || g.rows % kLanes<double> != 0) s.shared.useful = false;
-  if (s.shared.useful && settle_shared(t, b, first, x, next, shape, s)) return;
+  if (s.shared.useful && compute_with_shared_offset(t, b, first, x, next, shape, s)) return;
   s.shared.useful = false;
   if (t.logit_scale != 1) {
     exp_and_sum<true>(t, b, first, x, next, shape, s);
   } else {
     exp_and_sum<false>(t, b, first, x, next, shape, s);
   }
-  const bool all_settled = settle_rows<false>(t, b, first, g);
+  const bool all_settled = losses_and_factors<false>(t, b, first, g);
   for (size_t q = 0; !all_settled && q < g.rows; ++q) {
-    if (g.verdict[q] != kSettled) settle_by_hand(t, b, first, q, x, s);
+    if (g.verdict[q] != kSettled) fallback_row(t, b, first, q, x, s);
   }
 }
 
@@ -180,7 +181,7 @@ void groups(const Terms& t, const Block<T>& b, char* workspace, bool streamed) {
   index_rows(C, s.index);
   with_writer(b.gradient, streamed, [&](auto& writer) {
     for_groups(b.logits, b.labels, b.rows, C, s, [&](const Group<T>& at) {
-      settle_group(t, b, at.first, at.x, at.next, shape, s);
+      compute_group(t, b, at.first, at.x, at.next, shape, s);
       if (b.gradient == nullptr) return;
       if (t.label_smoothing != 0) {
         write_group<Bias::kOfRow>(C, at.last, s, writer);

@@ -29,16 +29,16 @@ struct GroupRows {
   size_t rows, padded;
   bool all_count;    // so do the rows after, as far as they are read
   T* exps;           // row after row, 0 at the target
-  T* anchor;         // kShift - k
+  T* anchor;         // kRoundToInteger - k
   T* peak;           // the largest logit, where it is asked for
   T* e_target;       // exp of the target
-  T* at_target;      // what is put in its place, in the units of the exps
+  T* target_entry;   // what is put in its place, in the units of the exps
   T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
   T* bias;           // of dense targets: times their masses
   T* masses;         // row after row, 0 at the most probable class, which is the target here
   uint32_t* place;   // of dense targets: of the most probable class in the group
   T* label;          // of few classes: the target, negative if the row does not count
-  double *others, *others_lost, *odds, *inverse;  // LaneQuotients
+  double *tail_sum, *tail_lost, *odds, *inverse;  // LaneQuotients
   double* target;                                 // its logit, and
   double* differences;  // the sum over c of x_c, its rounding error in differences_lost
   double* differences_lost;
@@ -50,7 +50,7 @@ template <class T>
 struct GroupScratch {
   T *chunks, *row, *copy, *index;  // of a row that is done alone; of rows filled up; index_rows
   GroupRows<T> g;
-  SharedShift shared;
+  SharedOffset shared;
 
   GroupScratch(size_t classes, Arena& arena) {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
@@ -59,11 +59,11 @@ struct GroupScratch {
     copy = take<T>(arena, elements);
     index = take<T>(arena, kPack * classes + kGroupPadding);
     g.exps = take<T>(arena, elements);
-    T** const numbers[] = {&g.anchor, &g.peak, &g.e_target, &g.at_target,
+    T** const numbers[] = {&g.anchor, &g.peak, &g.e_target, &g.target_entry,
                            &g.factor, &g.rest, &g.bias,     &g.label};
     for (T** array : numbers) *array = take<T>(arena, rows);
     g.place = take<uint32_t>(arena, rows);
-    double** const sums[] = {&g.others,           &g.others_lost, &g.odds,
+    double** const sums[] = {&g.tail_sum,         &g.tail_lost,   &g.odds,
                              &g.inverse,          &g.target,      &g.differences,
                              &g.differences_lost, &g.class_weight};
     for (double** array : sums) *array = take<double>(arena, rows);

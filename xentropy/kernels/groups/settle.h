@@ -10,7 +10,7 @@ namespace XENTROPY_TIER {
 
 // What a row of a group still needs: nothing, its gradient (whose factors are no normal
 // numbers), or loss and gradient, from its maximum.
-constexpr int64_t kSettled = 0, kGradientByHand = 1, kRowByHand = 3;
+constexpr int64_t kSettled = 0, kGradientFallback = 1, kRowFallback = 3;
 
 // kLanes<double> of p[0..n), or 0 beyond.
 XENTROPY_INLINE VD load_rows(const double* p, size_t n) {
@@ -21,7 +21,7 @@ template <class T>
 XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, bool biased, size_t q,
                                   const GroupRows<T>& g) {
   store_narrow(g.factor + q, f.factor);
-  store_narrow(g.at_target + q, f.at_target);
+  store_narrow(g.target_entry + q, f.target_entry);
   if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
   if (biased) store_narrow(g.bias + q, f.bias);
 }
@@ -41,16 +41,16 @@ XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) 
 }
 
 template <class T>
-XENTROPY_INLINE void store_quotients(size_t q, VD others, VD lost, const GroupRows<T>& g) {
-  const LaneQuotients sums = quotients(others, lost, load_wide(g.e_target + q));
-  store(g.others + q, others);
-  if (sizeof(T) == 8) store(g.others_lost + q, lost);
+XENTROPY_INLINE void store_quotients(size_t q, VD tail_sum, VD lost, const GroupRows<T>& g) {
+  const LaneQuotients sums = quotients(tail_sum, lost, load_wide(g.e_target + q));
+  store(g.tail_sum + q, tail_sum);
+  if (sizeof(T) == 8) store(g.tail_lost + q, lost);
   store(g.odds + q, sums.odds);
   if (sizeof(T) == 4) store(g.inverse + q, sums.inverse);
 }
 template <class T>
 XENTROPY_INLINE LaneQuotients load_quotients(size_t q, const GroupRows<T>& g) {
-  return {load(g.others + q), sizeof(T) == 8 ? load(g.others_lost + q) : VD{},
+  return {load(g.tail_sum + q), sizeof(T) == 8 ? load(g.tail_lost + q) : VD{},
           load_wide(g.e_target + q), load(g.odds + q), sizeof(T) == 4 ? load(g.inverse + q) : VD{}};
 }
 
@@ -58,22 +58,23 @@ XENTROPY_INLINE LaneQuotients load_quotients(size_t q, const GroupRows<T>& g) {
 // shared k negative numbers where it does not suit a row.
 // Where rows do not differ almost all of settle is the same for every one.
 template <Differ kDiffer, bool kShared, class T>
-XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, size_t first,
-                                            size_t q, const GroupRows<T>& g) {
+XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, const Block<T>& b,
+                                                           size_t first, size_t q,
+                                                           const GroupRows<T>& g) {
   constexpr IntVec<double> kFine = {};
   const size_t n = g.rows - q, r = first + q;
   const LaneQuotients sums = load_quotients(q, g);
-  const VD others = sums.others, e_target = sums.e_target, nll = log1p_lanes<T>(sums.odds);
-  VD origin = {}, differences = {}, class_weight = splat(1.0), repeat = class_weight;
+  const VD tail_sum = sums.tail_sum, e_target = sums.e_target, nll = log1p_lanes<T>(sums.odds);
+  VD origin = {}, differences = {}, class_weight = splat(1.0), sample_weight = class_weight;
   VD upstream = splat(b.upstream_all);
   if (kDiffer == Differ::kAll) {
     if (t.label_smoothing != 0 || t.z_loss != 0) origin = load(g.target + q) * t.logit_scale;
     if (t.label_smoothing != 0) differences = load(g.differences + q) * t.logit_scale;
     if (b.weight) class_weight = load(g.class_weight + q);
-    if (b.repeat) repeat = load_rows(b.repeat + r, n);
+    if (b.sample_weight) sample_weight = load_rows(b.sample_weight + r, n);
     if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
   }
-  const SettledOf<VD> s = settle<VD>(t, class_weight, repeat, upstream, {nll, nll}, others,
+  const SettledOf<VD> s = settle<VD>(t, class_weight, sample_weight, upstream, {nll, nll}, tail_sum,
                                      e_target, origin, differences);
   const bool some_left_out = kDiffer != Differ::kNothing && !g.all_count;
   IntVec<double> counts = ~kFine;
@@ -86,20 +87,21 @@ XENTROPY_INLINE IntVec<double> settle_lanes(const Terms& t, const Block<T>& b, s
     store_finish(f, t.label_smoothing != 0, q, g);
   }
   if (kShared) {
-    IntVec<double> beyond = beyond_shared<T>(others, others + e_target, sums.odds);
+    IntVec<double> beyond = beyond_shared<T>(tail_sum, tail_sum + e_target, sums.odds);
     if (b.gradient) beyond |= ~suits_both(t, s, f);
     return counts & beyond;
   }
   const IntVec<double> good =
-      (sums_in_range<T>(others, e_target) & (sums.odds <= kMostOdds<T>)) | ~counts;
-  const IntVec<double> verdict = good ? kFine : kFine + kRowByHand;
+      (sums_in_range<T>(tail_sum, e_target) & (sums.odds <= kMostOdds<T>)) | ~counts;
+  const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
   if (b.gradient == nullptr) return verdict;
-  return verdict | (f.fine ? kFine : kFine + kGradientByHand);
+  return verdict | (f.fine ? kFine : kFine + kGradientFallback);
 }
 
 // All rows of a group; returns whether every one of them is settled.
 template <bool kShared, class T>
-bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const GroupRows<T>& rows) {
+bool losses_and_factors(const Terms& t, const Block<T>& block, size_t first,
+                        const GroupRows<T>& rows) {
   const Block<T> b = block;  // copies: no store can change them
   const GroupRows<T> g = rows;
   IntVec<double> open = {};
@@ -110,7 +112,8 @@ bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const Grou
   const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
       if (q > 0) put(q - kLanes<double>, q);  // beside arithmetic, which hides it
-      const IntVec<double> verdict = settle_lanes<differ.value, kShared>(terms, b, first, q, g);
+      const IntVec<double> verdict =
+          losses_and_factors_of_lanes<differ.value, kShared>(terms, b, first, q, g);
       if (!kShared) store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
       open |= verdict;
     }
@@ -120,7 +123,7 @@ bool settle_rows(const Terms& t, const Block<T>& block, size_t first, const Grou
   plain.label_smoothing = plain.z_loss = 0;
   if (t.label_smoothing != 0 || t.z_loss != 0) {
     settle_all(all, all_differ);
-  } else if (b.weight || b.repeat || b.upstream) {
+  } else if (b.weight || b.sample_weight || b.upstream) {
     settle_all(plain, all_differ);
   } else if (!g.all_count) {
     settle_all(plain, Differing<Differ::kCounting>());

@@ -19,7 +19,7 @@ struct Shared<float> {
   static constexpr int kTop = 55;  // as in Exp, of the largest of the first logits
   static constexpr double kMinTotal = 0x1p30, kMaxTotal = 0x1p80;
   // kTiny * kMaxTotal / 2^(Exp::kTop - 1)
-  static constexpr double kLeastOthers = 0x1p-17;
+  static constexpr double kLeastTail = 0x1p-17;
   // Of factor * total: from kLeastFactor * the largest total, in either case, to kMostFactor times
   // the smallest.
   static constexpr double kLeastGradient = 0x1p-40, kMostGradient = 0x1p5;
@@ -28,21 +28,21 @@ template <>
 struct Shared<double> {
   static constexpr int kTop = 650;
   static constexpr double kMinTotal = 0x1p400, kMaxTotal = 0x1p900;
-  static constexpr double kLeastOthers = 0x1p-359;
+  static constexpr double kLeastTail = 0x1p-359;
   static constexpr double kLeastGradient = 0x1p-100, kMostGradient = 0x1p300;
 };
 
-struct SharedShift {
+struct SharedOffset {
   double k = 0;
   bool useful = false;
 };
 
 // From the first of `rows` rows at x.
 template <class T>
-SharedShift share_shift(const Terms& t, const T* x, size_t rows) {
+SharedOffset guess_shared_offset(const Terms& t, const T* x, size_t rows) {
   const size_t n = rows * t.classes;
-  const double k = guess_shift<T>(max_of(x, n < kProbe ? n : kProbe), t.logit_scale);
-  const bool exact = __builtin_fabs(k) < Exp<T>::kMaxShift / 2;  // and so is a k of its own
+  const double k = guess_offset<T>(max_of(x, n < kProbe ? n : kProbe), t.logit_scale);
+  const bool exact = __builtin_fabs(k) < Exp<T>::kMaxOffset / 2;  // and so is a k of its own
   return {k + (Exp<T>::kTop - Shared<T>::kTop), exact};
 }
 
@@ -52,11 +52,11 @@ constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
 // Negative where the exps of a row were too large or too small. In integers, of which the bits of
 // doubles keep the order: a comparison takes as long as a multiplication.
 template <class T>
-XENTROPY_INLINE IntVec<double> beyond_shared(VD others, VD total, VD odds) {
+XENTROPY_INLINE IntVec<double> beyond_shared(VD tail_sum, VD total, VD odds) {
   typedef uint64_t U __attribute__((vector_size(kVectorBytes)));
   const auto bits = [](double v) XENTROPY_INLINE_LAMBDA { return (U)splat(v); };
   const U too_small =
-      ((U)total - bits(Shared<T>::kMinTotal)) | ((U)others - bits(Shared<T>::kLeastOthers));
+      ((U)total - bits(Shared<T>::kMinTotal)) | ((U)tail_sum - bits(Shared<T>::kLeastTail));
   const U too_large = (bits(Shared<T>::kMaxTotal) - (U)total) | (bits(kMostOdds<T>) - (U)odds);
   return (IntVec<double>)(too_small | too_large);
 }

@@ -2,7 +2,7 @@
 //
 //   1. anchor: the maximum of every row, and from it the row's k;
 //   2. exp of all elements;
-//   3. but for softmax: the exp of the maximum apart, so that L of softmax.h is exact;
+//   3. but for softmax: the exp of the maximum without_peak, so that L of softmax.h is exact;
 //   4. the sums of the rows; rows out of range again, one by one, from their maximum;
 //   5. in vectors of rows the reciprocal of the total, or L; for entropy sums once more;
 //   6. write whole vectors: e / total, or (x - peak) - L.
@@ -22,14 +22,14 @@ namespace XENTROPY_TIER {
 template <class T>
 struct SoftmaxGroup {
   Result what;
-  bool apart;  // the maximum
-  bool tiny;   // the exps are in columns, see group_tiny.h
+  bool without_peak;  // the maximum
+  bool tiny;          // the exps are in columns, see group_tiny.h
   RowShape<T> shape;
   GroupScratch<T> s;
 
   SoftmaxGroup(const SoftmaxBlock<T>& b, Arena& arena)
       : what(b.what),
-        apart(what != Result::kSoftmax),
+        without_peak(what != Result::kSoftmax),
         tiny(is_tiny(b.classes) && what != Result::kEntropy),
         shape(b.classes),
         s(b.classes, arena) {
@@ -45,16 +45,16 @@ void exps_of_group(const T* x, const T* next, const SoftmaxGroup<T>& group) {
   const size_t C = group.shape.classes;
   if (group.tiny) {
     return with_classes(C, [&](auto classes) {
-      if (group.apart) tiny_peaks<classes.value>(x, g);
+      if (group.without_peak) tiny_peaks<classes.value>(x, g);
       tiny_exps<classes.value, false>(x, 1, next, g);
     });
   }
   peak_rows(x, g.padded, group.shape, 1, g.anchor, g.peak);
   exp_rows<T, false>(x, C, 1, group.s.index, next, g);
-  for (size_t q = 0; group.apart && q < g.rows; ++q) {
+  for (size_t q = 0; group.without_peak && q < g.rows; ++q) {
     take_exp(q, peak_place(x, q, group.shape, g.peak[q]), g);
   }
-  sum_rows<false>(g.exps, g.padded, group.shape, g.others, g.others_lost);
+  sum_rows<false>(g.exps, g.padded, group.shape, g.tail_sum, g.tail_lost);
 }
 
 // Step 4 for row q.
@@ -66,12 +66,12 @@ void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   const Peak<T> peak = peak_of(x, C);
   const RowSums sums =
       exp_any_row<T>({chunks_of(x), C, peak.at, 1, false, s.row, s.chunks}, peak.value);
-  const Sum total = group.apart ? Sum{sums.others, sums.others_lost} : sums.exact_total();
-  if (!group.apart) s.row[peak.at] = T(sums.e_target);
+  const Sum total = group.without_peak ? Sum{sums.tail_sum, sums.tail_lost} : sums.exact_total();
+  if (!group.without_peak) s.row[peak.at] = T(sums.e_target);
   for (size_t c = 0; c < C; ++c) g.exps[group.tiny ? place_of<T>(q, c, C) : q * C + c] = s.row[c];
-  if (group.apart) g.e_target[q] = T(sums.e_target);
-  g.others[q] = total.value;
-  if (sizeof(T) == 8) g.others_lost[q] = total.lost;
+  if (group.without_peak) g.e_target[q] = T(sums.e_target);
+  g.tail_sum[q] = total.value;
+  if (sizeof(T) == 8) g.tail_lost[q] = total.lost;
 }
 
 // For all that need it.
@@ -80,7 +80,7 @@ void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
   const GroupRows<T>& g = group.s.g;
   const size_t C = group.shape.classes;
   const auto fine = [&](size_t q) XENTROPY_INLINE_LAMBDA {
-    return (IntVec<double>)sums_in_range<T>(load(g.others + q), load_wide(g.e_target + q));
+    return (IntVec<double>)sums_in_range<T>(load(g.tail_sum + q), load_wide(g.e_target + q));
   };
   for (size_t q = 0; q < g.rows; q += kLanes<double>) {
     const IntVec<double> lanes = fine(q);
@@ -96,10 +96,10 @@ template <class T>
 void reciprocals(const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
   for (size_t q = 0; q < g.rows; q += kLanes<double>) {
-    const VD total = load(g.others + q), factor = 1.0 / total;
+    const VD total = load(g.tail_sum + q), factor = 1.0 / total;
     store_narrow(g.factor + q, factor);
     if (sizeof(T) == 4) continue;
-    const VD product = factor * total, lost = load(g.others_lost + q);
+    const VD product = factor * total, lost = load(g.tail_lost + q);
     const VD error = product_error<double>(factor, total, product);
     store_narrow(g.rest + q, ((1.0 - product) - error - factor * lost) / total);
   }
@@ -110,7 +110,7 @@ template <class T>
 void logs_of_rows(const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
   for (size_t q = 0; q < g.rows; q += kLanes<double>) {
-    const VD log = log1p_lanes<T>(load(g.others + q) / load_wide(g.e_target + q));
+    const VD log = log1p_lanes<T>(load(g.tail_sum + q) / load_wide(g.e_target + q));
     store_narrow(g.factor + q, log);
     store(g.target + q, log);
   }
@@ -144,7 +144,7 @@ void reduce_group(const T* x, const SoftmaxGroup<T>& group, double* value) {
   });
   sum_rows<false>(g.exps, g.padded, group.shape, g.differences, g.differences_lost);
   for (size_t q = 0; q < g.rows; ++q) {
-    value[q] = g.differences[q] / (g.others[q] + double(g.e_target[q])) + g.target[q];
+    value[q] = g.differences[q] / (g.tail_sum[q] + double(g.e_target[q])) + g.target[q];
   }
 }
 
@@ -153,7 +153,7 @@ template <class T, class Stores>
 void write_softmax(const T* x, bool last, const SoftmaxGroup<T>& group, Stores& stores) {
   const GroupRows<T> g = group.s.g;
   const size_t C = group.shape.classes, n = g.rows * C;
-  if (group.apart) {
+  if (group.without_peak) {
     return stores.write(n, last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
       for_elements(group, [&](size_t q, size_t i, IntVec<T> which) XENTROPY_INLINE_LAMBDA {
         const LogOf<T> log = {permute(load(g.peak + q), which), permute(load(g.factor + q), which)};
@@ -184,7 +184,7 @@ void softmax_groups(const SoftmaxBlock<T>& b, char* workspace, bool streamed) {
     for_groups(b.x, nullptr, b.rows, C, group.s, [&](const Group<T>& at) {
       exps_of_group(at.x, at.next, group);
       redo_rows(at.x, group);
-      if (group.apart) {
+      if (group.without_peak) {
         logs_of_rows(group.s.g);
       } else {
         reciprocals(group.s.g);

@@ -187,17 +187,18 @@ XENTROPY_INLINE void store_rows(float* p, VF pairs) {
 }
 XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
 
-// From the maxima of rows kShift - k, so that the largest exp of a row is about 2^kTop; nan
-// where the maximum is not finite or |k| too large for full precision.
+// From the maxima of rows kRoundToInteger - k, so that the largest exp of a row is about 2^kTop;
+// nan where the maximum is not finite or |k| too large for full precision.
 template <class T>
 struct Anchors {
   Vec<T> factor;
   explicit Anchors(double scale) : factor(splat(T(scale * Exp<T>::kLog2E))) {}
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> peak) const {
-    const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxShift));
+    const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxOffset));
     const Vec<T> n = (peak * factor + magic) - magic;
-    return ((n <= most) & (n >= -most)) ? splat(T(kShift<T> + Exp<T>::kTop)) - n : splat(T(NAN));
+    return ((n <= most) & (n >= -most)) ? splat(T(kRoundToInteger<T> + Exp<T>::kTop)) - n
+                                        : splat(T(NAN));
   }
 };
 

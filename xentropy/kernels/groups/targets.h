@@ -50,7 +50,7 @@ template <class T>
 XENTROPY_INLINE void put_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
                                  const GroupRows<T>& g) {
   for_targets(labels, classes, begin, end, g, [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA {
-    g.exps[place] = g.at_target[q];
+    g.exps[place] = g.target_entry[q];
   });
 }
 

@@ -126,7 +126,7 @@ void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>
       store(g.exps + q * kClasses + c * L, e[c]);
     }
     store(g.e_target + q, target);
-    store_sums(e, g.others + q, g.others_lost + q);
+    store_sums(e, g.tail_sum + q, g.tail_lost + q);
   }
 }
 
@@ -139,12 +139,12 @@ void tiny_scale(const GroupRows<T>& rows) {
   const Transposition<T, kClasses> transpose = to_rows<T, kClasses>();
   for (size_t q = 0; q < g.padded; q += L) {
     const Vec<T> factor = load(g.factor + q), label = load(g.label + q);
-    const Vec<T> at_target = load(g.at_target + q), bias = kBias ? load(g.bias + q) : factor;
+    const Vec<T> target_entry = load(g.target_entry + q), bias = kBias ? load(g.bias + q) : factor;
     const Vec<T> rest = kRest ? load(g.rest + q) : factor;
     Vec<T> v[kClasses], out[kClasses];
     for (size_t c = 0; c < kClasses; ++c) {
       const Vec<T> other = load(g.exps + q * kClasses + c * L);
-      const Vec<T> e = label == splat(T(c)) ? at_target : other;
+      const Vec<T> e = label == splat(T(c)) ? target_entry : other;
       Vec<T> low = {};
       if (kRest) low = e * rest;
       if (kBias) low -= bias;

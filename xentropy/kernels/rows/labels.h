@@ -32,7 +32,7 @@ struct RowInFlight {
   double scale;
   bool smooth;
   T origin;
-  double shift;
+  double offset;
   DirectExp<T, kScaled> exp;
 
   RowInFlight(const Terms& t, const S* row, int64_t label)
@@ -42,8 +42,8 @@ struct RowInFlight {
         scale(t.logit_scale),
         smooth(t.label_smoothing != 0),
         origin(max_of(row, classes < kProbe ? classes : kProbe)),
-        shift(guess_shift<T>(origin, scale)),
-        exp{Shift<T>(shift, scale), LogitScale<T>(scale)} {}
+        offset(guess_offset<T>(origin, scale)),
+        exp{ExponentOffset<T>(offset, scale), LogitScale<T>(scale)} {}
 
   // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go. What options
   // ask for is decided chunk by chunk, which costs nothing and spares a copy of the kernel for
@@ -63,12 +63,12 @@ struct RowInFlight {
   }
 
   // scale * value - (k + kTop) ln 2
-  double distance(double value) const { return octaves_from(shift + Exp<T>::kTop, value, scale); }
+  double distance(double value) const { return octaves_from(offset + Exp<T>::kTop, value, scale); }
 
   // `row` holds the exps, or is null if only their sums are wanted.
   RowSums finish(const RowAccumulator<T>& sums, T* row, T* chunk) const {
     RowSums s = row_sums(sums, scale, smooth);
-    if (!sums_in_range<T>(s.others, s.e_target) || origin == T(-INFINITY)) {
+    if (!sums_in_range<T>(s.tail_sum, s.e_target) || origin == T(-INFINITY)) {
       return exp_any_row<T>({chunks_of(x), classes, target, scale, smooth, row, chunk},
                             max_of(x, classes));
     }

@@ -12,7 +12,7 @@
 // ApartSums. Entropy alone reads a row three times, and takes two exps.
 #pragma once
 #include "common/log_softmax.h"
-#include "rows/apart.h"
+#include "rows/tail.h"
 #include "common/log1p.h"
 #include "common/workspace.h"
 #include "rows/writers.h"
@@ -26,15 +26,15 @@ RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
   const Peak<T> peak = peak_of(x, classes);
   const RowSums s =
       exp_any_row<T>({chunks_of(x), classes, peak.at, 1, false, nullptr, chunk}, peak.value);
-  return {peak.value, log1p_of(s.others / s.e_target)};
+  return {peak.value, log1p_of(s.tail_sum / s.e_target)};
 }
 
 // The same from the sums of a row.
 template <class T>
-RowLog<T> log_of_row(const ApartSums<T>& row, T* chunk) {
+RowLog<T> log_of_row(const TailSums<T>& row, T* chunk) {
   RowSums s;
   if (!row.sums(&s)) return log_any_row(row.x, row.classes, chunk);
-  return {row.peak, log1p_of(s.others / s.e_target)};
+  return {row.peak, log1p_of(s.tail_sum / s.e_target)};
 }
 
 // The exps of a row chunk by chunk, for softmax: their total.
@@ -114,13 +114,13 @@ template <class T, template <class, class> class Stores>
 void log_softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
   Stores<T, LogOf<T>> stores;
   for (size_t r = 0; r < b.rows; ++r) {
-    ApartSums<T> row(row_of(b, r), b.classes);
+    TailSums<T> row(row_of(b, r), b.classes);
     for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
       if (r > 0) stores.advance(row_of(b, r - 1), i + n, row.x);
       row.template chunk<false>(i, n, scratch);
     });
     const RowLog<T> log = log_of_row(row, scratch);
-    const LogOf<T> log_of = {splat(log.peak), splat(T(log.log1p_others))};
+    const LogOf<T> log_of = {splat(log.peak), splat(T(log.log1p_tail))};
     stores.begin_row(b.out + ptrdiff_t(r) * b.out_stride, b.classes, log_of);
   }
   const T* x = row_of(b, b.rows - 1);
@@ -150,7 +150,7 @@ double entropy_of_row(const T* x, size_t classes, T* chunk) {
       exp_any_row<T>({chunks_of(x), classes, m.at, 1, false, nullptr, chunk}, m.value);
   const double total = s.total();
   if (total != total) return NAN;
-  return sum_distances(x, classes, m.value, chunk) / total + log1p_of(s.others / s.e_target);
+  return sum_distances(x, classes, m.value, chunk) / total + log1p_of(s.tail_sum / s.e_target);
 }
 
 template <class T>
@@ -161,7 +161,7 @@ void reduce_rows(const SoftmaxBlock<T>& b, T* chunk) {
       b.value[r] = entropy_of_row(x, b.classes, chunk);
       continue;
     }
-    ApartSums<T> row(x, b.classes);
+    TailSums<T> row(x, b.classes);
     for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
       row.template chunk<true>(i, n, chunk);
     });

@@ -255,9 +255,9 @@ XENTROPY_INLINE V fma(V a, V b, V c) {
 }
 #endif
 
-// --- ldexp(p, t) = p * 2^n, where t = n + kShift<T> was rounded to an integer n ---
+// --- ldexp(p, t) = p * 2^n, where t = n + kRoundToInteger<T> was rounded to an integer n ---
 //
-// kShift is 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer and leaves
+// kRoundToInteger is 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer and leaves
 // that integer in the low bits. scalef reads n itself and rounds subnormal results;
 // without it n + bias goes straight to the exponent field, so n must be in [-bias, bias]
 // and 2^-bias is flushed to 0.
@@ -281,14 +281,14 @@ struct Exponent<double> {
   static constexpr int kMantissaBits = 52;
 };
 template <class T>
-constexpr T kShift = Exponent<T>::kMagic + (kHasScalef ? 0 : Exponent<T>::kBias);
+constexpr T kRoundToInteger = Exponent<T>::kMagic + (kHasScalef ? 0 : Exponent<T>::kBias);
 
 #if defined(__AVX512F__)
 XENTROPY_INLINE VF ldexp(VF p, VF t) {
-  return (VF)_mm512_scalef_ps((__m512)p, (__m512)(t - kShift<float>));
+  return (VF)_mm512_scalef_ps((__m512)p, (__m512)(t - kRoundToInteger<float>));
 }
 XENTROPY_INLINE VD ldexp(VD p, VD t) {
-  return (VD)_mm512_scalef_pd((__m512d)p, (__m512d)(t - kShift<double>));
+  return (VD)_mm512_scalef_pd((__m512d)p, (__m512d)(t - kRoundToInteger<double>));
 }
 #else
 XENTROPY_INLINE VF ldexp(VF p, VF t) { return p * (VF)((IntVec<float>)t << 23); }

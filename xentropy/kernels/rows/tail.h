@@ -11,28 +11,28 @@ namespace XENTROPY_TIER {
 
 template <class T>
 DirectExp<T, false> guessed_exp(const T* x, size_t classes) {
-  const double k = guess_shift<T>(max_of(x, classes < kProbe ? classes : kProbe), 1);
-  return {Shift<T>(k), LogitScale<T>(1)};
+  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), 1);
+  return {ExponentOffset<T>(k), LogitScale<T>(1)};
 }
 
 template <class T>
-struct ApartSums {
+struct TailSums {
   const T* x;
   size_t classes;
   DirectExp<T, false> exp;
-  Total<T> others;
+  Total<T> tail_sum;
   double passed = 0, e_peak = 0;  // exps that were apart before; the one that is
   T peak = T(-INFINITY);
 
-  ApartSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
+  TailSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
 
   // The exps of classes [begin, begin + n), in e.
   template <bool kPrefetch>
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
-    const Total<T> before = others;
+    const Total<T> before = tail_sum;
     const Vec<T> none = splat(T(-INFINITY));
     Vec<T> most = none;
-    add_vectors<T>(n, others, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+    add_vectors<T>(n, tail_sum, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
       if (kPrefetch && i % kLine<T> == 0) prefetch_read(x + begin + i);
       const T* p = x + begin + i;
       const Vec<T> logits = lanes == kLanes<T> ? load(p) : load_first(p, lanes, none);
@@ -47,16 +47,16 @@ struct ApartSums {
     T* at = e + find(x + begin, n, peak);
     e_peak = *at;
     *at = 0;
-    others = before;
-    sum_chunk(e, n, others);
+    tail_sum = before;
+    sum_chunk(e, n, tail_sum);
   }
 
   // others and e_target; or false, if the row must be done from its maximum.
   bool sums(RowSums* s) const {
     *s = {};
-    s->others = others.value().value + passed;
+    s->tail_sum = tail_sum.value().value + passed;
     s->e_target = e_peak;
-    return sums_in_range<T>(s->others, e_peak);
+    return sums_in_range<T>(s->tail_sum, e_peak);
   }
 };
 
