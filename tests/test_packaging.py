@@ -7,27 +7,23 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import types
 from pathlib import Path
 
 import pytest
+from compile_driver import settings
 
 import xentropy
 from xentropy import _kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests" / "kernels"))
-
-from compile_driver import settings
-
 STUB = ROOT / "xentropy" / "_kernels.pyi"
 KERNELS = sorted((ROOT / "xentropy" / "kernels").rglob("*.[hc]*"))
 CODE = [
     ROOT / "setup.py",
     *sorted((ROOT / "xentropy").glob("**/*.p[xy]*")),
     *KERNELS,
-    *sorted((ROOT / "tests").glob("*.py")),
+    *sorted((ROOT / "tests").glob("**/*.py")),
     *sorted((ROOT / "bench").glob("**/*.py")),
 ]
 CODE = [path for path in CODE if path.suffix in {".py", ".pyi", ".pyx", ".pxi", ".h", ".cpp"}]

@@ -23,7 +23,7 @@ constexpr int kThreads = 3;
 constexpr size_t kRowsChecked = 100;  // of a batch; the bits of all rows are compared
 
 // A quotient is exact to 4 units: exp 0.9, the sum 1, factor and product 0.5 to 1 each. With all
-// options on there are up to 10 roundings (tests/support.py names them).
+// options on there are up to 10 roundings (tests/helpers/support.py names them).
 constexpr double kPlainBound = 4, kOptionsBound = 10;
 
 template <class T>

@@ -1,0 +1,65 @@
+"""NumPy's calls and the reference against torch, where torch is right."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.support import TARGETS, assert_within, eps, make_logits, make_target
+
+import xentropy as xe
+from xentropy import reference
+
+
+@pytest.mark.usefixtures("tier")
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(  # torch refuses ignore_index with probabilities
+    ("kind", "ignored"), [("labels", -100), ("labels", 2), ("probabilities", -100)]
+)
+def test_calls_agree(kind, ignored, weighted, smoothing, reduction):
+    for shape, dtype in (((40, 10), "float64"), ((6, 300), "float64"), ((3, 5, 37), "float32")):
+        x = make_logits(shape, dtype)
+        target = make_target(kind, shape, dtype=dtype)
+        if kind == "labels":
+            target.flat[::3] = ignored
+        weight = np.linspace(0.5, 2.0, shape[1]).astype(dtype) if weighted else None
+        options = {"label_smoothing": smoothing, "reduction": reduction}
+        if kind == "labels":
+            options["ignore_index"] = ignored
+        ours = xe.cross_entropy_with_grad(x, target, weight, **options)
+        leaf = torch.tensor(x, requires_grad=True)
+        theirs = torch.nn.functional.cross_entropy(
+            leaf, torch.tensor(target), None if weight is None else torch.tensor(weight), **options
+        )
+        theirs.sum().backward()
+        # torch subtracts lse from logits below 16: 16 eps a row, weights up to 2, sums of rows
+        tolerance = 64 * eps(dtype) * (1 if reduction == "none" else len(target.flat))
+        assert_within(ours[0], theirs.detach().numpy(), tolerance)
+        assert_within(ours[1], leaf.grad.numpy(), 64 * eps(dtype))
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_the_reference_agrees(kind, weighted, smoothing, reduction):
+    x = make_logits((6, 5, 3), "float64")
+    target = make_target(kind, x.shape, dtype="float64")
+    if kind == "labels":
+        target[2, 1] = -100
+    weight = np.linspace(0.5, 2.0, 5) if weighted else None
+    ours = reference.cross_entropy_with_grad(
+        x, target, weight, label_smoothing=smoothing, reduction=reduction
+    )
+    leaf = torch.tensor(x, requires_grad=True)
+    theirs = torch.nn.functional.cross_entropy(
+        leaf,
+        torch.tensor(target),
+        None if weight is None else torch.tensor(weight),
+        label_smoothing=smoothing,
+        reduction=reduction,
+    )
+    theirs.sum().backward()
+    # torch subtracts lse from the logits: absolute errors of a few units of |x| < 16
+    assert_within(ours[0], theirs.detach().numpy(), 1e-14 * x.size)
+    assert_within(ours[1], leaf.grad.numpy(), 1e-14 * x.size)

@@ -1,0 +1,1 @@
+"""What the tests share: inputs, oracles, distances, memory layouts, bad calls."""

@@ -1,0 +1,379 @@
+"""No temporary of the size of the input, no growth, MemoryError, and more than 2**31 elements."""
+
+import mmap
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.support import TARGETS, assert_bits, bfloat16, make_logits, make_target
+
+import xentropy as xe
+
+on_every_tier = pytest.mark.usefixtures("tier")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+
+SHAPE = 4096, 1500
+# Two threads of 32 Ki float64 elements each for logits and for probabilities, and what goes
+# with them; the smallest input here has 12 MB.
+SCRATCH = 2 << 20
+
+
+def peak(function):
+    """The most memory that was allocated at a time, beyond what was before."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+LAYOUTS = {
+    "C": lambda x: x,
+    "Fortran": np.asfortranarray,
+    "swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "axis 0": lambda x: np.ascontiguousarray(x.T).T,
+}
+
+
+@on_every_tier
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+@pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
+def test_cross_entropy_needs_scratch_alone(stored, kind, layout):
+    x = LAYOUTS[layout](make_logits(SHAPE, stored))
+    target = make_target(kind, SHAPE)
+    out = np.empty_like(x)
+    calls = {
+        "loss": lambda: xe.cross_entropy(x, target, label_smoothing=0.1, n_threads=2),
+        "out": lambda: xe.cross_entropy_with_grad(x, target, out=out, n_threads=2),
+    }
+    for name, call in calls.items():
+        assert peak(call) < SCRATCH, name
+
+
+@on_every_tier
+def test_a_fresh_gradient_is_all_that_is_allocated():
+    x, target = make_logits(SHAPE, np.float32), make_target("labels", SHAPE)
+    assert peak(lambda: xe.cross_entropy_with_grad(x, target, n_threads=2)) < x.nbytes + SCRATCH
+
+
+@on_every_tier
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize("call", [xe.softmax, xe.log_softmax])
+def test_softmax_writes_to_its_result(call, axis):
+    x = make_logits(SHAPE, np.float32)
+    out = np.empty_like(x)
+    assert peak(lambda: call(x, axis, out=out, n_threads=2)) < SCRATCH
+
+
+@on_every_tier
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize("call", [xe.logsumexp, xe.entropy])
+def test_reductions_need_scratch_alone(call, axis):
+    x = make_logits(SHAPE, np.float32)
+    assert peak(lambda: call(x, axis=axis, n_threads=2)) < SCRATCH
+
+
+@on_every_tier
+def test_kl_divergence_needs_scratch_alone():
+    x, target = make_logits(SHAPE, np.float32), make_target("probabilities", SHAPE)
+    assert peak(lambda: xe.kl_divergence(target, x, n_threads=2)) < SCRATCH
+
+
+@on_every_tier
+def test_refused_calls_leave_nothing_behind():
+    """Of the rows of so many chunks that the reports on their labels do not fit on the stack."""
+    rows = 3 << 20
+    x, target = np.broadcast_to(np.float32(0), (rows, 2)), np.zeros(rows, np.int8)
+    target[-1] = 2
+
+    def refused():
+        for _ in range(20):
+            with pytest.raises(IndexError):
+                xe.cross_entropy_with_grad(x, target)
+
+    refused()
+    tracemalloc.start()
+    refused()
+    left = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert left < 64 << 10
+
+
+# ---- what the whole process grows by, in a process of its own
+
+
+def run(program):
+    """Run a program in a process of its own, that finds what this one does; what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# A shape of about 100 MB for every kernel, and how it is called. The process is asked for its
+# largest resident size, to which a page per thread's stack and the allocator's own add some.
+FAMILIES = {
+    "rows": ("f4", (500, 50_257), {}),
+    "float16 rows": ("f2", (900, 50_257), {}),
+    "groups": ("f4", (2_500_000, 10), {}),
+    "columns": ("f4", (4, 21, 512, 512), {}),
+    "float64 columns": ("f8", (300, 20, 2000), {}),
+    "probabilities": ("f4", (500, 50_257), {"probabilities": True}),
+    "smoothing and weights": ("f4", (500, 50_257), {"label_smoothing": 0.1, "weight": True}),
+    "other bytes": (">f4", (500, 50_257), {}),
+}
+PEAK = """
+import sys
+from types import SimpleNamespace
+import numpy as np, xentropy as xe
+from bench.stopwatch import peak_extra_bytes
+
+dtype, shape, options = {family!r}
+
+def arguments(shape):
+    x = np.empty(shape, dtype)
+    x[...] = np.linspace(-3, 3, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
+    o = dict(options, n_threads=2)
+    target = np.zeros(shape[:1] + shape[2:], int)
+    if o.pop("probabilities", False):
+        target = np.full(shape, 1 / shape[1], "f4")
+    if o.pop("weight", False):
+        o["weight"] = np.ones(shape[1])
+    return x, target, o
+
+def calls(x, target, o):
+    out = np.ones(x.shape, x.dtype)
+    soft = dict(axis=1, n_threads=2)
+    yield "loss", 0.01, lambda: xe.cross_entropy(x, target, **o)
+    yield "gradient into out", 0.01, lambda: xe.cross_entropy_with_grad(x, target, out=out, **o)
+    yield "softmax into out", 0.01, lambda: xe.softmax(x, out=out, **soft)
+    yield "logsumexp", 0.01, lambda: xe.logsumexp(x, **soft).sum()
+    del out
+    yield "fresh gradient", 1.01, lambda: xe.cross_entropy_with_grad(x, target, **o)
+
+for _, _, call in calls(*arguments((64, *shape[1:]) if shape[0] > 99 else shape)):
+    call()  # what is loaded, and the threads
+whole = arguments(shape)
+for name, most, call in calls(*whole):
+    rows = 4 * whole[1].size if name == "logsumexp" else 0  # its result, in float32
+    rows *= 2 if dtype == "f8" else 1
+    extra = peak_extra_bytes(SimpleNamespace(before=None, run=call))
+    print(f"{{name}}: {{extra / whole[0].nbytes:.4f}}", (extra - rows) / whole[0].nbytes <= most)
+"""
+
+
+@linux
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_process_grows_by_the_result_alone(family):
+    said = run(PEAK.format(family=FAMILIES[family]))
+    assert said.count("True") == 5, said
+    assert "False" not in said, said
+
+
+GROWTH = """
+import gc, sys
+import numpy as np, xentropy as xe
+from bench.stopwatch import _status
+
+x = np.random.default_rng(0).normal(size=(40, 300)).astype("f4")  # scratch beyond the stack
+target, out = np.zeros(40, int), np.empty_like(x)
+p, half, bad = np.full(x.shape, 1 / 300), x.astype("f2"), np.full(40, 300)
+
+def good(_):
+    xe.cross_entropy_with_grad(x, target)
+    xe.cross_entropy_with_grad(x, target, np.ones(300), out=out, reduction="none")
+    xe.cross_entropy(half, target, label_smoothing=0.1, sample_weight=np.ones(40))
+    xe.cross_entropy(x, p)
+    xe.softmax(x, axis=1)
+    xe.entropy(x.tolist())
+    xe.kl_divergence(p, x)
+
+def refused(k):
+    for arguments, options in (
+        ((x, bad), {{}}),
+        ((x, target[1:]), {{}}),
+        ((x, target), {{"out": out[1:]}}),
+        ((x, target), {{"reduction": f"none {{k}}"}}),
+        ((x, target, np.full(300, np.nan)), {{}}),
+        ((target, x), {{}}),
+        ((p, x), {{"axis": 7}}),
+    ):
+        try:
+            xe.cross_entropy_with_grad(*arguments, **options)
+        except (IndexError, TypeError, ValueError):
+            continue
+        raise AssertionError(options)
+
+def grown(n):
+    before = sys.getallocatedblocks(), _status("VmRSS")
+    for k in range(n):
+        {what}(k)
+    gc.collect()
+    return sys.getallocatedblocks() - before[0], _status("VmRSS") - before[1]
+
+grown(300)
+blocks, size = grown(10_000 // 7)
+print(blocks, size)
+assert blocks < 700, blocks  # one of these calls that leaves a block would leave 1,428
+assert size < 2 << 20, size  # scratch of a call has 20 KB and more: it would be 28 MB
+"""
+
+
+@linux
+@pytest.mark.parametrize("what", ["good", "refused"])
+def test_ten_thousand_calls_leave_nothing_behind(what):
+    run(GROWTH.format(what=what))
+
+
+# ---- no memory
+
+
+NO_MEMORY = """
+import resource
+import numpy as np, xentropy as xe
+from bench.stopwatch import _status
+
+xe.set_num_threads(1)  # where no thread can start, GNU's OpenMP ends the process
+row = np.broadcast_to(np.float32(0), (1, 1 << 25))  # 128 MB as an array, 4 bytes here
+rows = np.broadcast_to(np.float32(0), (1 << 22, 8))
+integers = np.broadcast_to(np.int8(0), (1 << 20, 32))
+labels = np.zeros(1 << 22, np.int8)
+long, zero = np.zeros((1, 1 << 25), "f4"), np.zeros(1, np.int8)
+small, first = np.ones((3, 4), "f4"), [0, 1, 2]
+expected = xe.cross_entropy(small, first)
+out = np.full((1, 1 << 22), 7, "f4")
+scattered = np.broadcast_to(np.float32(0), (1 << 22, 1)).T
+
+def attempts():
+    yield "result of rows", lambda: xe.cross_entropy_with_grad(row, zero)
+    yield "result of groups", lambda: xe.cross_entropy_with_grad(rows, labels)
+    yield "result of softmax", lambda: xe.softmax(rows, axis=1)
+    yield "losses", lambda: xe.cross_entropy(rows.T[:1], labels, axis=0, reduction="none")
+    yield "scratch of rows", lambda: xe.cross_entropy(row, zero)
+    yield "scratch of probabilities", lambda: xe.cross_entropy(row, row)
+    shared = dict(out=long, n_threads=2)
+    yield "scratch of a row that threads share", (
+        lambda: xe.cross_entropy_with_grad(long, zero, **shared)
+    )
+    yield "scratch of softmax", lambda: xe.logsumexp(row, 1)
+    yield "scratch of out", lambda: xe.cross_entropy_with_grad(scattered, zero, out=out)
+    yield "conversion", lambda: xe.softmax(integers, axis=1)
+    yield "conversion of weights", lambda: xe.cross_entropy(row, zero, row[0])
+
+limit = {limit} << 20
+resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + limit, resource.RLIM_INFINITY))
+for name, attempt in attempts():
+    try:
+        attempt()
+        print(name, "fits")
+    except MemoryError as error:
+        print(name, "MemoryError", error)
+    assert xe.cross_entropy(small, first) == expected
+assert (out == 7).all()
+assert not long.any()
+"""
+
+
+@linux
+def test_an_allocation_that_fails_is_a_memory_error():
+    """Of results, scratch and conversions; the next call is as good as ever."""
+    said = run(NO_MEMORY.format(limit=8)).splitlines()
+    assert len(said) == 11
+    for line in said:  # and it is this allocation that failed, not one that would come after it
+        assert ("bytes of scratch" if line.startswith("scratch") else "for an array") in line
+        assert "MemoryError" in line
+
+
+# ---- more than 2**31 elements
+
+
+def far_apart(values, axis):
+    """A copy whose first and last element along `axis` are 2**31 elements apart.
+
+    What is between them takes no memory, because nobody touches it.
+    """
+    strides = [values.itemsize] * 2
+    strides[axis] *= 2**31 // (values.shape[axis] - 1) + 1
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    memory = mmap.mmap(-1, strides[axis] * values.shape[axis], flags=flags)
+    array = np.ndarray(values.shape, values.dtype, memory, strides=strides)
+    array[...] = values
+    return array
+
+
+@linux
+@on_every_tier
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((33, 1000), 0), ((33, 10), 0), ((33, 10), 1), ((64, 33), 1)]
+)
+def test_rows_and_classes_2_31_elements_apart(dtype, shape, axis, kind):
+    """Of every kernel, with its gradient as far apart; as if they were adjacent."""
+    x = np.array(make_logits(shape, dtype), order="CF"[axis])
+    target = make_target(kind, shape)
+    far, out = far_apart(x, axis), far_apart(np.empty_like(x), axis)
+    far_target = far_apart(target, axis) if target.ndim == 2 else target
+    expected = xe.cross_entropy_with_grad(x, target, reduction="none")
+    loss, _ = xe.cross_entropy_with_grad(far, far_target, out=out, reduction="none")
+    assert_bits(loss, expected[0], "loss")
+    assert_bits(out, expected[1], "gradient")
+    assert_bits(xe.softmax(far, axis=1, out=out), xe.softmax(x, axis=1), "softmax")
+
+
+HUGE = 65_600, 32_769  # and whole chunks of rows beyond 2**32 bytes
+
+
+def need_memory(n_bytes):
+    info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(info["MemAvailable"].split()[0]) << 10
+    if available < n_bytes:
+        pytest.skip(f"needs {n_bytes >> 30} GB of memory, {available >> 30} are available")
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_more_than_2_31_elements(order):
+    """The same 1000 rows again and again: each must be answered as if it were alone."""
+    if bfloat16 is None:
+        pytest.skip("bfloat16 needs ml_dtypes")
+    rows, classes = HUGE
+    need_memory(rows * classes * 2 + (2 << 30))
+    part, labels = make_logits((1000, classes), bfloat16), make_target("labels", (1000, classes))
+    expected = xe.cross_entropy_with_grad(np.array(part, order=order), labels, reduction="none")
+    x, target = np.empty(HUGE, bfloat16, order), np.resize(labels, rows)
+    for n in range(0, rows, 1000):
+        x[n : n + 1000] = part[: rows - n]
+    loss = xe.cross_entropy(x, target, reduction="none")
+    assert_bits(loss, np.resize(expected[0], rows))
+    total, _ = xe.cross_entropy_with_grad(x, target, out=x, reduction="sum")
+    assert total == pytest.approx(loss.sum(dtype=np.float64), rel=1e-6)  # rounded to float32
+    for n in range(0, rows, 1000):
+        assert_bits(x[n : n + 1000], expected[1][: rows - n], f"rows from {n}")
+
+
+@pytest.mark.slow
+def test_more_than_2_31_rows():
+    """Of two classes, in no memory: they are all one row, and only the last label is no 0."""
+    row = np.array([[1.0, -1.0]], np.float32)
+    half = 2**30 + 3
+    x, target = np.broadcast_to(row, (2, half, 2)), np.zeros((2, half), np.int8)
+    target[1, -1] = 1
+    first, last = (xe.cross_entropy(row, [label]) for label in (0, 1))
+    assert xe.cross_entropy(x, target, axis=2, ignore_index=0) == last
+    total = xe.cross_entropy(x, target, axis=2, reduction="sum")
+    assert total == pytest.approx((2 * half - 1) * first + last, rel=1e-9)  # 2**31 additions
+    target[1, -1] = 2
+    with pytest.raises(IndexError, match=rf"target\[1, {half - 1}\] = 2 "):
+        xe.cross_entropy(x, target, axis=2)
