@@ -24,8 +24,6 @@ def few_rows(cell):
 
 @pytest.mark.parametrize("cell", [*GRID, *BY_CLASSES], ids=lambda cell: cell.name)
 def test_cells_of_the_grid(cell):
-    if cell.dtype == "bfloat16":
-        pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
     cell = few_rows(cell)
     logits, target = make_logits(cell), make_target(cell)
     assert_plain(logits, target, what=cell.name)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from helpers.support import (
+    HALVES,
     LENGTHS,
     TARGETS,
     assert_bits,
     assert_plain,
     assert_within,
-    bits16,
     eps,
     make_logits,
     make_target,
@@ -99,9 +99,8 @@ def test_reduced_losses_are_summed_in_float64(dtype, reduction):
     assert_within(actual, exact, (eps(dtype) + len(rows) * 2.0**-53) * exact)
 
 
+@pytest.mark.parametrize("dtype", HALVES, indirect=True)
 def test_half_precision_gradients_are_float32_gradients_rounded_once(dtype):
-    if not bits16(dtype):
-        pytest.skip("float32 and float64 gradients are not rounded again")
     for shape in ((300, 5), (33, 64), (9, 300), (3, 5000), (3, 21, 130)):
         for kind in TARGETS:
             x = make_logits(shape, dtype)
@@ -114,9 +113,8 @@ def test_half_precision_gradients_are_float32_gradients_rounded_once(dtype):
                 assert_bits(loss, wide_loss, f"{shape} {kind}")
 
 
+@pytest.mark.parametrize("dtype", HALVES, indirect=True)
 def test_every_finite_half_is_read_right(dtype):
-    if not bits16(dtype):
-        pytest.skip("float32 and float64 have too many values")
     every = np.arange(2**16, dtype=np.uint16).view(dtype)
     x = np.stack([every, np.zeros_like(every)], axis=1)
     x = x[np.isfinite(every.astype(np.float32))]
@@ -124,9 +122,8 @@ def test_every_finite_half_is_read_right(dtype):
         assert_plain(layout(x), np.ones(len(x), int))
 
 
+@pytest.mark.parametrize("dtype", HALVES, indirect=True)
 def test_every_half_gradient_is_rounded_to_nearest_even(dtype):
-    if not bits16(dtype):
-        pytest.skip("float32 and float64 gradients are not rounded again")
     upstream = np.exp(-np.linspace(0, 18, 40_001)).astype(np.float32)  # to float16 subnormals
     x = np.zeros((len(upstream), 3), dtype)
     options = {"reduction": "none", "grad_output": upstream}

@@ -8,7 +8,7 @@ from ..helpers.layouts import FILLER
 from ..helpers.support import bfloat16
 
 SMALL = 2000  # elements of most calls
-FLOATS = [np.dtype(t) for t in ("f2", "f4", "f8", *([bfloat16] if bfloat16 else []))]
+FLOATS = [np.dtype(t) for t in ("f2", "f4", "f8", bfloat16)]
 INTEGERS = [np.dtype(c) for c in "bhilBHIL"]
 FUNCTIONS = ["cross_entropy_with_grad"] * 8 + ["cross_entropy"] * 4 + ["softmax", "log_softmax"] * 2
 FUNCTIONS += ["logsumexp", "entropy", "kl_divergence"] * 2 + ["set_num_threads"]

@@ -7,8 +7,13 @@ NEEDED = {
     "fronts/test_torch*.py": ["torch"],
     "fronts/test_torch_opinfo.py": ["torch", "expecttest"],
     "fronts/test_jax*.py": ["jax", "optax"],
+    "fronts/test_boosting_training.py": ["xgboost", "lightgbm", "sklearn"],
     "bench/test_fronts.py": ["rich"],
 }
+
+
+# Libraries that share a process with this one, in process/test_processes.py.
+NEIGHBOURS = ["torch", "sklearn", "jax"]
 
 
 def missing(libraries):

@@ -1,18 +1,20 @@
 """What the tests share: inputs, oracles, distances in units of the last place."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16  # noqa: F401 - NumPy knows the name from now on
 
 import xentropy as xe
 from bench.accuracy import long_reference, spacing, ulps
 from xentropy import reference
 
-try:
-    from ml_dtypes import bfloat16
-except ImportError:  # the dtype fixture skips aloud
-    bfloat16 = None
+from .remember import remembered
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+HALVES = ("float16", "bfloat16")
+EXACT = ("float32", "float64")  # what kernels compute in
+DTYPES = HALVES + EXACT
 TARGETS = ("labels", "probabilities")
 
 # Around every vector, cache line, chunk and group boundary of every tier and dtype.
@@ -29,13 +31,20 @@ PLAIN = {np.dtype("float32"): 4, np.dtype("float64"): 4}
 ROUNDED_ONCE = 0.501
 
 
-_LONG = long_reference()
+def remembering(module):
+    """The functions of the reference, each with a memory."""
+    names = ("cross_entropy", "cross_entropy_with_grad", "softmax", "log_softmax", "logsumexp")
+    names += ("entropy", "kl_divergence")
+    return SimpleNamespace(**{name: remembered(getattr(module, name)) for name in names})
+
+
+_WIDE, _LONG = remembering(reference), remembering(long_reference())
 
 
 def oracle(dtype):
     """The reference, in a precision that makes its own rounding negligible for `dtype`."""
     if np.dtype(dtype) != np.float64:
-        return reference
+        return _WIDE
     if np.finfo(np.longdouble).eps > 1e-18:
         pytest.skip("long double is double here: no vectorised oracle for float64")
     return _LONG
@@ -62,10 +71,12 @@ def gradient_ulps(dtype):
 # ---- inputs
 
 
+@remembered
 def make_logits(shape, dtype="float32", *, seed=0, spread=3.0):
     return np.random.default_rng(seed).normal(0.0, spread, shape).astype(dtype)
 
 
+@remembered
 def make_target(kind, shape, axis=1, *, dtype="float32", seed=0):
     """Labels, or probabilities with one zero a row, for logits of this shape."""
     rng = np.random.default_rng(seed + 1)
@@ -145,6 +156,7 @@ def assert_plain(logits, target, *, reduction="none", what="", **options):
     return loss, grad
 
 
+@remembered
 def error_scale(logits, target, weight=None, *, axis=1, **options):
     """The size of the terms of loss and gradient, signs removed: (rows, elements).
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.installed import NEIGHBOURS, missing
 from helpers.support import make_logits, make_target
 
 import xentropy as xe
@@ -57,7 +58,7 @@ HalfMultinomialLoss(n_classes=200).loss_gradient(target.astype(np.float64), wide
 import jax
 float(jax.jit(lambda x: jax.nn.log_softmax(x).sum() + (x @ x.T).sum())(x))""",
 }
-OTHERS = list(USES)
+OTHERS = [name for name in NEIGHBOURS if not missing([name])]
 
 START = """
 import os, sys, time
@@ -109,11 +110,6 @@ for there, here, again in zip(inside, before, map(work, range(3)), strict=True):
 """
 
 
-def need(name):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
-
-
 def need_fork():
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this system")
@@ -123,7 +119,6 @@ def need_fork():
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_libraries_in_either_order_and_in_a_child(other, order):
     need_fork()
-    need(other)
     both = OURS + USES[other] + OURS if order == "second" else USES[other] + OURS + USES[other]
     run(START + both + FORK)
 
