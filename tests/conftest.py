@@ -20,8 +20,11 @@ from xentropy import _kernels
 # Not collected without these libraries: test_left_out.py says so.
 collect_ignore_glob = [files for files, libraries in NEEDED.items() if missing(libraries)]
 
-# No deadline: timing is never asserted. Derandomised: what fails here fails for everybody.
-settings.register_profile("xentropy", deadline=None, derandomize=True, database=None)
+# No deadline: timing is never asserted. Derandomised: what fails here fails for everybody. Half of
+# the usual number of examples, on each tier; the fuzzer looks further.
+settings.register_profile(
+    "xentropy", max_examples=50, deadline=None, derandomize=True, database=None
+)
 settings.load_profile("xentropy")
 
 

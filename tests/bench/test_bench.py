@@ -3,12 +3,12 @@
 import importlib.util
 import math
 import multiprocessing
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.workers import dies, raises
 
 from bench import accuracy, confidence, report, run, stopwatch, tables, worker
 from bench.ceiling import OF_MODE
@@ -366,18 +366,6 @@ def test_peak_memory_is_that_of_what_a_call_allocates():
 
 
 # --- processes ---
-
-
-def dies(connection, name, threads):
-    connection.send(None)
-    connection.recv()
-    os._exit(3)
-
-
-def raises(connection, name, threads):
-    connection.send(None)
-    connection.recv()
-    connection.send(worker.error_text(KeyError(f"{name} on {threads}")))
 
 
 @pytest.mark.parametrize(("serve", "said"), [(dies, "code 3"), (raises, "KeyError: 'it on 2'")])

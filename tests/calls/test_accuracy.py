@@ -3,12 +3,11 @@
 Confident rows of every margin are in test_tails.py, row lengths and counts in test_exactness.py.
 """
 
-import math
-
 import numpy as np
 import pytest
 from helpers.confident import confident_rows
 from helpers.support import assert_plain, assert_ulps, make_logits, make_target, plain
+from helpers.tiers import HERE
 
 import xentropy as xe
 from bench import exactness
@@ -99,19 +98,15 @@ SKEWS = {
 }
 
 
-@pytest.fixture(scope="session", params=SKEWS)
-def ten_million_rows(request):
-    """Logits [m, 0] of class 0, and their mean loss, correctly rounded."""
-    margins = SKEWS[request.param](np.random.default_rng(0).random(ROWS, np.float32))
-    margins = margins.astype(np.float32)
+@pytest.mark.parametrize("tier", HERE[-1:], indirect=True)  # all add up in one place
+@pytest.mark.parametrize("skew", SKEWS)
+def test_the_mean_of_ten_million_rows(tier, skew):
+    """Of logits [m, 0]: to a unit of float32, not of its 24 bits times the number of rows."""
+    margins = SKEWS[skew](np.random.default_rng(0).random(ROWS, np.float32)).astype(np.float32)
     x = np.zeros((ROWS, 2), np.float32)
     x[:, 0] = margins
-    return x, math.fsum(np.logaddexp(0, -margins.astype(np.float64))) / ROWS
-
-
-def test_the_mean_of_ten_million_rows(ten_million_rows):
-    """To a unit of float32, not of its 24 bits times the number of rows."""
-    x, exact = ten_million_rows
+    losses = np.logaddexp(0, -margins.astype(np.float64))
+    exact = float(losses.sum(dtype=np.longdouble)) / ROWS  # 2**-64 a step, and pairwise
     for reduction, divisor in (("mean", 1), ("sum", ROWS)):
         mean = xe.cross_entropy(x, np.zeros(ROWS, np.uint8), reduction=reduction) / divisor
         assert_ulps(np.float32(mean), exact, 1, reduction)

@@ -13,6 +13,7 @@ from helpers.support import (
     make_logits,
     make_target,
 )
+from helpers.tiers import HERE
 
 import xentropy as xe
 
@@ -59,7 +60,8 @@ def test_many_short_rows(shape, kind):
         assert_plain(x, make_target(kind, shape), reduction=reduction)
 
 
-def test_more_elements_than_an_int_can_count():
+@pytest.mark.parametrize("tier", HERE[-1:], indirect=True)  # of the same source as the others
+def test_more_elements_than_an_int_can_count(tier):
     one = make_logits((1, 1025))
     rows = 2**21 + 5
     target = np.zeros(rows, int)

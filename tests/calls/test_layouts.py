@@ -1,5 +1,7 @@
 """Every memory layout and class axis gives the exact answer, and writes nothing else."""
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers.layouts import FILLER, LAYOUTS, WRITABLE, surroundings
@@ -27,50 +29,46 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", TARGETS)
-def test_logits(dtype, kind, layout):
-    for shape, axis in CASES:
+def test_logits(dtype, kind):
+    for (shape, axis), layout in itertools.product(CASES, LAYOUTS):
         x = LAYOUTS[layout](make_logits(shape, dtype))
         target = make_target(kind, shape, axis, dtype=dtype)
-        assert_plain(x, target, axis=axis, what=f"{shape} axis {axis}")
+        assert_plain(x, target, axis=axis, what=f"{shape} axis {axis}, {layout}")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", TARGETS)
-def test_target(dtype, kind, layout):
-    for shape, axis in CASES:
+def test_target(dtype, kind):
+    for (shape, axis), layout in itertools.product(CASES, LAYOUTS):
         target = make_target(kind, shape, axis, dtype=dtype)
         if target.ndim < 2 and "axis 1" in layout:
             continue  # one label a row: there is no axis 1
         target = LAYOUTS[layout](target)
-        what = f"{shape} axis {axis}"
+        what = f"{shape} axis {axis}, {layout}"
         assert_plain(make_logits(shape, dtype), target, axis=axis, what=what)
 
 
-@pytest.mark.parametrize("layout", WRITABLE)
-def test_out(dtype, layout):
-    for shape, axis in CASES:
+def test_out(dtype):
+    for (shape, axis), layout in itertools.product(CASES, WRITABLE):
         out = LAYOUTS[layout](np.zeros(shape, dtype))
         around = surroundings(out)
         x, target = make_logits(shape, dtype), make_target("labels", shape, axis)
-        what = f"{shape} axis {axis}"
+        what = f"{shape} axis {axis}, {layout}"
         _, grad = assert_plain(x, target, axis=axis, out=out, what=what)
         assert grad is out
         assert (around() == FILLER).all(), f"{what}: wrote between the elements of out"
 
 
-@pytest.mark.parametrize("layout", WRITABLE)
 @pytest.mark.parametrize("kind", TARGETS)
-def test_in_place(dtype, kind, layout):
-    for shape, axis in CASES:
+def test_in_place(dtype, kind):
+    for (shape, axis), layout in itertools.product(CASES, WRITABLE):
         values = make_logits(shape, dtype)
         target = make_target(kind, shape, axis, dtype=dtype)
         x = LAYOUTS[layout](values)
         around = surroundings(x)
         loss, grad = xe.cross_entropy_with_grad(x, target, axis=axis, out=x)
         apart = xe.cross_entropy_with_grad(LAYOUTS[layout](values), target, axis=axis)
-        what = f"{shape} axis {axis}"
+        what = f"{shape} axis {axis}, {layout}"
         assert loss == apart[0], what
         assert grad is x
         np.testing.assert_array_equal(grad, apart[1], err_msg=what)
@@ -88,11 +86,10 @@ def test_broadcast_inputs(dtype, shape, stretched):
     assert_plain(make_logits(shape, dtype), t, what="probabilities")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "uint64"])
-def test_weights_and_upstream_gradients(layout, kind):
-    rng = np.random.default_rng(0)
-    for shape in ((9, 6), (4, 300), (7, 5, 4), (3, 6, 2, 70)):
+def test_weights_and_upstream_gradients(kind):
+    rng, shapes = np.random.default_rng(0), ((9, 6), (4, 300), (7, 5, 4), (3, 6, 2, 70))
+    for shape, layout in itertools.product(shapes, LAYOUTS):
         rows = np.delete(shape, 1)
         weight = rng.integers(1, 5, (shape[1], 1)).astype(kind)
         options = {"weight": LAYOUTS[layout](weight)[:, 0], "reduction": "none"}
@@ -100,7 +97,7 @@ def test_weights_and_upstream_gradients(layout, kind):
             for name in ("sample_weight", "grad_output"):
                 options[name] = LAYOUTS[layout](rng.integers(0, 5, rows).astype(kind))
         x = make_logits(shape)
-        assert_options(x, make_target("labels", shape), what=str(shape), **options)
+        assert_options(x, make_target("labels", shape), what=f"{shape}, {layout}", **options)
 
 
 @pytest.mark.parametrize("other", ["float16", "float32", "float64", ">f2", ">f4", ">f8"])

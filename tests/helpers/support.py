@@ -1,5 +1,6 @@
 """What the tests share: inputs, oracles, distances in units of the last place."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -128,6 +129,16 @@ def assert_within(actual, exact, tolerance, what=""):
         at = tuple(np.argwhere(~fine)[0].tolist())
         allowed = np.broadcast_to(tolerance, a.shape)[at]
         raise AssertionError(f"{what} at {at}: {a[at]} is not {e[at]} +- {allowed}")
+
+
+@contextmanager
+def case(what):
+    """Names the case of a loop in whatever goes wrong inside."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"case: {what}")
+        raise
 
 
 # ---- the two checks
