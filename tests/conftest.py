@@ -1,7 +1,11 @@
 """Fixtures: every kernel test runs on every instruction-set tier this CPU has."""
 
+import os
 import sys
 from pathlib import Path
+
+# Before OpenMP is loaded. Tests run side by side: threads that wait leave the cores to others.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest

@@ -226,6 +226,18 @@ scalar::Value<W> exact_of(Result what, const scalar::Softmax<W>& s, size_t c) {
 }
 
 template <class S>
+SoftmaxCall softmax_call(const Batch<S>& batch, const Shape& shape, Result what) {
+  SoftmaxCall call = {};
+  call.what = what;
+  call.rows = shape.rows();
+  call.classes = shape.classes;
+  call.x = describe(batch.logits.data(), shape, kDType<S>);
+  call.unit = 1;
+  call.float64 = sizeof(Arithmetic<S>) == 8;
+  return call;
+}
+
+template <class S>
 void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Report* report) {
   typedef Arithmetic<S> T;
   Batch<S> batch(shape, Kind::kPlain, 1);
@@ -233,16 +245,10 @@ void check_softmax_batch(const Tier& tier, const Shape& shape, Result what, Repo
   const Array<S> out(shape.size(), 3), again(shape.size(), 0);
   std::vector<T> values(shape.rows()), values_again(shape.rows());
   const auto run = [&](size_t threads, bool streamed, S* to, T* to_values) {
-    SoftmaxCall call = {};
-    call.what = what;
-    call.rows = shape.rows();
-    call.classes = shape.classes;
-    call.x = describe(batch.logits.data(), shape, kDType<S>);
+    SoftmaxCall call = softmax_call(batch, shape, what);
     if (maps) call.out = describe(to, shape, kDType<S>);
     call.values = maps ? nullptr : to_values;
-    call.unit = 1;
     call.streamed = streamed;
-    call.float64 = sizeof(T) == 8;
     share(tier, call, shape.classes, threads, [&](size_t, size_t begin, size_t end, char* scratch) {
       run_chunk(tier, call, begin, end, scratch);
     });
