@@ -21,10 +21,15 @@ def long_reference():
     return module
 
 
+def wide(dtype):
+    """A type in which differences of numbers of `dtype` round to nothing that counts."""
+    return np.longdouble if np.dtype(dtype).itemsize > 4 else np.float64
+
+
 def spacing(value, dtype):
     """The unit in the last place of |value| in `dtype`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.spacing(np.abs(value).astype(dtype)).astype(np.longdouble)
+        return np.spacing(np.abs(value).astype(dtype)).astype(wide(dtype))
 
 
 def ulps(actual, exact):
@@ -34,7 +39,7 @@ def ulps(actual, exact):
     unless `exact` rounds to that infinity.
     """
     actual = np.asarray(actual)
-    a, e = actual.astype(np.longdouble), np.asarray(exact).astype(np.longdouble)
+    a, e = (np.asarray(each).astype(wide(actual.dtype)) for each in (actual, exact))
     with np.errstate(over="ignore", invalid="ignore"):
         distance = np.abs(a - e) / spacing(e, actual.dtype)
         same = (a == e) | (actual == e.astype(actual.dtype)) | (np.isnan(a) & np.isnan(e))

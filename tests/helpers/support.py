@@ -8,7 +8,7 @@ import pytest
 from ml_dtypes import bfloat16  # noqa: F401 - NumPy knows the name from now on
 
 import xentropy as xe
-from bench.accuracy import long_reference, spacing, ulps
+from bench.accuracy import long_reference, spacing, ulps, wide
 from xentropy import reference
 
 from .remember import remembered
@@ -121,7 +121,8 @@ def assert_bits(actual, expected, what=""):
 
 def assert_within(actual, exact, tolerance, what=""):
     """|actual - exact| <= tolerance, element by element; nan and inf must be the same."""
-    a, e = np.asarray(actual, np.longdouble), np.asarray(exact, np.longdouble)
+    actual = np.asarray(actual)
+    a, e = (np.asarray(each, wide(actual.dtype)) for each in (actual, exact))
     assert a.shape == e.shape, what
     with np.errstate(invalid="ignore"):
         fine = (a == e) | (np.isnan(a) & np.isnan(e)) | (np.abs(a - e) <= tolerance)
