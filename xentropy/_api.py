@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from . import _check, _kernels
-from ._kernels import Options
+from ._kernels import make_options
 from ._softmax import reduced
 
 
@@ -111,7 +111,7 @@ def cross_entropy(
     >>> round(xe.cross_entropy(logits, [0, 1]), 6)
     0.315007
     """
-    options = Options(
+    options = make_options(
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -186,7 +186,7 @@ def cross_entropy_with_grad(
     >>> f"{loss:.7e}", [f"{g:.2e}" for g in grad[0]]
     ('2.0611536e-09', ['-2.06e-09', '2.06e-09'])
     """
-    options = Options(
+    options = make_options(
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -268,7 +268,7 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_thre
     target = _check.float_array(target, "target")
     logits = _check.logits(logits)
     reduction = _check.reduction(reduction)
-    options = Options(axis=axis, reduction="none", base=base, n_threads=n_threads)
+    options = make_options(axis=axis, reduction="none", base=base, n_threads=n_threads)
     cross = checked_cross_entropy(False, logits, target, None, None, options, float64=True)
     axes = _check.class_axis(axis, logits)
     own = reduced("target_entropy", target, axes, False, base, math.nan, n_threads, float64=True)

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS, Options
+from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS, make_options
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS = ("none", "sum", "mean")
@@ -250,7 +250,7 @@ def n_threads(value, name="n_threads"):
 
 def options(given, axis):
     """The options of a cross entropy as Python's own types; `axis` has been checked."""
-    return Options(
+    return make_options(
         axis=axis,
         ignore_index=integer(given.ignore_index, "ignore_index"),
         reduction=reduction(given.reduction),

@@ -28,18 +28,19 @@ class Options:
     logit_scale: Any
     base: Any
     n_threads: Any
-    def __init__(
-        self,
-        axis: Any = 1,
-        ignore_index: Any = -100,
-        reduction: Any = "mean",
-        normalizer: Any = None,
-        label_smoothing: Any = 0.0,
-        z_loss: Any = 0.0,
-        logit_scale: Any = 1.0,
-        base: Any = None,
-        n_threads: Any = None,
-    ) -> None: ...
+
+def make_options(
+    *,
+    axis: Any = 1,
+    ignore_index: Any = -100,
+    reduction: Any = "mean",
+    normalizer: Any = None,
+    label_smoothing: Any = 0.0,
+    z_loss: Any = 0.0,
+    logit_scale: Any = 1.0,
+    base: Any = None,
+    n_threads: Any = None,
+) -> Options: ...
 
 # Results of the functions below: None if an argument is not plain, so that it has to be converted
 # or refused. float: the loss, reduced. ndarray, or a scalar of NumPy for rows without dimensions:

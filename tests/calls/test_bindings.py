@@ -98,7 +98,7 @@ def complete(function, given):
     call = inspect.signature(function).bind(**{**base_call(SHAPE), **given})
     call.apply_defaults()
     arrays = [call.arguments.pop(n) for n in ("logits", "target", "weight", "sample_weight")]
-    options = _kernels.Options(**{name: call.arguments.pop(name) for name in OPTIONS})
+    options = _kernels.make_options(**{name: call.arguments.pop(name) for name in OPTIONS})
     return (function is xe.cross_entropy_with_grad, *arrays, options, *call.arguments.values())
 
 
@@ -252,11 +252,11 @@ def test_softmax_family_leaves_what_is_not_plain():
 def test_the_record_has_the_options_of_the_public_function_and_their_defaults():
     defaults = inspect.signature(xe.cross_entropy).parameters
     assert set(OPTIONS) == set(FORWARD) - {"logits", "target", "weight", "sample_weight"}
-    record = _kernels.Options()
+    record = _kernels.make_options()
     assert {n: getattr(record, n) for n in OPTIONS} == {n: defaults[n].default for n in OPTIONS}
     given = {name: object() for name in OPTIONS}
-    for record in (_kernels.Options(**given), _kernels.Options(*given.values())):
-        assert {name: getattr(record, name) for name in OPTIONS} == given
+    record = _kernels.make_options(**given)
+    assert {name: getattr(record, name) for name in OPTIONS} == given
 
 
 def test_signatures_are_what_users_read():

@@ -314,7 +314,7 @@ def test_the_formula_in_torchs_operations_is_the_kernels(reduction, target):
         ours = gradients(cross_entropy, x, y, **options)
         sample_weight = options.pop("sample_weight", None)
         weight = options.pop("weight")
-        call = _kernels.Options(**options)
+        call = _kernels.make_options(**options)
         theirs = gradients(
             lambda a, b, w=weight, v=sample_weight, c=call: _formula.formula((a, b, w, v), c), x, y
         )
@@ -342,7 +342,7 @@ def test_the_gradient_in_probabilities_is_that_of_the_reference(reduction):
         )
         _, _, eager = gradients(cross_entropy, x, y, upstream, weight=weight, **options)
         v = options.pop("sample_weight", None)
-        call = _kernels.Options(**options)
+        call = _kernels.make_options(**options)
         _, _, formula = gradients(
             lambda a, b, v=v, c=call: _formula.formula((a, b, weight, v), c), x, y, upstream
         )

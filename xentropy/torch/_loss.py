@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import _reduction
 
-from .._kernels import Options
+from .._kernels import make_options
 from . import _operator
 from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
@@ -108,7 +108,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     compiling = is_compiling()
-    options = (_operator.TracedOptions if compiling else Options)(
+    options = (_operator.TracedOptions if compiling else make_options)(
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,

@@ -11,7 +11,7 @@ from collections import namedtuple
 import torch
 from torch import Tensor
 
-from .._kernels import Options
+from .._kernels import Options, make_options
 from ._arrays import compute, loss_tensor
 
 # The record while torch.compile traces, which it cannot through a class compiled by Cython.
@@ -53,7 +53,7 @@ def cross_entropy(
     dtype: torch.dtype,
 ) -> Tensor:
     """The loss, of type `dtype`."""
-    options = Options(
+    options = make_options(
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -96,7 +96,7 @@ def cross_entropy_backward(
     n_threads: int | None,
 ) -> Tensor:
     """The gradient in the logits; `upstream` is the one in the loss."""
-    options = Options(
+    options = make_options(
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
