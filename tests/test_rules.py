@@ -72,11 +72,11 @@ def test_if_on_the_cpu_only_in_simd_and_cpu_h():
     assert_nowhere(pattern, files, but=[*VECTORS, "cpu.h"])
 
 
-def test_openmp_only_in_the_bindings():
+def test_openmp_only_in_threads_pxi():
     pattern = (
         r"#\s*pragma\s+omp.*|\bomp_\w+\(|\bomp\.h|\bprange\b|\bcimport openmp|cython\.parallel"
     )
-    assert_nowhere(pattern, CODE, but=["_kernels.pyx", "setup.py", "ceiling.cpp"])
+    assert_nowhere(pattern, CODE, but=["_threads.pxi", "setup.py", "ceiling.cpp"])
 
 
 def test_cpu_flags_only_in_setup_py():
