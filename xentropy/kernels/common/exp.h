@@ -8,7 +8,7 @@
 // rest. q: float32 degree 4, minimax; float64 degree 9, interpolated at Chebyshev nodes
 // (relative error of the polynomial 1.6e-17). Largest error over all float32 arguments and every k:
 // float32 0.92 ulp, float64 0.99 (at every 97th of them); without fma 0.99 and 1.08.
-// tests/test_elementary.py keeps it so.
+// tests/kernels/test_elementary.py keeps it so.
 //
 // The integer k keeps the exps of a row in the middle of the exponent range, so they are
 // never subnormal where it could matter and their sum never overflows. A power of two

@@ -228,11 +228,9 @@ void compute_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, 
                          const RowShape<T>& shape, const DenseScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   peak_rows(at.x, g.padded, shape, t.logit_scale, g.anchor, s.g.peak);
-  if (t.logit_scale != 1) {
-    exp_rows<T, true>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
-  } else {
-    exp_rows<T, false>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
-  }
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    exp_rows<T, scaled.value>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
+  });
   mass_group(t, b, at.first, at.x, p, s);
   take_peaks(at.x, shape, s);
   sum_rows<false>(g.exps, g.padded, shape, g.tail_sum, g.tail_lost);

@@ -93,7 +93,7 @@ void fallback_row(const Terms& t, const Block<T>& b, size_t first, size_t q, con
 }
 
 // Steps 1 to 4 with a k for each row.
-template <bool kScaled, class T>
+template <class T>
 void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
                  const RowShape<T>& shape, const GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
@@ -101,7 +101,9 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
     for (size_t q = 0; q < g.rows; ++q) g.label[q] = T(b.labels[first + q]);
     for (size_t q = g.rows; q < g.padded; ++q) g.label[q] = 0;
     with_classes(t.classes, [&](auto classes) {
-      tiny_exps<classes.value, kScaled>(x, t.logit_scale, next, g);
+      with_scaled(t.logit_scale, [&](auto scaled) {
+        tiny_exps<classes.value, scaled.value>(x, t.logit_scale, next, g);
+      });
     });
     for (size_t q = 0; q < g.padded; q += kLanes<double>) {
       store_quotients(q, load(g.tail_sum + q), sizeof(T) == 8 ? load(g.tail_lost + q) : VD{}, g);
@@ -109,7 +111,9 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
     return;
   }
   anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
-  exp_rows<T, kScaled>(x, t.classes, t.logit_scale, s.index, next, g);
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    exp_rows<T, scaled.value>(x, t.classes, t.logit_scale, s.index, next, g);
+  });
   take_targets(b.labels + first, t.classes, 0, g.rows, g);
   clear_left_out(b.labels + first, t.classes, g);
   sum_tails(shape, g);
@@ -121,12 +125,10 @@ bool compute_with_shared_offset(const Terms& t, const Block<T>& b, size_t first,
                                 const T* next, const RowShape<T>& shape, const GroupScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   const ExponentOffset<T> k(s.shared.k, t.logit_scale);
-  const LogitScale<T> scale(t.logit_scale);
-  if (t.logit_scale != 1) {
-    exp_group<T, true>(x, b.labels + first, t.classes, {k, scale}, next, g);
-  } else {
-    exp_group<T, false>(x, b.labels + first, t.classes, {k, scale}, next, g);
-  }
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    const DirectExp<T, scaled.value> exp = {k, LogitScale<T>(t.logit_scale)};
+    exp_group(x, b.labels + first, t.classes, exp, next, g);
+  });
   sum_tails(shape, g);
   return losses_and_factors<true>(t, b, first, g);
 }
@@ -143,11 +145,7 @@ void compute_group(const Terms& t, const Block<T>& b, size_t first, const T* x, 
   if (is_tiny(t.classes) || g.rows % kLanes<double> != 0) s.shared.useful = false;
   if (s.shared.useful && compute_with_shared_offset(t, b, first, x, next, shape, s)) return;
   s.shared.useful = false;
-  if (t.logit_scale != 1) {
-    exp_and_sum<true>(t, b, first, x, next, shape, s);
-  } else {
-    exp_and_sum<false>(t, b, first, x, next, shape, s);
-  }
+  exp_and_sum(t, b, first, x, next, shape, s);
   const bool all_settled = losses_and_factors<false>(t, b, first, g);
   for (size_t q = 0; !all_settled && q < g.rows; ++q) {
     if (g.verdict[q] != kSettled) fallback_row(t, b, first, q, x, s);
