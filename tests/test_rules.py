@@ -108,6 +108,39 @@ def room_of(name):
     return name if name == "table.h" else Path(name).parent.as_posix().replace(".", "")
 
 
+# Which rooms the files of a room may include, beside their own. "" is the contract, on top.
+INCLUDES = {
+    "": set(),
+    "driver": {""},
+    "simd": {""},
+    "common": {"", "simd"},
+    **{room: {"", "simd", "common"} for room in ("rows", "groups", "columns")},
+    "table.h": {"", "common", "rows", "groups", "columns"},
+}
+
+
+def includes_against_the_rule(name, code):
+    """Of the kernel file `name`: what it includes though its room may not."""
+    room = room_of(name)
+    allowed = INCLUDES[room] | {room} | ({"table.h"} if name.startswith("tier_") else set())
+    included = re.findall(r'#include "([^"]+)"', code)
+    return [f"{name}: {other}" for other in included if room_of(other) not in allowed]
+
+
+def test_includes_go_one_way():
+    """No way back, and no way from a sibling to another."""
+    assert includes_against_the_rule("groups/dense.h", '#include "rows/dense.h"\n')
+    assert includes_against_the_rule("common/sums.h", '#include "rows/labels.h"\n')
+    assert includes_against_the_rule("driver/choose.h", '#include "simd/vector.h"\n')
+    assert not includes_against_the_rule("rows/split.h", '#include "rows/labels.h"\n')
+    names = {path.relative_to(PACKAGE).as_posix(): path for path in KERNELS}
+    assert_none(
+        offender
+        for name, path in names.items()
+        for offender in includes_against_the_rule(name, code_of(path))
+    )
+
+
 INTRINSICS = {"x86_64": "immintrin.h", "arm64": "arm_neon.h"}
 
 
