@@ -1,11 +1,12 @@
-// Workspaces: one piece of memory, from a cache line on, cut into arrays that each start at one.
+// Workspaces: one block of memory that starts at a cache line, cut into arrays that each start at a
+// cache line.
 #pragma once
 #include <stddef.h>
 
 namespace xentropy {
 
-// Without memory (start is null) the arrays are null and an arena counts the bytes that they need:
-// what a workspace consists of is written once, in its constructor.
+// If `start` is null, the arrays are null and the arena only counts the bytes that they need. So
+// the constructor of a workspace serves both to measure it and to lay it out.
 struct Arena {
   char* start;
   size_t used;
@@ -21,7 +22,7 @@ static inline T* take(Arena& arena, size_t n) {
   return array;
 }
 
-// The bytes of a Workspace, whose constructor takes an arena last.
+// The size in bytes of a Workspace. Its constructor takes `arguments`, then an arena.
 template <class Workspace, class... Arguments>
 static inline size_t bytes_of(Arguments... arguments) {
   Arena counted = {nullptr, 0};

@@ -1,4 +1,4 @@
-// What this CPU can execute and this operating system saves on a context switch.
+// What the CPU can execute, and which registers the operating system saves on a context switch.
 #pragma once
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -18,7 +18,7 @@ struct CpuidLeaf {
 
 static inline bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
 
-// The register states that the operating system saves (XCR0); 0 if it saves none.
+// The register states that the operating system saves (XCR0), or 0.
 static inline unsigned saved_states() {
   constexpr unsigned kOsXsave = 1u << 27;
   if (!has(CpuidLeaf(1, 0).c, kOsXsave)) return 0;
@@ -27,7 +27,7 @@ static inline unsigned saved_states() {
   return low;
 }
 
-// The levels of the x86-64 psABI, each including the one before.
+// The level of the x86-64 psABI; each includes the levels below it.
 static inline int x86_64_level() {
   const CpuidLeaf basic(1, 0), extended(7, 0), amd(0x80000001u, 0);
   constexpr unsigned kV2 = 1u << 0 | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23;

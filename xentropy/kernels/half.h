@@ -1,12 +1,12 @@
-// float16 and bfloat16 to and from float32, by integer arithmetic: exact when widened,
-// rounded once to the nearest even when narrowed. Branch-free, so that loops vectorise.
+// Conversion of float16 and bfloat16 to and from float32 by integer arithmetic: widening is exact,
+// narrowing rounds once to nearest even. Branch-free, so that loops vectorise.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 namespace xentropy {
 
-// Elements of 16-bit arrays: storage only, all arithmetic on them is in float32.
+// Elements of 16-bit arrays: for storage only, all arithmetic is in float32.
 struct F16 {
   uint16_t bits;
 };
@@ -26,7 +26,7 @@ template <>
 struct ArithmeticOf<BF16> {
   typedef float Type;
 };
-// The type in which arrays of S are computed.
+// The type in which elements stored as S are computed.
 template <class S>
 using Arithmetic = typename ArithmeticOf<S>::Type;
 
@@ -43,7 +43,7 @@ static inline uint32_t bits_of(float f) {
 
 static inline float widen_f16(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000u) << 16, magnitude = h & 0x7fffu;
-  // The float with these 15 bits is 2^-112 times the value; subnormals come out right.
+  // The float with these 15 bits is 2^-112 times the value. Subnormals are converted correctly too.
   const uint32_t finite = bits_of(float_of(magnitude << 13) * 0x1p112f);
   const uint32_t infinite = 0x7f800000u | (magnitude << 13);
   return float_of(sign | (magnitude >= 0x7c00u ? infinite : finite));

@@ -1,4 +1,4 @@
-// The table of this tier's kernels. Included by tier_*.cpp alone, after XENTROPY_TIER.
+// The kernel table of one tier. Only tier_*.cpp include this file, after they define XENTROPY_TIER.
 #pragma once
 #include "columns/labels.h"
 #include "common/labels.h"
@@ -14,6 +14,7 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
+// kWiden: the conversion of one element.
 template <float (*kWiden)(uint16_t)>
 void widen_row(const char* from, size_t n, float* to) {
   for (size_t i = 0; i < n; ++i) {
@@ -23,6 +24,7 @@ void widen_row(const char* from, size_t n, float* to) {
   }
 }
 
+// kNarrow: the conversion of one element.
 template <uint16_t (*kNarrow)(float)>
 void narrow_row(const float* from, size_t n, char* to) {
   for (size_t i = 0; i < n; ++i) {

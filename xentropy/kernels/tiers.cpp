@@ -1,4 +1,4 @@
-// XENTROPY_TIERS is given by setup.py: X(name) for every tier compiled in, ascending.
+// setup.py defines XENTROPY_TIERS: X(name) for every tier that is compiled in, in ascending order.
 #include "tiers.h"
 
 #include "cpu.h"

@@ -1,4 +1,4 @@
-// The switchboard: which tiers there are, which this machine can run, which is in use.
+// The tiers that are compiled in, and which of them this machine can run.
 #pragma once
 #include "tier.h"
 

@@ -1,11 +1,11 @@
-// One row whose every class has target mass: class probabilities, or class weights together with
-// label smoothing.
+// One row with dense targets, that is, a target mass for every class: class probabilities, or class
+// weights together with label smoothing.
 //
 //     q_c = weight_c ((1 - smoothing) t_c + smoothing / C)
-//     loss = sum_c q_c (lse - x_c) = Q log1p(others / e_m) + sum_c q_c (x_m - x_c)
+//     loss = sum_c q_c (lse - x_c) = Q log1p(tail_sum / e_m) + sum_c q_c (x_m - x_c)
 //
-// The most probable class m takes the part that the target has in rows/labels.h: with it apart,
-// both tails are exact for targets that are (almost) one-hot.
+// The most probable class m takes the place that the target has in rows/labels.h: e_m is not in
+// tail_sum, so that targets that are (almost) one-hot lose no digits.
 #pragma once
 #include "common/peak.h"
 #include "common/settle.h"
@@ -13,13 +13,13 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// The masses of one row; in the chunk that m is in they are read from a copy with 0 at m.
+// The target masses q of one row. In the chunk of class m they are read from a copy with 0 at m.
 template <class T>
 struct Masses {
   const T* row;
   T* copy;
   size_t begin, end;  // the chunk of m
-  double of_m;
+  double of_m;        // the mass of m
 
   Masses(const T* q, size_t classes, size_t m, T* chunk)
       : row(q), copy(chunk), begin(m / kChunk<T> * kChunk<T>) {
@@ -33,7 +33,7 @@ struct Masses {
   const T* chunk(size_t b) const { return b == begin ? copy : row + b; }
 };
 
-// q[c] = weight_c (hard p_c + uniform); p is null for 0.
+// q[c] = weight_c ((1 - smoothing) p_c + smoothing / C). p is null for 0.
 template <class T>
 void make_masses(const Terms& t, const double* weight, const T* p, T* q) {
   const size_t C = t.classes;
@@ -47,13 +47,13 @@ void make_masses(const Terms& t, const double* weight, const T* p, T* q) {
   }
 }
 
-// The mass of a labelled class.
+// The mass of the class that the label names.
 XENTROPY_INLINE double label_mass(const Terms& t, double weight) {
   return weight * (1 - t.label_smoothing + t.label_smoothing / double(t.classes));
 }
 
-// out[i] = e[i] * factor - q[i] * bias for i < n: whole lines are streamed if asked. `next` is what
-// will be read after.
+// out[i] = e[i] * factor - q[i] * bias for i < n. `streamed`: whole cache lines are stored
+// non-temporally. `next` is the input to prefetch.
 template <class T>
 void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool streamed,
                  const T* next) {
@@ -82,7 +82,8 @@ void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool str
   if (i < n) store_some(i, n - i);
 }
 
-// Steps 2 to 5 of row r with masses q; e: the scratch row of the exps (or null: the loss alone).
+// Steps 2 to 5 of rows/dense.h for row r with masses q. e is the scratch row of the exps; null: the
+// loss only.
 template <class T>
 void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T* chunks,
                bool streamed) {

@@ -1,21 +1,22 @@
-// exp(x) * 2^-k for a whole vector, and the range that makes the power of two harmless.
+// exp(x) * 2^-k for a vector, where the integer k is the exponent offset of a row.
 //
 // With n = round(x / ln 2) and r = x - n ln 2, |r| <= ln(2)/2:
 //
 //     exp(x) * 2^-k = 2^(n - k) * exp(r),    exp(r) = 1 + r + r^2 q(r)
 //
-// ln 2 is split into a head with trailing zero bits, so that n * head is exact, and a
-// rest. q: float32 degree 4, minimax; float64 degree 9, interpolated at Chebyshev nodes
-// (relative error of the polynomial 1.6e-17). Largest error over all float32 arguments and every k:
-// float32 0.92 ulp, float64 0.99 (at every 97th of them); without fma 0.99 and 1.08.
-// tests/kernels/test_elementary.py keeps it so.
+// ln 2 is split into a head with trailing zero bits, so that n * head is exact, and a rest. q:
+// float32 degree 4, minimax; float64 degree 9, interpolated at Chebyshev nodes (relative error of
+// the polynomial 1.6e-17). Largest error over all float32 arguments and every k: float32 0.92 ulp,
+// float64 0.99 (at every 97th of them); without fma 0.99 and 1.08. tests/kernels/test_elementary.py checks
+// these bounds.
 //
-// The integer k keeps the exps of a row in the middle of the exponent range, so they are
-// never subnormal where it could matter and their sum never overflows. A power of two
-// changes no mantissa bit, hence neither the loss nor the gradient depends on k.
+// The offset k keeps the exps of a row in the middle of the exponent range: none that matters is
+// subnormal, and their sum does not overflow. A power of two changes no mantissa bit, hence neither
+// the loss nor the gradient depends on k.
 //
-// All tiers with fma compute the same bits, but below 2^-126 (float32) some give 0 and some
-// subnormal numbers. Where those could show, a row's exps below kLeast are set to 0.
+// All tiers with fma compute the same bits, except below 2^-126 (float32), where some give 0 and
+// some subnormal numbers. Where those could change a result, the exps of a row below kLeast are set
+// to 0.
 #pragma once
 #include <math.h>
 
@@ -33,16 +34,16 @@ struct Exp<float> {
   static constexpr float kPolynomial[] = {0x1.6850e4p-10f, 0x1.123bccp-7f, 0x1.555b98p-5f,
                                           0x1.55548ep-3f, 0x1.fffff8p-2f};
   static constexpr float kFlush = 160;  // scalef gives 0 at and below 2^-160
-  // The largest |k| for which r keeps full precision. Without fma the 15 bits of the head
-  // leave 9 for n; with it the limit is that x itself (and kRoundToInteger + k) must be exact.
+  // The largest |k| for which r has full precision. Without fma the 15 bits of the head leave 9 for
+  // n. With fma the limit is that x itself (and kRoundToInteger + k) must be exact.
   static constexpr double kMaxOffset = kHasFma ? 1 << 20 : 360;
-  static constexpr int kTop = 50;  // the first exps of a row are about 2^50
+  static constexpr int kTop = 50;  // k puts the largest probed exp of a row near 2^50
   static constexpr double kFromTop = 0x1p-50;
   static constexpr double kMinTotal = 0x1p49, kMaxTotal = 0x1p100;
-  static constexpr double kSafe = 0x1p-100;       // above it an exp has all its bits
-  static constexpr float kLeast = 0x1p-125f;      // tiers differ in the exps below
-  static constexpr double kTiny = 0x1p-48;        // those show in sums below this,
-  static constexpr double kMostFactor = 0x1p-25;  // and in gradients by factors above this
+  static constexpr double kSafe = 0x1p-100;       // an exp above it has full precision
+  static constexpr float kLeast = 0x1p-125f;      // exps below it differ between tiers;
+  static constexpr double kTiny = 0x1p-48;        // they can change sums below this,
+  static constexpr double kMostFactor = 0x1p-25;  // and gradients by factors above this
 };
 template <>
 struct Exp<double> {
@@ -63,7 +64,7 @@ struct Exp<double> {
 
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;
 
-// exp(r) for |r| <= ln(2)/2. Without fma, 1 is better added last, to a small rest.
+// exp(r) for |r| <= ln(2)/2. Without fma it is more exact to add 1 last, to a small sum.
 template <class T>
 XENTROPY_INLINE Vec<T> exp_reduced(Vec<T> r) {
   Vec<T> p = splat(Exp<T>::kPolynomial[0]);
@@ -74,8 +75,9 @@ XENTROPY_INLINE Vec<T> exp_reduced(Vec<T> r) {
   return kHasFma ? fma(fma(p, r, one), r, one) : one + (r * r * p + r);
 }
 
-// exp(x + rest) * 2^-k of an x that leaves the exponent where it can be, or meets ldexp's own
-// clamp. rest (if kRest) is a correction below the precision of x; anchor is kRoundToInteger - k.
+// exp(x + rest) * 2^-k. The argument anchor is kRoundToInteger - k. `clamped`: x was clamped, so
+// that the exponent is in range; otherwise it is clamped from below here. kRest: add `rest`, a
+// correction below the precision of x.
 template <class T, bool kRest>
 XENTROPY_INLINE Vec<T> exp_from(Vec<T> x, Vec<T> rest, Vec<T> anchor, bool clamped) {
   const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), anchor);
@@ -86,7 +88,7 @@ XENTROPY_INLINE Vec<T> exp_from(Vec<T> x, Vec<T> rest, Vec<T> anchor, bool clamp
   return ldexp(p, kHasScalef || clamped ? t : max(splat(Exponent<T>::kMagic), t));
 }
 
-// The rounding error of product = a * b: with fma directly, else by Dekker's splitting.
+// The rounding error of product = a * b: by fma, or by Dekker's splitting.
 template <class T>
 XENTROPY_INLINE Vec<T> product_error(Vec<T> a, Vec<T> b, Vec<T> product) {
   if (kHasFma) return fma(a, b, -product);
@@ -97,7 +99,7 @@ XENTROPY_INLINE Vec<T> product_error(Vec<T> a, Vec<T> b, Vec<T> product) {
   return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
 }
 
-// logit_scale as head + rest: 1/0.7 is no float32, and x / 0.7 must not lose digits.
+// logit_scale as head + rest: 1/0.7 is not a float32 number, and x / 0.7 must not lose digits.
 template <class T>
 struct LogitScale {
   Vec<T> head, rest;
@@ -105,7 +107,7 @@ struct LogitScale {
       : head(splat(T(scale))), rest(splat(T(scale - double(T(scale))))) {}
 };
 
-// scale * x, and what rounding took from it.
+// scale * x; its rounding error goes to *rest.
 template <class T>
 XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest) {
   const Vec<T> head = x * scale.head;
@@ -113,9 +115,10 @@ XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest
   return head;
 }
 
-// What exp needs to know of k: the number to add that rounds x / ln 2 to an integer and
-// subtracts k at once, and the logits outside of which the result is 0 or "too large"
-// (then the row's total is out of range and the row is done again from its maximum).
+// The exponent offset k in the form that exp takes. Adding `anchor` = kRoundToInteger - k to
+// x / ln 2 both rounds to an integer and subtracts k. Logits are clamped to [lowest, highest],
+// outside of which the result is 0 or too large (then the total of the row is out of range, and the
+// row is computed again from its maximum).
 template <class T>
 struct ExponentOffset {
   Vec<T> anchor, lowest, highest;
@@ -135,20 +138,21 @@ struct ExponentOffset {
   }
 };
 
-// A number, or a choice, as a type.
+// kValue, an integer or a bool, as a type.
 template <auto kValue>
 struct Constant {
   static constexpr auto value = kValue;
 };
 
-// f(Constant<true>) where logits are scaled first, else f(Constant<false>).
+// Calls f(Constant<kScaled>()), where kScaled is whether logits are scaled first.
 template <class F>
 XENTROPY_INLINE void with_scaled(double logit_scale, const F& f) {
   if (logit_scale != 1) return f(Constant<true>());
   f(Constant<false>());
 }
 
-// x -> exp(scale * x) * 2^-k. The clamps come first: what is scaled is finite.
+// x -> exp(scale * x) * 2^-k. x is clamped before it is scaled, so that the product is finite.
+// kScaled: scale is not 1.
 template <class T, bool kScaled>
 struct DirectExp {
   ExponentOffset<T> k;
@@ -162,12 +166,13 @@ struct DirectExp {
   }
 };
 
-// The same for lanes that have a k each, not far above 2^kTop: anchor is kRoundToInteger - k, or
-// nan. Nothing but nan comes of that, and of a nan in x.
+// The same with a k per lane. `anchor` is kRoundToInteger - k, or nan; nan in either argument gives
+// nan. x must not be far above the logit whose exp is 2^kTop, because only the lower end is
+// clamped. kScaled: scale is not 1.
 template <class T, bool kScaled>
 struct AnchoredExp {
   LogitScale<T> scale;
-  Vec<T> lowest;  // the exp is 0 below
+  Vec<T> lowest;  // the exps of smaller logits are 0
 
   explicit AnchoredExp(double logit_scale)
       : scale(logit_scale), lowest(splat(T((sizeof(T) == 4 ? -0x1p21 : -0x1p32) / logit_scale))) {}
@@ -180,8 +185,8 @@ struct AnchoredExp {
   }
 };
 
-// x -> exp(scale * (x - peak)) * 2^-k for any finite peak: the difference is kept as
-// head + rest (two-sum), so that nothing is lost at |x| = 1e30 either. k is of scaled logits.
+// x -> exp(scale * (x - peak)) * 2^-k for any finite peak. The difference is kept as head + rest
+// (two-sum), so that no digit is lost even at |x| = 1e30. k is the offset of scaled differences.
 template <class T>
 struct PeakExp {
   ExponentOffset<T> k;

@@ -1,14 +1,14 @@
-// A look at the labels of a call before anything is written, and the labels as kernels want them.
+// Checks and counts the labels of a call before anything is written, and converts labels to the
+// form that kernels take.
 //
-// Cost: 8 bytes a row, read once for each. Plain loops, which compilers turn into the tier's
-// vectors.
+// Cost: 8 bytes per row, read once by each function. Plain loops, which compilers vectorise.
 #pragma once
 #include "tier.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// An ignored label is not counted, and not wrong.
+// An ignored label is neither counted nor wrong.
 static LabelCount count_labels(const LabelRule& rule, const int64_t* label, size_t n) {
   const uint64_t last = rule.last, ignored = uint64_t(rule.ignored), all = rule.ignores ? 0 : 1;
   uint64_t counted = 0, wrong = 0;
@@ -20,8 +20,8 @@ static LabelCount count_labels(const LabelRule& rule, const int64_t* label, size
   return {size_t(counted), wrong != 0};
 }
 
-// kIgnored for rows that do not count. Labels were looked at before; should another thread have
-// changed one since, its row is left out rather than memory beyond the classes touched.
+// Writes kIgnored for ignored rows. The labels were checked before. If another thread has changed
+// one since, its row is ignored, so that no memory outside of the row's classes is accessed.
 static void mark_labels(const LabelRule& rule, const int64_t* label, size_t n, int64_t* to) {
   const uint64_t last = rule.last, ignored = uint64_t(rule.ignored), all = rule.ignores ? 0 : 1;
   for (size_t i = 0; i < n; ++i) {

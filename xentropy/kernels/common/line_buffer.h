@@ -1,5 +1,6 @@
-// The cache line where one piece of streamed output ends and the next begins. A partial line that
-// is streamed costs a whole one, so its elements wait here until it is full.
+// The cache line in which one piece of streamed output ends and the next begins. A non-temporal
+// store of a partial line costs as much as a whole one, so its elements are buffered here until the
+// line is full.
 #pragma once
 #include "simd/vector16.h"
 
@@ -9,7 +10,7 @@ namespace XENTROPY_TIER {
 template <class S>
 class LineBuffer {
  public:
-  // What comes next goes to `out`. Elsewhere than before: what waits is written first.
+  // The next elements go to `out`. If that is not where the last ones ended, the buffer is flushed.
   void go_on_at(S* out) {
     if (out == line_ + filled_) return;
     flush();
@@ -20,7 +21,7 @@ class LineBuffer {
   bool empty() const { return filled_ == 0; }
   size_t room() const { return kLine<S> - filled_; }
 
-  // fill(p) writes n <= room() elements to p, or whole vectors of them.
+  // fill(p) writes n <= room() elements to p, rounded up to whole vectors.
   template <class Fill>
   XENTROPY_INLINE_MEMBER void append(size_t n, const Fill& fill) {
     fill(waiting_ + filled_);
@@ -28,7 +29,7 @@ class LineBuffer {
     if (filled_ == kLine<S>) complete();
   }
 
-  // Writes what waits for the rest of its line.
+  // Writes the buffered elements with regular stores.
   void flush() {
     for (size_t i = first_; i < filled_; ++i) line_[i] = waiting_[i];
     first_ = filled_ = 0;
@@ -45,8 +46,8 @@ class LineBuffer {
     first_ = filled_ = 0;
   }
 
-  S* line_ = nullptr;              // the line that waits to be filled
-  size_t first_ = 0, filled_ = 0;  // its valid elements
+  S* line_ = nullptr;              // the line in memory
+  size_t first_ = 0, filled_ = 0;  // the buffered elements are [first_, filled_)
   alignas(kLineBytes) S waiting_[2 * kLine<S>];
 };
 

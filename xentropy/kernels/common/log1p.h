@@ -1,17 +1,17 @@
-// log1p(x) for a whole vector of float64, x >= 0.
+// log1p(x) for a vector of float64, x >= 0.
 //
 // With 1 + x = 2^k (1 + f), 1 + f in [sqrt(1/2), sqrt(2)):
 //
 //     log1p(x) = k ln 2 + log1p(f),    f = x 2^-k + (2^-k - 1), rounded once
 //
-// so a small x is its own f and keeps every digit. For float64 results
+// so for small x, f = x and no digit is lost. For float64 results
 //
 //     log1p(f) = 2 atanh(s) = f - s (f - s^2 p(s^2)),    s = f / (2 + f)
 //
-// with the large part f - f^2/2 kept apart, what rounding f has lost added to the small one, and
-// ln 2 in two parts. For float32 results a polynomial in f that is good to 2^-30 will do, without
-// the division. Coefficients: weighted minimax; largest error 0.91 ulp in float64 (at every 97th
-// float32 number) and 2^-30 relative for float32.
+// where the large part f - f^2/2 is kept separate, the rounding error of f is added to the small
+// part, and ln 2 has two parts. For float32 results a polynomial in f with an error of 2^-30
+// suffices, without the division. Coefficients: weighted minimax. Largest error: 0.91 ulp in
+// float64 (at every 97th float32 number), 2^-30 relative for float32.
 #pragma once
 #include "common/exp.h"
 
@@ -43,7 +43,8 @@ XENTROPY_INLINE VD log1p_polynomial(VD x) {
   return p;
 }
 
-// Exact to 1 ulp of T. x up to 2^1000; nan, inf and beyond give anything.
+// The error is at most 1 ulp of T for x up to 2^1000. The result is undefined for larger x, inf and
+// nan.
 template <class T>
 XENTROPY_INLINE VD log1p_lanes(VD x) {
   typedef uint64_t U __attribute__((vector_size(kVectorBytes)));
@@ -64,7 +65,8 @@ XENTROPY_INLINE VD log1p_lanes(VD x) {
   }
 }
 
-// Of one number: the same bits on every machine, which no two mathematical libraries promise.
+// log1p of one number. Unlike the functions of mathematical libraries, it has the same bits on
+// every machine.
 XENTROPY_INLINE double log1p_of(double x) { return log1p_lanes<double>(splat(x))[0]; }
 
 }  // namespace XENTROPY_TIER

@@ -1,18 +1,18 @@
-// From the maximum of a row, and the sum of its other exps, to log-probabilities and log-sum-exp.
+// Log-probabilities and log-sum-exp of a row, from its maximum and the sum of its other exps.
 #pragma once
 #include "common/exp.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// log p_c from x_c.
+// Maps x_c to log p_c.
 template <class T>
 struct LogOf {
   Vec<T> peak = {}, log1p_tail = {};
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const { return (x - peak) - log1p_tail; }
 };
 
-// What the maximum of a row leaves to know.
+// lse = peak + log1p_tail.
 template <class T>
 struct RowLog {
   T peak;
@@ -26,7 +26,7 @@ bool has_nan(const T* x, size_t n) {
   return found != 0;
 }
 
-// Of a row without a finite maximum: that maximum.
+// log-sum-exp of a row; of a row without a finite maximum, that maximum.
 template <class T>
 double log_sum_exp(const RowLog<T>& log, const T* x, size_t classes) {
   if (log.log1p_tail == log.log1p_tail) return double(log.peak) + log.log1p_tail;

@@ -1,16 +1,17 @@
-// Rows by their maximum: the exps of scale * (x - max(x)), right for every finite x.
+// Exps of a row relative to its maximum, exp(scale * (x - max(x))): correct for every finite x.
 //
-// Cost: one more read of the row than its maximum has cost, from cache. The row kernel falls
-// back on it for rows whose range it could not guess; softmax and dense targets start from it.
+// Cost: after the search for the maximum the row is read once more, from cache. This is the
+// fallback of the row kernel for rows whose range it could not guess; softmax and dense targets
+// start with it.
 #pragma once
 #include "common/sums.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-constexpr size_t kProbe = 64;  // logits from which k is guessed
+constexpr size_t kProbe = 64;  // the first logits of a row, from which k is guessed
 
-// k such that the exp of the largest probed logit is about 2^kTop.
+// The exponent offset k for which the exp of the largest probed logit is about 2^kTop.
 template <class T>
 XENTROPY_INLINE double guess_offset(double probed, double scale) {
   double n = __builtin_rint(probed * scale * Exp<T>::kLog2E);
@@ -19,7 +20,7 @@ XENTROPY_INLINE double guess_offset(double probed, double scale) {
   return n - Exp<T>::kTop;
 }
 
-// The place of the first element equal to `value`; 0 if there is none (nan).
+// The index of the first element equal to `value`; 0 if there is none (nan).
 template <class S, class T>
 XENTROPY_INLINE size_t find(const S* x, size_t n, T value) {
   constexpr size_t L = kLanes<T>;
@@ -34,14 +35,16 @@ XENTROPY_INLINE size_t find(const S* x, size_t n, T value) {
   return 0;
 }
 
-// The largest of a row, and where it is; nan do not count.
+// The maximum of a row and its index. Both are arbitrary if the row has nan, as all of its results
+// are nan.
 template <class T>
 struct Peak {
   T value;
   size_t at;
 };
 
-// One pass: it remembers the chunk that had the largest so far, and looks for it there.
+// One pass over the row, which keeps the chunk with the maximum; the index is then searched for in
+// that chunk.
 template <class S, class T = Arithmetic<S>>
 XENTROPY_INLINE Peak<T> peak_of(const S* x, size_t n) {
   T best = T(-INFINITY);
@@ -55,7 +58,7 @@ XENTROPY_INLINE Peak<T> peak_of(const S* x, size_t n) {
   return {best, from + find(x + from, n - from < kChunk<T> ? n - from : kChunk<T>, best)};
 }
 
-// scale * value - n ln 2, in two parts: nothing is lost at 1e6.
+// scale * value - n ln 2, with ln 2 and the product in two parts: no digit is lost at 1e6.
 XENTROPY_INLINE double octaves_from(double n, double value, double scale) {
   const double product = value * scale;
   if (product - product != 0) return product;  // -inf
@@ -64,7 +67,7 @@ XENTROPY_INLINE double octaves_from(double n, double value, double scale) {
          __builtin_fma(-n, Exp<double>::kLn2Rest, lost);
 }
 
-// What the loss needs of the sums of a row; distances and origin are left to the caller.
+// The fields of RowSums that follow from the sums; the caller sets the distances and the origin.
 template <class T>
 XENTROPY_INLINE RowSums row_sums(const RowAccumulator<T>& sums, double scale, bool smooth) {
   RowSums s = {};
@@ -76,8 +79,8 @@ XENTROPY_INLINE RowSums row_sums(const RowAccumulator<T>& sums, double scale, bo
   return s;
 }
 
-// A row of logits that is read chunk by chunk as T, so that what follows is compiled once for all
-// types of storage: where it lies, or widened into a chunk of scratch.
+// A row of logits that is read chunk by chunk as T: in place, or widened into a chunk of scratch.
+// So the code below is compiled once for all storage types.
 template <class T>
 struct LogitChunks {
   const void* row;
@@ -95,18 +98,19 @@ LogitChunks<T> chunks_of(const S* x) {
           }};
 }
 
-// A row and what is asked of it.
+// The arguments of exp_any_row.
 template <class T>
 struct RowRequest {
   LogitChunks<T> x;
   size_t classes, target;
   double scale;
-  bool smooth;  // are the differences wanted?
-  T* row;       // where the exps go, 0 at the target; null: the sums alone are wanted. x is allowed
-  T* chunk;     // scratch of kScratchChunk: `row` has no padding, its last chunk is made there
+  bool smooth;  // also sum the differences (label smoothing)
+  T* row;       // for the exps, 0 at the target; null: sums only; may be x
+  T* chunk;     // scratch, kChunk elements: `row` has no padding for its last, partial chunk
 };
 
-// Sums and exps of one row. `flush`: exps below kLeast are 0.
+// Sums and exps of one row. exp maps a vector of logits to their exps. `flush`: exps below kLeast
+// are set to 0.
 template <class T, class Exp>
 RowSums exp_row(const RowRequest<T>& r, const Exp& exp, T peak, bool flush) {
   const auto sums = sum_parts<T>(r.classes, r.smooth, [&](size_t begin, size_t end) {
@@ -124,7 +128,7 @@ RowSums exp_row(const RowRequest<T>& r, const Exp& exp, T peak, bool flush) {
   return row_sums(sums, r.scale, r.smooth);
 }
 
-// The sum of the exps that lie in `row` already, after those below kLeast have become 0.
+// Sets the exps in `row` below kLeast to 0 and returns the sum of the rest.
 template <class T>
 Sum flush_and_sum(T* row, size_t classes, T* chunk) {
   const auto sums = sum_parts<T>(classes, false, [&](size_t begin, size_t end) {
@@ -143,8 +147,8 @@ Sum flush_and_sum(T* row, size_t classes, T* chunk) {
   return sums.tail_sum.value();
 }
 
-// round(scale * peak / ln 2), and whether exp(scale * x) * 2^-n is exact enough without taking the
-// peak from x first.
+// n = round(scale * peak / ln 2). `direct`: exp(scale * x) * 2^-n has full precision without
+// subtracting the peak from x first.
 struct Octave {
   double n;
   bool direct;
@@ -155,7 +159,7 @@ XENTROPY_INLINE Octave octave_of(T peak, double scale) {
   return {n, __builtin_fabs(n) <= Exp<T>::kMaxOffset};
 }
 
-// use(exp) with the exp that suits a row with this maximum; its largest result is about 2^kTop.
+// Calls use(exp) with the functor for a row with this maximum; its largest result is about 2^kTop.
 template <class T, class Use>
 XENTROPY_INLINE auto with_exp_of(T peak, double scale, const Use& use) {
   const Octave octave = octave_of(peak, scale);
@@ -165,8 +169,8 @@ XENTROPY_INLINE auto with_exp_of(T peak, double scale, const Use& use) {
   return scale == 1 ? use(DirectExp<T, false>{k, factor}) : use(DirectExp<T, true>{k, factor});
 }
 
-// The sums and exps of any row, from its maximum. A row without a finite maximum (all -inf,
-// or one +inf or nan) has no softmax: all of it becomes nan.
+// The sums and exps of any row, from its maximum. A row without a finite maximum (all -inf, or one
+// +inf or nan) has no softmax: its sums and exps are nan.
 template <class T>
 RowSums exp_any_row(const RowRequest<T>& r, T peak) {
   if (peak - peak == 0) {

@@ -1,12 +1,12 @@
-// From the sums of a row to its loss and gradient: all options fold into a few numbers.
+// The loss and the gradient factors of a row, from its sums: all options fold into a few numbers.
 //
 // With x scaled, q_c the target masses, Q their sum, and unit = 1 / log(base):
 //
-//     loss = repeat * (unit * sum_c q_c (lse - x_c) + z lse^2)
-//     d loss / d logits_c = g * ((unit Q + 2 z lse) p_c - unit q_c)
+//     loss = sample_weight * (unit * sum_c q_c (lse - x_c) + z lse^2)
+//     d loss / d logits_c = sample_weight * scale * ((unit Q + 2 z lse) p_c - unit q_c)
 //
-// At the target, p_y may be 1 to the last bit. There (Q p - q) is written as
-// (Q - q) p - q (1 - p), with 1 - p = others / total: nothing cancels.
+// At the target y, p_y may round to 1. There Q p - q is computed as (Q - q) p - q (1 - p), with
+// 1 - p = tail_sum / total, so that nothing cancels.
 #pragma once
 #include "common/log1p.h"
 #include "common/sums.h"
@@ -15,15 +15,15 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Numbers below are double, or a vector of them: as many rows at once.
+// D is double, or a vector of doubles with one row per lane.
 
-// mass * value with 0 * inf = 0, as in 0 log 0 = 0.
+// mass * value, where 0 * inf = 0, as in 0 log 0 = 0.
 template <class D>
 XENTROPY_INLINE D mass_times(D mass, D value) {
   return ((mass == 0) & (value == value)) ? D{} : mass * value;
 }
 
-// Logarithms of a row.
+// The logarithms of a row that its loss needs.
 template <class D>
 struct LogsOf {
   D negative_log_p;  // of the target
@@ -31,9 +31,9 @@ struct LogsOf {
 };
 using RowLogs = LogsOf<double>;
 
-// Both go through log1p of the odds against the target, exact where it is almost certain,
-// unless the target's exp may have lost bits (or the odds overflow). The loss is then so
-// large that the difference of logarithms is exact enough.
+// Both use log1p(tail_sum / e_target), which is exact where the target is almost certain. The
+// exception is a target's exp that may have lost bits (or a quotient that overflows): the loss is
+// then so large that the difference of logarithms is exact enough.
 template <class T>
 XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
   if (s.e_target >= Exp<T>::kSafe && s.tail_sum <= s.e_target * 0x1p1000) {
@@ -54,19 +54,19 @@ XENTROPY_INLINE double upstream_of(const Block<S>& b, size_t r) {
   return b.upstream ? b.upstream[r] * b.upstream_all : b.upstream_all;
 }
 
-// What a row contributes: its loss, and with g for upstream * repeat * scale / divisor
+// The loss of a row, and with g = upstream * sample_weight * logit_scale its gradient
 //
-//     gradient_c = g * (mass * e_c / total - bias * q_c)
+//     gradient_c = g / divisor * (mass * e_c / total - bias * q_c)
 //
-// where q_c is 1 for class indices; but at the target it is g * numerator / total.
+// where q_c is 1 for class indices; the gradient at the target is g / divisor * numerator / total.
 template <class D>
 struct SettledOf {
   D loss, g, mass, numerator, bias;
 };
 using Settled = SettledOf<double>;
 
-// A row with a class index: mass (1 - smoothing) weight_y at y and smoothing / C everywhere.
-// Origin and differences as in RowSums.
+// A row with a class index y: the target mass is (1 - smoothing) weight_y at y plus smoothing / C
+// for every class. Origin and differences are those of RowSums.
 template <class D>
 XENTROPY_INLINE SettledOf<D> settle(const Terms& t, D class_weight, D sample_weight, D upstream,
                                     const LogsOf<D>& logs, D tail_sum, D e_target, D origin,
@@ -95,8 +95,8 @@ XENTROPY_INLINE Settled settle(const Terms& t, double class_weight, double sampl
                         s.e_target, s.origin, s.differences);
 }
 
-// A row whose every class has mass: q_m at the most probable class m, which stands for the target,
-// q_others on all others, and distance = sum_c q_c (x_m - x_c), before logit_scale.
+// A row with dense targets. The most probable class m stands for the target: q_m is its mass,
+// q_tail the sum of all other masses, and distance = sum_c q_c (x_m - x_c), before logit_scale.
 template <class D>
 XENTROPY_INLINE SettledOf<D> settle_dense(const Terms& t, D q_m, D q_tail, D distance,
                                           D sample_weight, D upstream, const LogsOf<D>& logs,
@@ -119,15 +119,15 @@ XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, 
   return settle<Arithmetic<S>>(t, class_weight, sample_weight_of(b, r), upstream_of(b, r), s);
 }
 
-// How a row of scratch becomes gradient: e * (factor + rest) - bias * q. The rest is what
-// rounding the factor lost.
+// Maps a scratch row to the gradient: e * (factor + rest) - bias * q. rest is the rounding error of
+// factor.
 template <class T>
 struct Finish {
   T factor, rest, bias;
 };
 
-// Finish<T> in vectors, applied to the exps (or the target's number in their place). A bias of 0
-// costs nothing and changes nothing: x - 0 is x, -0 too.
+// Finish<T> in vectors, applied to the exps (and to the target entry, which replaces the target's
+// exp). A bias of 0 costs nothing and changes no bit: x - 0 is x, for x = -0 too.
 template <class T>
 struct Finisher {
   Vec<T> factor = {}, rest = {}, minus_bias = {};
@@ -141,12 +141,12 @@ struct Finisher {
   }
 };
 
-// A rest below every rounding, but not 0: an infinite gradient times 0 would be nan.
+// A rest that no rounding shows, but not 0: an infinite gradient times 0 would be nan.
 template <class T>
 constexpr double kAlmostNothing = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 
-// The gradient itself into the scratch row: for factors that are no normal numbers, up to
-// inf and nan, in whatever units the exps are.
+// Fallback for factors that are not normal numbers, including inf and nan: computes the gradient in
+// float64 into the scratch row, whatever the exponent offset of the exps.
 template <class T>
 Finish<T> finish_in_float64(const Terms& t, const Settled& r, double total, size_t target,
                             const T* q, T* e) {
@@ -158,8 +158,8 @@ Finish<T> finish_in_float64(const Terms& t, const Settled& r, double total, size
   return {T(1), T(kAlmostNothing<T>), T(0)};
 }
 
-// Puts the target's gradient into the scratch row, in the units of the others. q is null
-// (all 1), or the masses, with 0 at the target.
+// Replaces the target's exp by the target entry: the gradient of the target in the units of the
+// exps. q is null (all 1), or the masses, with 0 at the target.
 template <class T>
 XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
                                      size_t target, const T* q, T* e) {

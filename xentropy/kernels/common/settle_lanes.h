@@ -1,9 +1,9 @@
-// settle.h and its finish_row for a vector of rows at a time, one row a float64 lane.
+// settle() and finish_row() of common/settle.h for a vector of rows, one row per float64 lane.
 //
 // Cost: two divisions of float64 lanes for float32, three for float64.
 //
-// Rows that need more care than a vector gives are not fine, and left to settle.h: a factor is no
-// normal number. Which those are, each row decides by its own numbers.
+// A row for which a factor is not a normal number is not `fine`; it is left to the scalar code of
+// common/settle.h. Whether it is depends on the numbers of that row alone.
 #pragma once
 #include "simd/trees.h"
 #include "common/log1p.h"
@@ -12,8 +12,10 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// What rows may differ in, beside their logits and targets.
+// What the rows of a call differ in, besides logits and targets: nothing, whether they are ignored,
+// or any option of rows and classes.
 enum class Differ { kNothing, kCounting, kAll };
+// kDiffer as an argument of generic lambdas.
 template <Differ kDiffer>
 struct Differing {
   static constexpr Differ value = kDiffer;
@@ -23,21 +25,22 @@ template <class T>
 constexpr double kLeastFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
 
 template <class T>
+// Finish<T> and the target entry, per row.
 struct LaneFinish {
   VD factor, rest, bias, target_entry;
   IntVec<double> fine;
 };
 
-// The sums of rows, and what is divided by them.
+// The sums of rows, and the quotients that depend on them.
 struct LaneQuotients {
-  VD tail_sum, lost, e_target;  // lost: of the others, in float64
-  VD odds, inverse;             // others / e_target, 1 / total
+  VD tail_sum, lost, e_target;  // lost: the rounding error of a float64 tail_sum
+  VD odds, inverse;             // tail_sum / e_target, 1 / total
 };
 XENTROPY_INLINE LaneQuotients quotients(VD tail_sum, VD lost, VD e_target) {
   return {tail_sum, lost, e_target, tail_sum / e_target, 1.0 / (tail_sum + e_target)};
 }
 
-// Factor and rest of finish_row, and whether they are fine.
+// factor and rest of finish_row, and whether the factor is fine.
 template <class T>
 XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQuotients& sums) {
   LaneFinish<T> f = {};
@@ -59,7 +62,7 @@ XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQu
   return f;
 }
 
-// Gradients of 0.
+// Sets the gradient of the selected rows to 0.
 template <class T>
 XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
   const VD zero = {};
@@ -70,8 +73,8 @@ XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
   f->fine |= rows;
 }
 
-// The rest of finish_row, where the target has a bias or not. Rows without weight or upstream
-// gradient are fine too: all of theirs is 0.
+// The remaining steps of finish_row. `biased`: the bias is not 0; `target_biased`: it applies to
+// the target too. Rows without weight or upstream gradient are fine: their gradient is 0.
 template <class T>
 XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
                                             bool target_biased, LaneFinish<T> f) {
@@ -94,7 +97,7 @@ XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>&
   return f;
 }
 
-// As finish_row for class indices, whose bias is the same for every class.
+// finish_row for class indices, where the bias is the same for every class.
 template <class T>
 XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r,
                                            const LaneQuotients& sums) {
@@ -102,7 +105,7 @@ XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& 
   LaneFinish<T> f = factor_lanes<T>(t, on_p, sums);
   const bool biased = t.label_smoothing != 0;
   if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
-  f.target_entry = VD{} - sums.tail_sum;  // +0 where there are no others, as in settle.h
+  f.target_entry = VD{} - sums.tail_sum;  // +0 for an empty tail, as in settle.h
   f.fine |= on_p == 0;
   return f;
 }

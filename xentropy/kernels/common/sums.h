@@ -1,7 +1,7 @@
-// Sums over the classes of a row: exps chunk by chunk, added up in float64 lanes.
+// Sums over the classes of a row: the exps are computed chunk by chunk and added in float64 lanes.
 //
-// The order of every addition depends on the position in the row alone, never on
-// threads, batch, address, k or the width of vectors.
+// The order of all additions depends on the position in the row alone, never on threads, batch,
+// address, k or vector width.
 #pragma once
 #include "common/range.h"
 #include "tier.h"
@@ -10,24 +10,24 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// 16 cache lines: the piece of a row that is exponentiated, and stored, at a time.
+// Elements per chunk, 16 cache lines: a row is exponentiated, and stored, chunk by chunk.
 template <class T>
 constexpr size_t kChunk = 16 * kLine<T>;
 
-// value + lost, exactly, where value alone is the rounded sum.
+// value is the rounded sum, value + lost the exact one.
 struct Sum {
   double value, lost;
 };
 
-// The sum a + b without a rounding error (two-sum).
+// a + b without a rounding error (two-sum).
 XENTROPY_INLINE Sum exact_sum(double a, double b) {
   const double sum = a + b, moved = sum - a;
   return {sum, (a - (sum - moved)) + (b - moved)};
 }
 
-// Sums are taken in as many lanes as a cache line has elements, whatever the tier's vectors: every
-// tier with fused multiply-add computes the same bits. One vector of those lanes, in float64;
-// compensated if T is float64 itself.
+// Sums have as many lanes as a cache line has elements, whatever the tier's vectors, so that all
+// tiers with fused multiply-add compute the same bits. A LaneTotal is one vector of T of these
+// lanes, in float64; compensated if T is float64 itself.
 template <class T>
 struct LaneTotal;
 template <>
@@ -56,7 +56,8 @@ struct LaneTotal<float> {
   }
 };
 
-// The sum of the n vectors v, and of their lanes: halves are added to halves.
+// The sum over the n vectors v and over their lanes, in halves: the second half is added to the
+// first.
 template <size_t n>
 XENTROPY_INLINE double sum_halves(VD (&v)[n]) {
   for (size_t width = n / 2; width > 0; width /= 2) {
@@ -89,11 +90,11 @@ XENTROPY_INLINE Sum sum_of(const LaneTotal<double> (&at)[n]) {
     sum = exact_sum(sum.value, at[i / kLanes<double>].lanes[i % kLanes<double>]);
     rest += sum.lost;
   }
-  if (rest != rest) return {sum.value, 0};  // an infinite sum has lost nan
+  if (rest != rest) return {sum.value, 0};  // the error terms of an infinite sum are nan
   return exact_sum(sum.value, rest);
 }
 
-// The sum of a row so far.
+// The running sum of a row.
 template <class T>
 struct Total {
   LaneTotal<T> at[kLine<T> / kLanes<T>];
@@ -103,11 +104,10 @@ struct Total {
   XENTROPY_INLINE_MEMBER Sum value() const { return sum_of(at); }
 };
 
-// Adds f(i, lanes) for the vectors at i = 0, L, 2L, ... below n to `total`; the last may
-// have fewer lanes that count. An exp meets at most two roundings on its way into the
-// total (16 lines in 8 sums, the sums in pairs), so that no gradient is off by more than
-// 4 ulp; one, of float64 without fma, whose exp is off by 1.05 ulp. Adding 4 deep would be 3 %
-// faster and reach 4.4 ulp.
+// Adds f(i, lanes) to `total` for the vectors at i = 0, L, 2L, ... below n; `lanes` is L, or less
+// for the last. An exp is rounded at most twice on its way into the total (16 lines in 8 sums, the
+// sums in pairs), so that no gradient is off by more than 4 ulp; once for float64 without fma,
+// whose exp is off by 1.05 ulp. Sums 4 additions deep would be 3 % faster and reach 4.4 ulp.
 template <class T, class F>
 XENTROPY_INLINE void add_vectors(size_t n, Total<T>& total, const F& f) {
   constexpr size_t L = kLanes<T>, K = kLine<T>;
@@ -136,14 +136,15 @@ XENTROPY_INLINE void add_vectors(size_t n, Total<T>& total, const F& f) {
   for (; i < n; i += L) total.at[i % K / L].add(f(i, n - i < L ? n - i : L));
 }
 
-// Prefetching for a kernel that only reads: 16 KB ahead into L2, 2 KB ahead into L1.
+// Prefetch for a kernel that only reads: 16 KB ahead into L2, 2 KB ahead into L1.
 template <class S>
 XENTROPY_INLINE void prefetch_read(const S* x) {
   prefetch_far(x + (16 << 10) / sizeof(S));
   prefetch_near(x + (2 << 10) / sizeof(S));
 }
 
-// e[i] = exp(x[i]) for i < n, and 0 up to a whole vector; adds them to `total`.
+// e[i] = exp(x[i]) for i < n, and 0 up to a whole vector; adds them to `total`. kPrefetch: prefetch
+// x.
 template <bool kPrefetch, class S, class T, class Exp>
 XENTROPY_INLINE void exp_chunk(const S* x, size_t n, const Exp& exp, T* e, Total<T>& total) {
   add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
@@ -155,7 +156,7 @@ XENTROPY_INLINE void exp_chunk(const S* x, size_t n, const Exp& exp, T* e, Total
   });
 }
 
-// Adds what exp_chunk has left in e to `total`.
+// Adds the exps that exp_chunk has written to e.
 template <class T>
 XENTROPY_INLINE void sum_chunk(const T* e, size_t n, Total<T>& total) {
   add_vectors<T>(n, total, [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA { return load(e + i); });
@@ -167,7 +168,7 @@ void flush_row(T* e, size_t classes) {
   for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kLeast ? T(0) : e[c];
 }
 
-// Sums of logits are taken 2^-32 times as large, so that logits of 3e38 do not overflow.
+// Sums of logits are scaled by this factor, so that logits of 3e38 do not overflow.
 constexpr double kSmall = 0x1p-32;
 
 // Adds kSmall * (x[0..n) - origin) to `total`.
@@ -180,7 +181,7 @@ XENTROPY_INLINE void sum_differences(const S* x, size_t n, T origin, Total<T>& t
   });
 }
 
-// Sums over a row of masses q: of q_c, and of q_c (peak - x_c).
+// Sums over a row with target masses q: sum_c q_c and sum_c q_c (peak - x_c).
 template <class T>
 struct MassAccumulator {
   Total<T> mass, away;
@@ -216,7 +217,7 @@ XENTROPY_INLINE T max_lanes(Vec<T> v) {
   return lane[0];
 }
 
-// The lanes of the largest of x[0..n); nan where one is nan and happens to be met last.
+// A vector whose largest lane is the maximum of x[0..n). Arbitrary if an element is nan.
 template <class S, class T = Arithmetic<S>>
 XENTROPY_INLINE Vec<T> max_vector(const S* x, size_t n) {
   constexpr size_t L = kLanes<T>;
@@ -235,20 +236,20 @@ XENTROPY_INLINE Arithmetic<S> max_of(const S* x, size_t n) {
   return max_lanes<Arithmetic<S>>(max_vector(x, n));
 }
 
-// What the loss needs to know of a row. x is scaled, and
+// The sums of a row from which its loss and gradient follow. x is scaled here, and
 //
 //     e_c = exp(x_c - offset) * 2^kTop
 //
-// Logits are kept as distances from the offset, so that no digit is lost where all of
-// them are large.
+// Logits are kept as distances from the offset, so that no digit is lost where all of them are
+// large.
 struct RowSums {
   double tail_sum;         // sum of e over all classes but the target
-  double tail_lost;        // what rounding took from it
+  double tail_lost;        // the rounding error of tail_sum
   double e_target;         // e of the target
   double target_distance;  // x_target - offset
   double origin;           // a logit near the row's largest
   double origin_distance;  // origin - offset
-  double differences;      // sum over c of x_c - origin; only with label smoothing
+  double differences;      // sum over c of x_c - origin; with label smoothing only
   double total() const { return tail_sum + e_target; }
   Sum exact_total() const {
     const Sum sum = exact_sum(tail_sum, e_target);
@@ -256,15 +257,15 @@ struct RowSums {
   }
 };
 
-// The exps of a row, or of a part of it, chunk by chunk; the target's is not in their sum.
+// The sums of a row, or of a part of it. The target's exp is not in tail_sum.
 template <class T>
 struct RowAccumulator {
   Total<T> tail_sum, differences;  // the latter with label smoothing only
   double e_target = 0;
 
-  // make(e, total) writes the exps of the n classes from `begin` on to e, and adds them to `total`.
-  // Their sum is taken again where one of them is the target or, if asked, where subnormal exps
-  // have to be flushed to 0.
+  // Adds the n classes from `begin` on. make(e, total) writes their exps to e and adds them to
+  // `total`. The exps are summed a second time if one of them is the target's, which is then 0 in
+  // e, or if `flush` sets subnormal ones to 0.
   template <class Make>
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, size_t target, bool flush, T* e,
                                     const Make& make) {
@@ -289,8 +290,8 @@ struct RowAccumulator {
   }
 };
 
-// The sums of a row, part by part: part(begin, end) gives those of [begin, end). Several threads
-// may share a long row, and no bit shows it.
+// The sums of a row in parts of kRowPart classes: part(begin, end) returns those of [begin, end).
+// Threads that share a row add the same parts in the same order, so the result has the same bits.
 template <class T, class Part>
 XENTROPY_INLINE RowAccumulator<T> sum_parts(size_t classes, bool smooth, const Part& part) {
   RowAccumulator<T> sums;
@@ -301,7 +302,7 @@ XENTROPY_INLINE RowAccumulator<T> sum_parts(size_t classes, bool smooth, const P
   return sums;
 }
 
-// each(begin, n) for the chunks of a part.
+// Calls each(begin, n) for every chunk of [begin, end).
 template <class T, class Each>
 XENTROPY_INLINE void for_chunks(size_t begin, size_t end, const Each& each) {
   for (; begin < end; begin += kChunk<T>) {

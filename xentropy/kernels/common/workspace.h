@@ -1,4 +1,4 @@
-// The workspace of kernels that take one row at a time.
+// The workspace of kernels that process one row at a time.
 #pragma once
 #include "arena.h"
 #include "common/sums.h"
@@ -6,7 +6,7 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// A row of scratch, with room for its last cache line to be filled up, and for a vector beyond.
+// The length of a scratch row: room to fill its last cache line, and for one vector beyond.
 XENTROPY_INLINE size_t padded_row(size_t classes) { return (classes + 128) / 64 * 64; }
 
 template <class T>
@@ -15,7 +15,7 @@ T* take_row(Arena& arena, size_t classes) {
   return take<T>(arena, padded_row(classes));
 }
 
-// Two chunks: of exps that are not kept, and of what goes with them.
+// Two chunks: one for exps that are not kept, one for data that goes with them.
 template <class T>
 T* take_chunks(Arena& arena) {
   return take<T>(arena, 2 * kChunk<T>);

@@ -1,6 +1,6 @@
-// Words of rows that lie side by side: halves of vectors, float32 lanes in float64 and back,
-// and the tree that turns one vector a row into one lane a row. No intrinsics: constant
-// shuffles are known to both compilers.
+// Operations on several adjacent rows: halves of vectors, float32 lanes as float64 and back, and
+// the tree of shuffles that reduces one vector per row to one lane per row. No intrinsics: both
+// compilers provide shuffles with constant indices.
 #pragma once
 #include "simd/vector_lanes.h"
 
@@ -22,7 +22,7 @@ XENTROPY_INLINE HalfVF load_half(const float* p) {
   return *reinterpret_cast<const UnalignedHalfVF*>(p);
 }
 
-// kLanes<double> elements as float64, and back: rounded, if T is float.
+// kLanes<double> elements as float64; store_narrow rounds to T.
 XENTROPY_INLINE VD load_wide(const float* p) { return widen(load_half(p)); }
 XENTROPY_INLINE VD load_wide(const double* p) { return load(p); }
 XENTROPY_INLINE void store_narrow(float* p, VD v) {
@@ -32,7 +32,7 @@ XENTROPY_INLINE void store_narrow(double* p, VD v) { store(p, v); }
 
 XENTROPY_INLINE VD magnitude(VD v) { return (VD)((IntVec<double>)v & INT64_MAX); }
 
-// v rounded to T.
+// v rounded to T, as float64.
 template <class T>
 XENTROPY_INLINE VD rounded(VD v) {
   T lanes[kLanes<double>];
@@ -40,7 +40,7 @@ XENTROPY_INLINE VD rounded(VD v) {
   return load_wide(lanes);
 }
 
-// The first n lanes of a vector; the others are replaced by `fill`.
+// Keeps the first n lanes of a vector and replaces the rest by `fill`.
 template <class T>
 struct FirstLanes {
   IntVec<T> mask, rest;
@@ -53,7 +53,8 @@ struct FirstLanes {
   }
 };
 
-// The first n lanes of a line, in pieces of kLanes<double> elements; the others are 0.
+// Keeps the first n lanes of a cache line and sets the rest to 0, in pieces of kLanes<double>
+// elements.
 template <class T>
 struct LastLine {
   typedef decltype(IntVec<T>{}[0] + 0) Int;
@@ -77,9 +78,10 @@ struct LastLine {
 #define XENTROPY_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
 #endif
 
-// One step of the tree for vectors of kCount 64-bit lanes, whose sums so far are in halves, or
-// pieces, of kCount >> kStep lanes: lower(a, b) and upper(a, b) are the halves of those, of a
-// before b, so that lane i of a row meets lane i + kCount / 2, then + kCount / 4, ...
+// Step kStep of the tree, for vectors of kCount 64-bit lanes. Before it the partial sums of a row
+// occupy pieces of kCount >> kStep lanes. lower(a, b) and upper(a, b) are the lower and the upper
+// halves of these pieces, those of a before those of b: lane i of a row is combined with
+// lane i + kCount / 2, then + kCount / 4, ...
 template <int kStep, size_t kCount>
 struct TreeStep;
 template <>
@@ -149,6 +151,7 @@ struct TreeStep<2, 8> {
   }
 };
 
+// The steps from kStep on, for kCount nodes.
 template <int kStep, class Node, size_t kCount, class Op>
 XENTROPY_INLINE Node tree_from(const Node (&v)[kCount], const Op& op) {
   if constexpr (kCount == 1) {
@@ -162,16 +165,18 @@ XENTROPY_INLINE Node tree_from(const Node (&v)[kCount], const Op& op) {
   }
 }
 
-// Lane i of the result: op over all 64-bit lanes of v[i], in halves. `Node` is a vector, or
-// several that go the same way: op(step, a, b) makes the next one of the halves of a and b.
+// Lane i of the result is the reduction by op of all 64-bit lanes of v[i], in halves. Node is a
+// vector, or a struct of vectors that are shuffled alike; op(step, a, b) combines the halves of a
+// and b that `step` selects.
 template <class Node, size_t kCount, class Op>
 XENTROPY_INLINE Node tree(const Node (&v)[kCount], const Op& op) {
-  Node evens_first[kCount];  // the last step takes its lanes in turns from two vectors
+  Node evens_first[kCount];  // the last step interleaves the lanes of two vectors
   for (size_t i = 0; i < kCount; ++i) evens_first[i / 2 + i % 2 * (kCount / 2)] = v[i];
   return tree_from<0>(evens_first, op);
 }
 
-// Sums of rows, one a lane: value + lost where T is float64 itself; lost is 0 otherwise.
+// Sums of rows, one per lane: the exact sum is value + lost for float64 rows; lost is 0 for
+// float32.
 struct LaneSums {
   VD value, lost;
 };

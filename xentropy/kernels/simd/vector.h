@@ -1,17 +1,16 @@
-// The vocabulary of the kernels: vectors of the tier's native width.
+// Vectors of the tier's native width, and the operations that GNU vector types lack.
 //
-// GNU vector types give + - * / and comparisons; the few words that compilers cannot
-// spell (fused multiply-add, partial and streamed memory access, scaling by 2^n) are
-// functions below. Only here, in vector16.h and in vector_lanes.h are there intrinsics, and #if on
-// the CPU.
+// GNU vector types provide + - * / and comparisons. The functions below add the rest: fused
+// multiply-add, partial and non-temporal memory access, scaling by 2^n. Intrinsics, and #if on the
+// instruction set, occur only here, in vector16.h and in vector_lanes.h.
 //
-// Vectors wider than the hardware's are scalarised by GCC, so there are none.
+// No vector is wider than the hardware's: GCC splits such vectors into scalars.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 #if defined(__SSE2__)
-// GCC 12 takes the deliberately undefined operands in its own header for mistakes.
+// GCC 12 warns of the deliberately undefined operands in its own header.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #if !defined(__clang__)
@@ -93,7 +92,7 @@ XENTROPY_INLINE void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3);
 XENTROPY_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 XENTROPY_INLINE void prefetch_write(void* p) { __builtin_prefetch(p, 1, 3); }
 
-// --- partial access: the first n lanes, 0 < n <= lanes; nothing beyond is touched ---
+// --- partial access: the first n lanes, 0 < n <= lanes; memory beyond them is not accessed ---
 
 #if defined(__AVX512F__)
 XENTROPY_INLINE VF load_first(const float* p, size_t n, VF fill) {
@@ -145,7 +144,7 @@ XENTROPY_INLINE void store_first(T* p, Vec<T> v, size_t n) {
 }
 #endif
 
-// --- stream: a store past the caches, to an address aligned to the vector ---
+// --- stream: a non-temporal store; the address is aligned to the vector ---
 
 #if defined(__AVX512F__)
 XENTROPY_INLINE void stream(float* p, VF v) { _mm512_stream_ps(p, (__m512)v); }
@@ -163,14 +162,14 @@ XENTROPY_INLINE void stream(T* p, Vec<T> v) {
 }
 #endif
 
-// Streamed stores are weakly ordered: fence before another thread may read them.
+// Non-temporal stores are weakly ordered: fence before another thread may read them.
 XENTROPY_INLINE void stream_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 
-// --- max(bound, x): x if x is nan, so that nan passes through a clamp ---
+// --- max(bound, x): x if x is nan, so that a clamp keeps nan ---
 
 #if defined(__AVX512F__)
 XENTROPY_INLINE VF max(VF bound, VF x) { return (VF)_mm512_max_ps((__m512)bound, (__m512)x); }
@@ -185,7 +184,7 @@ XENTROPY_INLINE V max(V bound, V x) {
 }
 #endif
 
-// --- any(mask): is a comparison true in any lane? ---
+// --- any(mask): whether a comparison is true in any lane ---
 
 template <class M>
 XENTROPY_INLINE bool any(M mask) {  // compilers differ in the type of a comparison of doubles
@@ -257,10 +256,10 @@ XENTROPY_INLINE V fma(V a, V b, V c) {
 
 // --- ldexp(p, t) = p * 2^n, where t = n + kRoundToInteger<T> was rounded to an integer n ---
 //
-// kRoundToInteger is 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer and leaves
-// that integer in the low bits. scalef reads n itself and rounds subnormal results;
-// without it n + bias goes straight to the exponent field, so n must be in [-bias, bias]
-// and 2^-bias is flushed to 0.
+// kRoundToInteger is 1.5 * 2^(mantissa bits), plus the exponent bias where there is no scalef.
+// Adding it rounds to the nearest integer and leaves that integer in the low bits. scalef takes n
+// itself and rounds subnormal results. Without it n + bias is shifted into the exponent field, so n
+// must be in [-bias, bias], and 2^-bias becomes 0.
 
 #if defined(__AVX512F__)
 constexpr bool kHasScalef = true;

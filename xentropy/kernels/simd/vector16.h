@@ -1,6 +1,6 @@
-// The words of vector.h for 16-bit elements: they move between memory and vectors of float32,
-// rounded once to the nearest even. Stores of whole lines take two vectors at a time, which is
-// one full vector of memory.
+// The operations of vector.h for 16-bit elements: loads widen to vectors of float32, stores narrow
+// with one rounding to nearest even. Stores of whole cache lines take two vectors of float32 at a
+// time, which make one full vector in memory.
 #pragma once
 #include "half.h"
 #include "simd/vector.h"
@@ -11,8 +11,8 @@ namespace XENTROPY_TIER {
 #if defined(__AVX2__)
 typedef uint32_t HalfWords __attribute__((vector_size(kVectorBytes)));
 
-// The bits of a bfloat16 in the upper half of each lane. Results of arithmetic are quiet if they
-// are nan, and stay so when cut.
+// v rounded to bfloat16, whose bits are the upper half of each lane. A nan that arithmetic returns
+// is quiet, and stays a nan when the lower half is dropped.
 XENTROPY_INLINE HalfWords rounded_to_bf16(VF v) {
   const HalfWords bits = (HalfWords)v;
   const HalfWords up = bits + (0x7fff + ((bits >> 16) & 1));
@@ -139,7 +139,7 @@ XENTROPY_INLINE void store_first(S* p, VF v, size_t n) {
   for (size_t i = 0; i < n; ++i) p[i] = all[i];
 }
 
-// f(i) for the vectors at i = 0, L, ... of one cache line of memory at p.
+// Stores f(i), the vector of elements from i on, for i = 0, L, ... of one cache line at p.
 template <class S, class F>
 XENTROPY_INLINE void store_line(S* p, const F& f) {
   constexpr size_t L = kLanes<Arithmetic<S>>;
@@ -149,7 +149,7 @@ XENTROPY_INLINE void store_line(S* p, const F& f) {
     for (size_t q = 0; q < kLine<S>; q += L) store(p + q, f(q));
   }
 }
-// The same past the caches; p is at the start of the line.
+// The same with non-temporal stores; p is the start of a cache line.
 template <class S, class F>
 XENTROPY_INLINE void stream_line(S* p, const F& f) {
   constexpr size_t L = kLanes<Arithmetic<S>>;

@@ -1,15 +1,16 @@
-// The words of vector.h that move lanes: between float32 and float64, and within a vector.
+// Operations that move lanes: conversion between float32 and float64, and permutation within a
+// vector.
 #pragma once
 #include "simd/vector.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// --- half a vector of float32 to and from float64 lanes; the lower and upper half of one ---
+// --- conversion of half a vector of float32 to float64 lanes, and back ---
 
 typedef float HalfVF __attribute__((vector_size(kVectorBytes / 2)));
 
-#if defined(__AVX512F__)  // GCC 12 spells them in four instructions each
+#if defined(__AVX512F__)  // GCC 12 compiles __builtin_convertvector to four instructions
 XENTROPY_INLINE VD widen(HalfVF v) { return (VD)_mm512_cvtps_pd((__m256)v); }
 XENTROPY_INLINE HalfVF narrow(VD v) { return (HalfVF)_mm512_cvtpd_ps((__m512d)v); }
 XENTROPY_INLINE VD widen_lower(VF v) { return widen((HalfVF)_mm512_castps512_ps256((__m512)v)); }
@@ -28,7 +29,7 @@ XENTROPY_INLINE VD widen_upper(VF v) { return widen(HalfVF{v[2], v[3]}); }
 #endif
 #endif
 
-// --- permute(v, index): lane i is lane l of v where lane i of index is permutation<T>(l) ---
+// --- permute(v, index): lane i is lane l of v, where lane i of index is permutation<T>(l) ---
 
 #if defined(__AVX512F__)
 template <class T>
