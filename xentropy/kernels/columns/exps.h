@@ -1,5 +1,5 @@
-// The exps of a segment, a vector of rows at a time, and their sums over the classes: steps 1 to 3
-// of the column kernel.
+// Steps 1 to 3 of the column kernel: the exps of a segment, one vector of rows at a time, and their
+// sums over the classes.
 #pragma once
 #include "columns/segment.h"
 
@@ -7,9 +7,9 @@ namespace xentropy {
 namespace XENTROPY_TIER {
 
 constexpr size_t kClassesAtOnce = 4;  // their exps are added in T: two roundings each
-constexpr size_t kColumnProbe = 4;    // logits of a row from which its k is guessed
+constexpr size_t kColumnProbe = 4;    // the first logits of a row, from which k is guessed
 
-// kScaled: logit_scale is not 1. kGradient: the exps are kept, to become gradient.
+// kScaled: logit_scale is not 1. kGradient: keep the exps, from which the gradient is made.
 template <class T, bool kScaled, bool kGradient>
 class SegmentExps {
   static constexpr size_t L = kLanes<T>, D = kLanes<double>;
@@ -27,7 +27,7 @@ class SegmentExps {
     for (size_t i = 0; i < s_.n; i += L) guess(i, largest(i, classes));
   }
 
-  // Step 2 of kClasses classes from c on, for n rows from i on.
+  // Step 2 for the kClasses classes from c on and n rows from i on.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void exps_of(size_t c, size_t i, size_t n) {
     const size_t end = i + n;
@@ -50,7 +50,7 @@ class SegmentExps {
     return m;
   }
 
-  // k of the rows at i, such that the exp of the logit `origin` is about 2^kTop; and sums of 0.
+  // The offset k of the rows at i for which the exp of `origin` is about 2^kTop; resets the sums.
   XENTROPY_INLINE_MEMBER void guess(size_t i, Vec<T> origin) {
     constexpr T kMost = T(Exp<T>::kMaxOffset), kRound = Exponent<T>::kMagic;
     constexpr T kBelow = T(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias);
@@ -70,7 +70,7 @@ class SegmentExps {
     }
   }
 
-  // `lanes` rows from i on; kWhole: L of them.
+  // The `lanes` rows from i on, kClasses classes from c on; kWhole: `lanes` is L.
   template <size_t kClasses, bool kWhole>
   XENTROPY_INLINE_MEMBER void exps_at(size_t c, size_t i, size_t lanes) {
     const ptrdiff_t stride = s_.b.logits_class_stride;
@@ -89,7 +89,7 @@ class SegmentExps {
     add_exps(v, c, i);
   }
 
-  // kSmall (x - origin) of some classes, for label smoothing.
+  // Adds kSmall (x - origin) of kClasses classes, for label smoothing.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void add_differences(const Vec<T> (&x)[kClasses], size_t i) {
     const Vec<T> small = splat(T(kSmall)), small_origin = load(s_.origin + i) * small;
@@ -98,7 +98,8 @@ class SegmentExps {
     add_classes(d, s_.rows.differences + i, s_.differences_lost + i);
   }
 
-  // Keeps the exps of the classes from c on, and adds them up but for the targets'.
+  // Stores the exps of the kClasses classes from c on and adds them to the sums, without the
+  // targets' exps.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void add_exps(Vec<T> (&e)[kClasses], size_t c, size_t i) {
     const size_t width = s_.width;
@@ -116,7 +117,7 @@ class SegmentExps {
     add_classes(e, s_.rows.tail_sum + i, s_.rows.tail_lost + i);
   }
 
-  // Of a float64 sum: what can be added of what its roundings lost.
+  // Adds the rounding errors of float64 sums to the sums, as far as their precision allows.
   XENTROPY_INLINE_MEMBER void gather_lost(size_t i) {
     if (sizeof(T) == 4) return;
     LaneRows<T, Segment<T>::N>& rows = s_.rows;
@@ -128,7 +129,7 @@ class SegmentExps {
     store(rows.differences + i, load(rows.differences + i) + (rest == rest ? rest : VD{}));
   }
 
-  // The target's exp of the rows i .. i + L: 1 where they do not count.
+  // Sets e_target of the rows [i, i + L); 1 for ignored rows.
   void take_targets(size_t i) {
     const Vec<T> e = s_.labels(i) < Int(0) ? splat(T(1)) : load(s_.target + i);
     store_wide(s_.rows.e_target + i, e);
@@ -138,8 +139,8 @@ class SegmentExps {
     for (size_t q = i; q < i + L; q += D) gather_lost(q);
   }
 
-  // The rows out of range once more, with k from their largest logit. Their neighbours in the
-  // vector repeat what they had.
+  // Computes the rows that are out of range again, with k from their maximum. The other rows of the
+  // vector get the same results as before.
   void try_again() {
     for (size_t i = 0; i < s_.n; i += L) {
       Int again[L], found = 0;

@@ -1,5 +1,5 @@
-// Rows of a segment that the vectors leave: those that do not count, and one by one those whose
-// numbers are out of the vectors' range, by the scalar arithmetic of common/settle.h.
+// Fallback for rows of a segment that the vector code cannot finish: ignored rows, and rows with
+// numbers out of its range, which are computed one by one by the scalar code of common/settle.h.
 #pragma once
 #include "common/peak.h"
 #include "columns/segment.h"
@@ -7,7 +7,7 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Row i of the scratch to and from its column there; null: zeros.
+// Copies a contiguous row to and from column i of the segment. A null `row` means zeros.
 template <class T>
 void write_column(Segment<T>& s, size_t i, const T* row) {
   for (size_t c = 0; c < s.t.classes; ++c) s.exps_of_class(c)[i] = row ? row[c] : 0;
@@ -18,8 +18,7 @@ void read_column(Segment<T>& s, size_t i, const T* column, ptrdiff_t stride) {
     s.workspace.row[c] = column[ptrdiff_t(c) * stride + ptrdiff_t(i)];
 }
 
-// Gives row i the gradient that follows from its sums, and returns its loss. Its exps are in
-// s.workspace.row.
+// Sets the gradient of row i from its sums and returns its loss. The exps are in s.workspace.row.
 template <class T>
 double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
   const Settled settled = settle_row(s.t, s.b, s.begin + i, sums);
@@ -34,7 +33,7 @@ double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
   return settled.loss;
 }
 
-// A row whose exps are no good: from its maximum.
+// For a row whose exps are out of range: starts from its maximum.
 template <class T>
 void fallback_from_maximum(Segment<T>& s, size_t i) {
   read_column(s, i, s.x, s.b.logits_class_stride);
@@ -45,7 +44,7 @@ void fallback_from_maximum(Segment<T>& s, size_t i) {
   s.b.loss[s.begin + i] = finish_alone(s, i, sums);
 }
 
-// A row whose exps are good, but whose loss or factors are not: from its sums.
+// For a row whose exps are right, but whose loss or factors are not: starts from its sums.
 template <class T>
 void fallback_from_sums(Segment<T>& s, size_t i) {
   const size_t y = size_t(s.label[i]);

@@ -1,18 +1,19 @@
 // The column kernel: class indices, class axis strided, rows adjacent in memory.
 //
-// A lane is a row, so the sums over classes are plain vector additions. Cost: each logit is
-// read once and each gradient written once, as by the row kernel, and one exp an element.
-// The rows are taken in segments, pipelined like the rows of rows.h:
+// A lane is a row, so the sums over classes are plain vector additions. Cost: as in the row kernel
+// each logit is read once, each gradient is written once, and there is one exp per element. The
+// rows are processed in segments, pipelined like the rows of rows/labels.h:
 //
 //   1. probe: k of every row from its first logits, so that exp(x) 2^-k is in range;
-//   2. four classes at a time: finish and store those of segment s-1 from scratch, then
-//      overwrite them with the exps of segment s; the target's exp stays out of the sums;
-//   3. check: rows whose total is out of range are tried again with k from their maximum,
-//      and if that fails too (|x| is huge, inf, nan) gathered and done alone, as in peak.h;
-//   4. settle, a vector of rows at a time; the target's gradient goes into scratch.
+//   2. four classes at a time: scale and store those of segment s-1 from scratch, then overwrite
+//      them with the exps of segment s; the target's exp is left out of the sums;
+//   3. check: rows whose total is out of range are computed again with k from their maximum; if
+//      that fails too (|x| is huge, inf, nan), they are copied and computed one by one
+//      (columns/fallback.h);
+//   4. losses and factors, a vector of rows at a time; the target entries go into scratch.
 //
-// No row depends on its neighbours, on the segment or on its place there in any bit: lanes
-// do not mix, and whether a row is tried again it decides by its own logits.
+// No bit of a row depends on its neighbours, on the segment or on its place there: lanes are
+// independent, and whether a row is computed again depends on its own logits alone.
 #pragma once
 #include "columns/exps.h"
 #include "columns/fallback.h"
@@ -20,16 +21,18 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
+// Rows of the block.
 struct Span {
   size_t begin, n;
 };
 
-// Elements from p to the start of a cache line.
+// Elements from p to the next start of a cache line.
 template <class T>
 XENTROPY_INLINE size_t to_line(const T* p) {
   return -(reinterpret_cast<uintptr_t>(p) / sizeof(T)) % kLine<T>;
 }
 
+// kStreamed: a non-temporal store.
 template <bool kStreamed, class T>
 XENTROPY_INLINE void put(T* out, Vec<T> v) {
   if (kStreamed) {
@@ -39,8 +42,8 @@ XENTROPY_INLINE void put(T* out, Vec<T> v) {
   }
 }
 
-// Finishes and stores one class of a segment. Streams whole cache lines: of those that
-// straddle two segments, or two classes, the parts are stored as usual.
+// Scales and stores one class of a segment. kStreamed: whole cache lines with non-temporal stores.
+// A line that straddles two segments or classes is written in parts with regular stores.
 template <bool kStreamed, class T>
 void store_class(const Segment<T>& s, size_t c, size_t n, T* out) {
   constexpr size_t L = kLanes<T>;
@@ -61,11 +64,12 @@ void store_class(const Segment<T>& s, size_t c, size_t n, T* out) {
   store_until(n);
 }
 
-// Prefetching goes the way of the reads: so many bytes ahead, through the classes of the segment
-// and on to the next.
+// Bytes that prefetches are ahead of the reads, along the classes of the segment and on to the next
+// segment.
 constexpr size_t kColumnsAhead = 8 << 10;
 
-// kGradient: is there one? kStreamed: is it stored past the caches?
+// kScaled: logit_scale is not 1. kGradient: compute the gradient too. kStreamed: non-temporal
+// stores.
 template <class T, bool kScaled, bool kGradient, bool kStreamed>
 class ColumnPipeline {
  public:
@@ -73,7 +77,7 @@ class ColumnPipeline {
       : t_(t), b_(b), exps_(t, b, arena) {}
 
   void run() {
-    // segments of one length, rounded to whole cache lines of the gradient
+    // Segments of equal length, a multiple of whole cache lines of the gradient.
     const size_t count = (b_.rows + exps_.segment().width - 1) / exps_.segment().width;
     const size_t each = (b_.rows + count - 1) / count;
     length_ = (each + kLine<T> - 1) / kLine<T> * kLine<T>;
@@ -96,7 +100,8 @@ class ColumnPipeline {
   }
 
  private:
-  // Where the classes of the gradient start alike, segments start at a cache line.
+  // The rows of the segment at `begin`. If all classes of the gradient have the same alignment, the
+  // first segment is shortened so that the others start at a cache line.
   size_t length_of(size_t begin) const {
     size_t n = length_;
     if (kStreamed && begin == 0 && b_.gradient_class_stride % ptrdiff_t(kLine<T>) == 0) {
@@ -124,7 +129,8 @@ class ColumnPipeline {
     for (; c < t_.classes; ++c) step<1>(c, before, now);
   }
 
-  // Line by line in turn: stores that come in bursts are not hidden behind arithmetic.
+  // Step 2 for kClasses classes from c on. Stores and exps alternate line by line: a burst of
+  // stores would not overlap with arithmetic.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void step(size_t c, Span before, Span now) {
     if (now.n) prefetch<kClasses>(c, now);
@@ -155,6 +161,7 @@ class ColumnPipeline {
             size_t(b_.gradient_class_stride) % kLine<T>) == 0;
   }
 
+  // Prefetches the logits kColumnsAhead bytes after those of the kClasses classes from c on.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void prefetch(size_t c, Span now) const {
     size_t ahead = c + kColumnsAhead / sizeof(T) / length_;

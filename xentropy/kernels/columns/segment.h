@@ -1,5 +1,5 @@
-// A segment of adjacent rows on its way through the column kernel: what is known of it, and where
-// its exps lie. A lane is a row.
+// The state of one segment of adjacent rows in the column kernel, and the layout of its exps in
+// scratch. A lane is a row.
 #pragma once
 #include "columns/settle.h"
 #include "common/workspace.h"
@@ -7,8 +7,8 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Rows of a segment: of more the exps leave the cache, of fewer every page that is touched gives
-// less. Measured with C = 20 to 20,000.
+// Rows per segment. With more rows the exps leave the cache; with fewer each page that is touched
+// yields less data. Measured with C = 20 to 20,000.
 constexpr size_t kSegmentRows = 128, kSegmentRowsLeast = 64;
 constexpr size_t kSegmentBytes = size_t(1) << 20, kSegmentBytesMost = size_t(1) << 22;
 XENTROPY_INLINE size_t segment_rows(size_t classes, size_t size) {
@@ -20,8 +20,8 @@ XENTROPY_INLINE size_t segment_rows(size_t classes, size_t size) {
 
 template <class T>
 struct ColumnWorkspace {
-  T *chunks, *row;  // of a row that is done alone
-  T* exps;          // class after class, if they are kept
+  T *chunks, *row;  // for a row that is computed by the fallback
+  T* exps;          // class by class; empty without a gradient
 
   ColumnWorkspace(size_t classes, bool gradient, Arena& arena)
       : chunks(take_chunks<T>(arena)),
@@ -36,12 +36,12 @@ struct Segment {
 
   const Terms& t;
   const Block<T>& b;
-  const size_t width;  // room for so many rows
+  const size_t width;  // the largest number of rows
   const bool smooth;
   const ColumnWorkspace<T> workspace;
-  size_t begin = 0, n = 0;               // its rows
-  const T* x = nullptr;                  // logits of the first
-  bool differ = false, ignored = false;  // do rows differ; were some of the segment before ignored
+  size_t begin = 0, n = 0;               // the first row in the block, and the number of rows
+  const T* x = nullptr;                  // logits of the first row
+  bool differ = false, ignored = false;  // rows differ; the previous segment had ignored rows
   alignas(kLineBytes) Int label[N];
   alignas(kLineBytes) T anchor[N], lowest[N], highest[N], origin[N], target[N];  // see exps.h
   alignas(kLineBytes) double differences_lost[N];
@@ -62,7 +62,7 @@ struct Segment {
 
   T* exps_of_class(size_t c) const { return workspace.exps + c * width; }
 
-  // The labels of the rows i .. i + L.
+  // The labels of the rows [i, i + L).
   XENTROPY_INLINE_MEMBER IntVec<T> labels(size_t i) const {
     IntVec<T> v;
     __builtin_memcpy(&v, label + i, sizeof v);
@@ -78,10 +78,10 @@ struct Segment {
     return x[ptrdiff_t(label[i]) * b.logits_class_stride + ptrdiff_t(i)];
   }
 
-  // Where the exp of row i's target is in scratch; of an ignored row, where class 0 is.
+  // The exp of row i's target in scratch; for an ignored row that of class 0.
   T& exp_of_target(size_t i) { return exps_of_class(size_t(label[i] < 0 ? 0 : label[i]))[i]; }
 
-  // Takes the rows [first, first + count) of the block. False if none of them counts.
+  // Starts the segment with rows [first, first + count) of the block. False if all are ignored.
   bool start(size_t first, size_t count) {
     begin = first;
     n = count;
@@ -107,7 +107,7 @@ struct Segment {
     rows.factor[i] = rows.rest[i] = rows.bias[i] = 0;
   }
 
-  // No row counts: no logit is read, every gradient is +0.
+  // All rows are ignored: no logit is read, every gradient is +0.
   void blank() {
     for (size_t c = 0; b.gradient && c < t.classes; ++c) {
       __builtin_memset(exps_of_class(c), 0, n * sizeof(T));

@@ -1,41 +1,40 @@
-// The rows of a segment of columns on their way from sums to losses and factors, by
-// settle_lanes.h; and how exps are added up where a lane is a row.
+// Losses and factors of the rows of a segment from their sums, by common/settle_lanes.h; and the
+// addition of exps where a lane is a row.
 //
-// Left to settle.h, and marked, are also rows whose target's exp may have lost bits.
+// Rows whose target's exp may have lost bits are left to the fallback too (`settled` is 0).
 #pragma once
 #include "common/settle_lanes.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Many rows on their way from sums to gradient. Those that do not count have class_weight 0
-// and e_target 1.
+// The sums of kRows rows, and the results. Ignored rows have class_weight 0 and e_target 1.
 template <class T, size_t kRows>
 struct LaneRows {
   alignas(kLineBytes) double tail_sum[kRows];
-  alignas(kLineBytes) double tail_lost[kRows];    // of float64 alone
+  alignas(kLineBytes) double tail_lost[kRows];    // for float64 only
   alignas(kLineBytes) double differences[kRows];  // sum of kSmall (logit - origin)
   alignas(kLineBytes) double e_target[kRows];
-  alignas(kLineBytes) double x_target[kRows];  // logits; only where `far`
+  alignas(kLineBytes) double x_target[kRows];  // logits; set only if is_far()
   alignas(kLineBytes) double origin[kRows];
   alignas(kLineBytes) double class_weight[kRows];
   alignas(kLineBytes) double sample_weight[kRows];
   alignas(kLineBytes) double upstream[kRows];
-  // what comes of them
+  // results
   alignas(kLineBytes) double loss[kRows];
-  alignas(kLineBytes) T factor[kRows];  // Finish<T>, and e at the target
+  alignas(kLineBytes) T factor[kRows];  // Finish<T>, and the target entry
   alignas(kLineBytes) T rest[kRows];
   alignas(kLineBytes) T bias[kRows];
   alignas(kLineBytes) T target_entry[kRows];
-  alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: left to settle.h
-  alignas(kLineBytes) int64_t finished[kRows];  // -1: so is what makes the gradient
+  alignas(kLineBytes) int64_t settled[kRows];   // -1: the loss is right; 0: fallback
+  alignas(kLineBytes) int64_t finished[kRows];  // -1: so are the factors of the gradient
 
-  // What makes gradient of the exps of the rows i, i + 1, ...
+  // The map from exps to gradients for the rows i, i + 1, ...
   XENTROPY_INLINE_MEMBER Finisher<T> finisher(size_t i) const {
     return {load(factor + i), load(rest + i), load(bias + i)};
   }
 
-  // Was k right? See Exp<T>. Origin is -inf if k was guessed from nothing.
+  // Whether k was right, see Exp<T>. origin is -inf if all probed logits were.
   XENTROPY_INLINE_MEMBER IntVec<double> in_range(size_t i) const {
     return sums_in_range<T>(load(tail_sum + i), load(e_target + i)) &
            (load(origin + i) != -INFINITY);
@@ -45,9 +44,9 @@ struct LaneRows {
   }
 };
 
-// Adds the exps of some classes (or other terms) to the float64 sums of as many rows as a vector
-// has lanes. An exp meets two roundings at most on its way there; of float64, whose exp without
-// fma is off by 1.05 ulp, one.
+// Adds the exps (or other terms) of kClasses classes, 1 or 4, to the float64 sums of as many rows
+// as a vector has lanes. An exp is rounded at most twice on its way into the sum; once for float64,
+// whose exp without fma is off by 1.05 ulp.
 template <size_t kClasses>
 XENTROPY_INLINE void add_classes(const VF (&v)[kClasses], double* sum, double*) {
   VF all = v[0];
@@ -65,18 +64,18 @@ XENTROPY_INLINE void add_classes(const VD (&v)[kClasses], double* sum, double* l
   store(lost, total.lost);
 }
 
-// A vector of T as float64.
+// Stores a vector of T as float64.
 XENTROPY_INLINE void store_wide(double* p, VD v) { store(p, v); }
 XENTROPY_INLINE void store_wide(double* p, VF v) {
   store(p, widen_lower(v));
   store(p + kLanes<double>, widen_upper(v));
 }
 
-// Does the loss need the distances between logits?
+// Whether the loss needs distances between logits.
 static inline bool is_far(const Terms& t) { return t.label_smoothing != 0 || t.z_loss != 0; }
 
-// Columns do with the rest of a float32 factor what groups do without: their exps meet a rounding
-// more in sums.
+// Unlike groups, columns use the rest of a float32 factor: their exps are rounded once more on the
+// way into the sums.
 template <class T, size_t kRows>
 XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, LaneRows<T, kRows>& rows, size_t i) {
   const VD factor = rounded<T>(f.factor);
@@ -86,7 +85,8 @@ XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, LaneRows<T, kRows>& ro
   store_narrow(rows.target_entry + i, f.target_entry);
 }
 
-// The rows i .. i + kLanes<double>; of which all is settled and finished. A loss of nan is not.
+// Loss and factors of the rows [i, i + kLanes<double>). Returns in which lanes all are right; a nan
+// loss counts as wrong. kDiffer: what the rows differ in. kGradient: compute the factors too.
 template <Differ kDiffer, bool kGradient, class T, size_t kRows>
 XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, LaneRows<T, kRows>& rows,
                                                            size_t i) {
@@ -121,8 +121,8 @@ XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, LaneR
   return finished & (r.loss == r.loss);
 }
 
-// The first n rows; false if one of them is left to settle.h. `differ`: in more than logits and
-// targets.
+// Losses and factors of the first n rows; false if one of them needs the fallback. `differ`: rows
+// differ in more than logits and targets. kGradient: compute the factors too.
 template <bool kGradient, class T, size_t kRows>
 bool losses_and_factors(const Terms& t, bool differ, LaneRows<T, kRows>& rows, size_t n) {
   Terms plain = t;

@@ -1,16 +1,14 @@
-// Rows whose every class has target mass: class probabilities, or class weights together
-// with label smoothing.
-// (common/dense_row.h has the formulas).
+// The row kernel for dense targets: class probabilities, or class weights together with label
+// smoothing. common/dense_row.h has the formulas.
 //
-// Cost: one exp per element; with probabilities 12 bytes of memory traffic an element in float32
+// Cost: one exp per element; with probabilities 12 bytes of memory traffic per element in float32
 // (logits, target, gradient). Passes over a row:
 //
-//   1. masses: the probabilities where they lie, if they are the masses as they stand; else
-//      made in scratch;
-//   2. maximum: step 5 of the row before has prefetched the logits;
-//   3. chunk by chunk exps, into scratch, and the sums of both;
-//   4. settle: as in rows.h;
-//   5. gradient: e_c * factor - q_c * bias, streamed if asked.
+//   1. masses: the probabilities in place, if they are the masses; else computed into scratch;
+//   2. maximum: step 5 of the previous row has prefetched the logits;
+//   3. exps chunk by chunk, into scratch, and the sums of exps and masses;
+//   4. loss and factors, as in rows/labels.h;
+//   5. gradient: e_c * factor - q_c * bias, with non-temporal stores if `streamed`.
 #pragma once
 #include "common/dense_row.h"
 #include "common/workspace.h"
@@ -20,7 +18,7 @@ namespace XENTROPY_TIER {
 
 template <class T>
 struct DenseWorkspace {
-  T* masses;  // that are made
+  T* masses;  // unused if the probabilities are the masses
   RowWorkspace<T> row;
 
   DenseWorkspace(size_t classes, bool gradient, Arena& arena)

@@ -1,19 +1,19 @@
 // The row kernel: class indices, class axis contiguous, one exp per element.
 //
-// Cost: each logit is read once and each gradient written once, 8 bytes an element in
-// float32. Arithmetic hides behind memory because the rows are pipelined:
+// Cost: each logit is read once and each gradient written once, 8 bytes per element in float32. The
+// rows are pipelined, so that arithmetic overlaps with memory traffic:
 //
 //   1. probe: k from the first logits of the row, so that exp(x) 2^-k is in range;
-//   2. chunk by chunk (16 cache lines): finish and store the chunk of row r-1 from the
-//      scratch row while prefetching, then overwrite that chunk with the exps of row r;
-//   3. the target's exp is taken out and its chunk summed again: `others` is exact;
-//   4. check: if the total is out of range (k was wrong, |x| is huge, or the row holds
-//      inf or nan) or nothing but -inf was probed, do the row again from its maximum;
-//   5. settle: a few numbers from which step 2 makes the gradient one row later.
+//   2. chunk by chunk (16 cache lines): scale and store the chunk of row r-1 from the scratch row
+//      while prefetching, then overwrite that chunk with the exps of row r;
+//   3. set the target's exp to 0 and sum its chunk again: tail_sum has no cancellation;
+//   4. check: if the total is out of range (k was wrong, |x| is huge, or the row holds inf or nan)
+//      or all probed logits are -inf, compute the row again from its maximum;
+//   5. loss and factors: a few numbers, with which step 2 makes the gradient one row later.
 //
-// 16-bit logits and gradients (S) are widened and narrowed on the way; the exps are T.
+// 16-bit logits and gradients (S) are converted on the fly; the exps are of type T.
 //
-// k is a function of the row alone: no row depends on its neighbours in any bit.
+// k is a function of the row alone: no bit of a row depends on its neighbours.
 #pragma once
 #include "common/peak.h"
 #include "common/workspace.h"
@@ -22,7 +22,7 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// One row on its way through the scratch: steps 1, 3 and 4.
+// One row in steps 1, 3 and 4. S: type in memory. kScaled: logit_scale is not 1.
 template <class S, bool kScaled>
 struct RowInFlight {
   typedef Arithmetic<S> T;
@@ -45,9 +45,9 @@ struct RowInFlight {
         offset(guess_offset<T>(origin, scale)),
         exp{ExponentOffset<T>(offset, scale), LogitScale<T>(scale)} {}
 
-  // Step 2 for classes [begin, end); exps_at(i, n) says where the exps of a chunk go. What options
-  // ask for is decided chunk by chunk, which costs nothing and spares a copy of the kernel for
-  // each combination of them.
+  // Step 2 for the classes [begin, end). exps_at(i, n) returns where the exps of the n classes from
+  // i on go. kPrefetch: prefetch the logits. Options are tested once per chunk, which has no
+  // measurable cost and avoids one instance of the kernel for each combination of them.
   template <bool kPrefetch, class ExpsAt>
   XENTROPY_INLINE_MEMBER RowAccumulator<T> part(size_t begin, size_t end,
                                                 const ExpsAt& exps_at) const {
@@ -65,7 +65,7 @@ struct RowInFlight {
   // scale * value - (k + kTop) ln 2
   double distance(double value) const { return octaves_from(offset + Exp<T>::kTop, value, scale); }
 
-  // `row` holds the exps, or is null if only their sums are wanted.
+  // Steps 3 and 4. `row` holds the exps; null: only their sums are needed.
   RowSums finish(const RowAccumulator<T>& sums, T* row, T* chunk) const {
     RowSums s = row_sums(sums, scale, smooth);
     if (!sums_in_range<T>(s.tail_sum, s.e_target) || origin == T(-INFINITY)) {
@@ -79,6 +79,7 @@ struct RowInFlight {
   }
 };
 
+// Stores: one of the classes of rows/writers.h. kScaled: logit_scale is not 1.
 template <class S, class Stores, bool kScaled>
 void rows_with_gradient(const Terms& t, const Block<S>& b,
                         const RowWorkspace<Arithmetic<S>>& workspace) {
@@ -116,6 +117,7 @@ void rows_with_gradient(const Terms& t, const Block<S>& b,
   stores.flush();
 }
 
+// kScaled: logit_scale is not 1.
 template <class S, bool kScaled>
 void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
   typedef Arithmetic<S> T;

@@ -1,15 +1,15 @@
-// softmax, log_softmax, log-sum-exp and entropy of rows, class axis contiguous. With m the place of
-// a row's maximum and others the sum of the exps but e_m:
+// softmax, log_softmax, log-sum-exp and entropy of rows, class axis contiguous. With m the index of
+// a row's maximum and tail_sum the sum of the exps without e_m:
 //
 //     p_c = e_c / total
-//     L = -log p_m = log1p(others / e_m),  log p_c = (x_c - x_m) - L,  lse = x_m + L
+//     L = -log p_m = log1p(tail_sum / e_m),  log p_c = (x_c - x_m) - L,  lse = x_m + L
 //     entropy = sum_c p_c (x_m - x_c) + L     (no term is negative: nothing cancels)
 //
-// Cost: one exp an element, each element read once and written once, as in rows.h and by the same
-// pipeline: while the exps of a row are made, chunk by chunk, the row before is stored. softmax
-// scales the exps, which wait in a scratch row; log_softmax reads that row again, from L2, for
-// x - x_m is exact where the logarithm of an exp is not. The maximum is found on the way, see
-// ApartSums. Entropy alone reads a row three times, and takes two exps.
+// Cost: one exp per element, each element read once and written once, by the pipeline of
+// rows/labels.h: while the exps of a row are computed, chunk by chunk, the previous row is stored.
+// softmax scales the exps, which are kept in a scratch row. log_softmax reads the row again, from
+// L2, because x - x_m is exact where the logarithm of an exp is not. The maximum is found in the
+// same pass, see TailSums. The entropy reads a row three times and takes two exps per element.
 #pragma once
 #include "common/log_softmax.h"
 #include "rows/tail.h"
@@ -20,7 +20,7 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// From its maximum, any row.
+// Fallback for any row, from its maximum.
 template <class T>
 RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
   const Peak<T> peak = peak_of(x, classes);
@@ -29,7 +29,7 @@ RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
   return {peak.value, log1p_of(s.tail_sum / s.e_target)};
 }
 
-// The same from the sums of a row.
+// RowLog from the sums of a row.
 template <class T>
 RowLog<T> log_of_row(const TailSums<T>& row, T* chunk) {
   RowSums s;
@@ -37,7 +37,7 @@ RowLog<T> log_of_row(const TailSums<T>& row, T* chunk) {
   return {row.peak, log1p_of(s.tail_sum / s.e_target)};
 }
 
-// The exps of a row chunk by chunk, for softmax: their total.
+// For softmax: the exps of a row, chunk by chunk, and their total.
 template <class T>
 struct AllSums {
   const T* x;
@@ -53,7 +53,8 @@ struct AllSums {
 
   bool in_range() const { return total_in_range<T>(total.value().value); }
 
-  // e holds the exps, and holds them again if k was wrong.
+  // Returns the map from exps to probabilities. e holds the exps; if k was wrong, they are computed
+  // again.
   Finisher<T> finish(T* e, T* scratch_chunk) const {
     Sum sum = total.value();
     if (!in_range()) {
@@ -74,6 +75,7 @@ XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
   return b.x + ptrdiff_t(r) * b.x_stride;
 }
 
+// Stores: RegularStores or StreamedStores.
 template <class T, template <class, class> class Stores>
 void softmax_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
   T* e = w.exps;
@@ -90,8 +92,9 @@ void softmax_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
   stores.flush();
 }
 
-// A row of its own needs no scratch row, which might be as large as all of the call's input: its
-// exps go to the result. In place, only when they are known to be right: that takes them twice.
+// A single row needs no scratch row, which might be as large as the input of the call: the exps are
+// written to the result. In place that is possible only after the first pass has shown that k is
+// right, so the exps are computed twice.
 template <class T>
 void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
   AllSums<T> row(b.x, b.classes), again = row;
@@ -110,6 +113,7 @@ void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
   stores.advance(b.out, b.classes, b.out);
 }
 
+// Stores as above.
 template <class T, template <class, class> class Stores>
 void log_softmax_rows(const SoftmaxBlock<T>& b, T* scratch) {
   Stores<T, LogOf<T>> stores;
@@ -169,6 +173,7 @@ void reduce_rows(const SoftmaxBlock<T>& b, T* chunk) {
   }
 }
 
+// softmax or log_softmax. Stores as above.
 template <class T, template <class, class> class Stores>
 void normalize_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
   return b.what == Result::kSoftmax ? softmax_rows<T, Stores>(b, w)

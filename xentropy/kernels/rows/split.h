@@ -1,22 +1,23 @@
-// One long row by several threads: the row kernel in three steps, two of them by parts.
+// One long row shared by several threads: the row kernel in three steps, two of them by parts.
 //
 //   1. exps of a part (kRowPart logits) into the scratch row, and their sums: any thread;
-//   2. settle: the sums of the parts in order, then as in rows.h: one thread, when all are done;
+//   2. the sums of the parts in order, then loss and factors as in rows/labels.h: one thread, after
+//      step 1 of all parts;
 //   3. gradient of a part, from the scratch row: any thread.
 //
-// The sums of a row are closed part by part in the row kernel too, so that the results are its
-// bits. Cost: as the row kernel; but the exps leave the L1 cache between steps 1 and 3, and every
-// step waits for all threads. For the losses alone step 1 keeps no exps and there is no step 3.
+// The row kernel closes its sums after every part too, so the results have the same bits. Cost:
+// that of the row kernel, except that the exps leave the L1 cache between steps 1 and 3, and every
+// step waits for all threads. Without a gradient step 1 keeps no exps and there is no step 3.
 #pragma once
 #include "rows/labels.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// The workspace of such a row.
+// The workspace of one row, which all threads share.
 template <class T>
 struct SplitWorkspace {
-  RowAccumulator<T>* sums;  // of every part
+  RowAccumulator<T>* sums;  // one per part
   Finish<T>* finish;
   RowWorkspace<T> row;
 
@@ -31,17 +32,18 @@ size_t split_bytes(size_t classes, bool gradient) {
   return bytes_of<SplitWorkspace<Arithmetic<S>>>(classes, gradient);
 }
 
-// Step 3.
+// Step 3. Stores: one of the classes of rows/writers.h.
 template <class S, class Stores>
 void store_part(const Arithmetic<S>* e, size_t n, const Finish<Arithmetic<S>>& finish, S* out) {
   Stores stores;
   stores.begin_row(out, n, finish);
-  const S* ahead = reinterpret_cast<const S*>(e);  // no row is read meanwhile
+  const S* ahead = reinterpret_cast<const S*>(e);  // the prefetch address: the next row is unknown
   for_chunks<Arithmetic<S>>(
       0, n, [&](size_t i, size_t m) XENTROPY_INLINE_LAMBDA { stores.advance(e, i + m, ahead); });
   stores.flush();
 }
 
+// kScaled: logit_scale is not 1.
 template <class S, bool kScaled>
 void split_step(Step step, const Terms& t, const Block<S>& b, char* workspace, size_t part,
                 bool streamed) {

@@ -1,8 +1,9 @@
-// The exps of a row whose maximum is not known, in one pass, with that of the maximum apart.
+// The exps of a row and the sum of its tail, all but the exp of the maximum, in one pass and
+// without knowing the maximum beforehand.
 //
-// k is guessed as in rows.h. A chunk with a larger logit than all before is summed again without
-// it, and the exp that was apart joins the sum. Among logits in no order that happens as often as
-// the logarithm of the number of chunks.
+// k is guessed as in rows/labels.h. If a chunk has a logit larger than all before, its exps are
+// summed again without that of the new maximum, and the exp of the previous maximum joins the sum.
+// For logits in random order this happens about log(number of chunks) times.
 #pragma once
 #include "common/peak.h"
 
@@ -21,12 +22,12 @@ struct TailSums {
   size_t classes;
   DirectExp<T, false> exp;
   Total<T> tail_sum;
-  double passed = 0, e_peak = 0;  // exps that were apart before; the one that is
+  double passed = 0, e_peak = 0;  // sum of the exps of previous maxima; exp of the current one
   T peak = T(-INFINITY);
 
   TailSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
 
-  // The exps of classes [begin, begin + n), in e.
+  // Adds the classes [begin, begin + n); writes their exps to e. kPrefetch: prefetch the logits.
   template <bool kPrefetch>
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
     const Total<T> before = tail_sum;
@@ -51,7 +52,7 @@ struct TailSums {
     sum_chunk(e, n, tail_sum);
   }
 
-  // others and e_target; or false, if the row must be done from its maximum.
+  // Sets tail_sum and e_target. False if k was wrong: the row must be computed from its maximum.
   bool sums(RowSums* s) const {
     *s = {};
     s->tail_sum = tail_sum.value().value + passed;

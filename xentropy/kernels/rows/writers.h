@@ -1,11 +1,14 @@
-// Two ways for a row to become gradient in memory, in pieces, in order: each element of the row
-// goes through `Map`. The row is scratch (exps), or one of the logits (log_softmax).
+// Two classes that write the result of a row piece by piece, in order; each element goes through
+// `Map`, a functor on vectors of T. The input is the scratch row (exps) or the logits
+// (log_softmax).
 //
-// StreamedStores writes whole cache lines past the caches (a normal store first reads the
-// line it overwrites: 3 bytes moved for 2). Lines that straddle two adjacent rows are
-// joined in a small buffer, because a partial line streamed costs a whole one.
+// StreamedStores writes whole cache lines with non-temporal stores (a regular store first reads the
+// line that it overwrites: 3 bytes moved instead of 2). A line that straddles two adjacent rows is
+// assembled in a buffer, because a non-temporal store of a partial line costs as much as a whole
+// one.
+//
 // RegularStores is for results that stay in cache, for rows in place, and for fresh pages. It
-// prefetches what it will overwrite, 1 KB ahead: a long row in place has left the L1 cache
+// prefetches the memory that it overwrites, 1 KB ahead: a long row in place has left the L1 cache
 // since it was read (20 % at 4,000 classes and more).
 #pragma once
 #include "common/line_buffer.h"
@@ -14,14 +17,14 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Of the row that is read next: 8 KB ahead into L2, and into L1 what comes next.
+// Prefetches the row that is read next: 8 KB ahead into L2, and the current position into L1.
 template <class S>
 XENTROPY_INLINE void prefetch_next(const S* x) {
   prefetch_far(x + (8 << 10) / sizeof(S));
   prefetch_near(x);
 }
 
-// The n elements left of a row: a vector of them at most, filled up with 0.
+// The next vector of a row of which n elements are left, padded with 0.
 template <class T>
 XENTROPY_INLINE Vec<T> load_rest(const T* p, size_t n) {
   return n >= kLanes<T> ? load(p) : load_first(p, n, Vec<T>{});
@@ -41,7 +44,7 @@ class RegularStores {
     map_ = map;
   }
 
-  // Writes e[..end) of the row at least; `next` is the row that will be read meanwhile.
+  // Writes the elements of the row up to `end`, from e. `next` is the row to prefetch.
   XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const S* next) {
     constexpr size_t L = kLanes<T>;
     size_t i = done_;
@@ -76,7 +79,7 @@ class StreamedStores {
     map_ = map;
   }
 
-  // As RegularStores; goes on to the end of a cache line, beyond `end` if need be.
+  // As in RegularStores, but continues beyond `end` to the end of a cache line.
   XENTROPY_INLINE_MEMBER void advance(const T* e, size_t end, const S* next) {
     if (done_ == classes_) return;
     if (!line_.empty()) put(e, classes_ < line_.room() ? classes_ : line_.room());
@@ -97,7 +100,7 @@ class StreamedStores {
   void flush() { line_.flush(); }
 
  private:
-  // The next n elements of the row, into the line that waits.
+  // Moves the next n elements of the row into the line buffer.
   XENTROPY_INLINE_MEMBER void put(const T* e, size_t n) {
     line_.append(n, [&](S* to) XENTROPY_INLINE_LAMBDA {
       for (size_t q = 0; q < n; q += kLanes<T>) store(to + q, map_(load_rest(e + q, n - q)));
