@@ -1,17 +1,17 @@
-// The group kernel for dense targets: short rows, adjacent in memory, whose every class has target
-// mass (dense.h has the formulas). The probabilities are adjacent rows as well.
+// The group kernel for dense targets: short adjacent rows with a target mass for every class
+// (common/dense_row.h has the formulas). Probabilities are adjacent rows as well.
 //
-// Cost: that of the group kernel, two more sums of rows, and a look for the most probable class of
-// each. Simple loops again, over a group in the L1 cache:
+// Cost: that of the group kernel, two more sums of rows, and a search for the most probable class
+// of each row. As there, simple loops pass over a group in the L1 cache:
 //
 //   1. peaks: the maximum of every row, and from it the row's k;
 //   2. exp of all elements;
-//   3. masses q, of the probabilities or of the labels; products q_c (peak - x_c);
-//   4. take exp and mass of the most probable class m out, row by row;
+//   3. masses q, from the probabilities or the labels; products q_c (peak - x_c);
+//   4. take the exp and the mass of the most probable class m out, row by row;
 //   5. sums of the rows: of exps, masses and products. No term is negative: nothing cancels;
-//   6. settle: losses and factors, in vectors of rows;
+//   6. losses and factors, in vectors of rows;
 //   7. rows out of range one by one, by dense_row;
-//   8. put the gradients of m in, scale, and write whole cache lines.
+//   8. store the target entries of m, scale, and write whole cache lines.
 #pragma once
 #include "common/dense_row.h"
 #include "groups/loop.h"
@@ -23,9 +23,9 @@ namespace XENTROPY_TIER {
 template <class T>
 struct DenseScratch : GroupScratch<T> {
   T *probabilities, *products;
-  T *base, *labelled;  // masses of classes that are not the label, and of the label
-  double* weight;      // of every class
-  double *of_peak, *tail_mass, *distance, *lost;  // masses; sum of products; not needed
+  T *base, *labelled;  // per class: its mass if it is not the label, and if it is
+  double* weight;      // per class
+  double *of_peak, *tail_mass, *distance, *lost;  // masses: of m, tail; sum of products; unused
 
   DenseScratch(size_t classes, Arena& arena) : GroupScratch<T>(classes, arena) {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
@@ -45,7 +45,7 @@ struct DenseScratch : GroupScratch<T> {
   }
 };
 
-// Labels: the masses of a group are the same for every row but at the label.
+// With labels, the masses of all rows are equal except at the label.
 template <class T>
 void spread_base(const Terms& t, const Block<T>& b, const DenseScratch<T>& s) {
   const size_t C = t.classes, capacity = group_rows(C);
@@ -63,7 +63,7 @@ void mark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>& s
   }
 }
 
-// Back to the base, where labels and most probable classes have been.
+// Restores the base masses at the labels and at the most probable classes.
 template <class T>
 void unmark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>& s) {
   T* masses = s.g.masses;
@@ -74,7 +74,7 @@ void unmark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>&
   }
 }
 
-// As make_masses, row by row in vectors, each of which may run over into the row after.
+// make_masses row by row, in vectors, each of which may extend into the following row.
 template <class T>
 void make_masses_of_rows(const Terms& t, const T* p, const DenseScratch<T>& s) {
   const size_t C = t.classes, rows = s.g.padded;
@@ -88,8 +88,8 @@ void make_masses_of_rows(const Terms& t, const T* p, const DenseScratch<T>& s) {
   }
 }
 
-// Products kSmall * q_c (peak - x_c), with 0 * inf = 0. `masses` are those of the group, or to be
-// copied there. `next` is what the next group will read of them.
+// The products kSmall * q_c (peak - x_c), with 0 * inf = 0. kCopy: `masses` are probabilities in
+// memory, which are copied to g.masses; `next` are those of the next group.
 template <bool kCopy, class T>
 void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
                    const DenseScratch<T>& s) {
@@ -114,7 +114,7 @@ void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
   }
 }
 
-// Step 3 for probabilities p, or for labels (null).
+// Step 3, from the probabilities p or, if p is null, from the labels.
 template <class T>
 void mass_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* p,
                 const DenseScratch<T>& s) {
@@ -148,7 +148,7 @@ void take_peaks(const T* x, const RowShape<T>& row, const DenseScratch<T>& scrat
   });
 }
 
-// Step 6 for a vector of rows.
+// Step 6 for one vector of rows.
 template <class T>
 XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t, const Block<T>& b,
                                                                  size_t first, size_t q,
@@ -169,7 +169,7 @@ XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t,
       settle_dense<VD>(t, of_peak, tail_mass, load(s.distance + q) * (1 / kSmall), sample_weight,
                        upstream, {nll, nll}, tail_sum, e_m, origin);
   store_losses(b.loss + r, settled.loss, n);
-  // Products of an infinite mass with 0 are nan here, 0 in dense.h.
+  // With an infinite mass the products are nan here, but 0 in rows/dense.h.
   const IntVec<double> good =
       sums_in_range<T>(tail_sum, e_m) & (sums.odds <= kMostOdds<T>)&(mass - mass == 0);
   const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
@@ -180,7 +180,7 @@ XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t,
   return verdict | (f.fine ? kFine : kFine + kGradientFallback);
 }
 
-// Step 6; returns whether every row is settled.
+// Step 6; returns whether all rows are settled.
 template <class T>
 bool dense_losses_and_factors(const Terms& t, const Block<T>& b, size_t first,
                               const DenseScratch<T>& s) {
@@ -193,7 +193,7 @@ bool dense_losses_and_factors(const Terms& t, const Block<T>& b, size_t first,
   return !any(open != kSettled);
 }
 
-// Step 7 for row q, and rows that do not count.
+// Step 7 for row q, and for ignored rows.
 template <class T>
 void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
                         const DenseScratch<T>& s) {
@@ -222,7 +222,7 @@ void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t 
   g.rest[q] = T(kAlmostNothing<T>);
 }
 
-// Steps 1 to 7; p: as in mass_group.
+// Steps 1 to 7; p as in mass_group.
 template <class T>
 void compute_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, const T* p,
                          const RowShape<T>& shape, const DenseScratch<T>& s) {

@@ -1,22 +1,22 @@
-// The group kernel: short rows that are adjacent in memory, class indices.
+// The group kernel: short adjacent rows with class indices.
 //
-// Cost: as the row kernel, each logit read and each gradient written once. About 1024
-// elements (a multiple of 16 rows) stay in the L1 cache while simple loops pass over them;
-// no pass reads soon what it wrote in other widths, which would stall:
+// Cost: as in the row kernel, each logit is read and each gradient is written once. About 1024
+// elements (a multiple of 16 rows) stay in the L1 cache while simple loops pass over them. No pass
+// soon reads data that it wrote in another width, which would stall:
 //
-//   1. k, guessed from the first logits of the block, for all of its rows (group_shared.h);
+//   1. k, guessed from the first logits of the block, for all of its rows (groups/shared.h);
 //   2. exp of all elements, in whole vectors;
 //   3. take the targets' exps out, one by one;
-//   4. others: the sums of the rows, by a tree of shuffles in float64, and what is divided by them;
-//   5. settle: losses and factors, in vectors of rows; put the targets' gradients in;
-//   6. if k does not suit a row, this group and those after it take a k for each row: its maximum
-//      is found by a tree as well, and k comes to each element by a permutation. What is out of
-//      every range (|x| huge, inf, nan, a loss beyond the exponents) is done one by one;
+//   4. tail_sum: the sums of the rows, by a tree of shuffles in float64, and their quotients;
+//   5. losses and factors, in vectors of rows; store the target entries;
+//   6. if k does not suit a row, this group and those after it use a k per row: a tree also finds
+//      the maxima, and a permutation spreads k over the elements. Rows out of every range (|x|
+//      huge, inf, nan, a loss beyond the exponent range) are computed one by one;
 //   7. scale, and write whole cache lines.
 //
-// A power of two changes no bit, and the arithmetic is that of a lane: no row depends on its
-// neighbours. Where a whole line may not be read, at the end of a batch and beside
-// rows that do not count, a group runs on a copy filled up with zeros.
+// A power of two changes no bit, and lanes are independent: no bit of a row depends on its
+// neighbours. At the end of a batch, where reading a whole line is not allowed, and next to ignored
+// rows, a group runs on a copy padded with zeros.
 #pragma once
 #include "common/peak.h"
 #include "groups/loop.h"
@@ -26,13 +26,14 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Steps 2 and 3 with one k for all rows. The targets of a pack of rows are taken while the exps of
-// the next are computed: loads and stores beside arithmetic, and of what has reached the cache.
+// Steps 2 and 3 with one k for all rows. The targets of one pack of rows are taken while the exps
+// of the next are computed: this overlaps loads and stores with arithmetic and reads what has
+// reached the cache. kScaled: logit_scale is not 1.
 template <class T, bool kScaled>
 void exp_group(const T* x, const int64_t* labels, size_t classes,
                const DirectExp<T, kScaled>& exp_of, const T* next, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
-  const DirectExp<T, kScaled> exp = exp_of;  // a copy: no store can change it
+  const DirectExp<T, kScaled> exp = exp_of;  // a copy, which no store can alias
   for (size_t q = 0; q < g.padded; q += kPack) {
     for (size_t i = q * classes; i < (q + kPack) * classes; i += kLine<T>) {
       prefetch_group(next + i);
@@ -44,7 +45,7 @@ void exp_group(const T* x, const int64_t* labels, size_t classes,
   clear_left_out(labels, classes, g);
 }
 
-// Step 4, and the divisions of step 5: a divider works beside the shuffles of a tree.
+// Step 4, and the divisions of step 5, which overlap with the shuffles of a tree.
 template <class T>
 void sum_tails(const RowShape<T>& shape, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
@@ -53,7 +54,7 @@ void sum_tails(const RowShape<T>& shape, const GroupRows<T>& rows) {
   });
 }
 
-// Step 4, with what label smoothing needs: the sum of x_c - x_target.
+// The sums of x_c - x_target, for label smoothing.
 template <class T>
 void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRows<T>& g) {
   sum_rows<true>(x, g.padded, shape, g.differences, g.differences_lost);
@@ -68,7 +69,7 @@ void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRo
   }
 }
 
-// Step 6 for row q.
+// Step 6 for row q: the fallback from its maximum.
 template <class T>
 void fallback_row(const Terms& t, const Block<T>& b, size_t first, size_t q, const T* x,
                   const GroupScratch<T>& s) {
@@ -92,7 +93,7 @@ void fallback_row(const Terms& t, const Block<T>& b, size_t first, size_t q, con
   for (size_t c = 0; c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
 }
 
-// Steps 1 to 4 with a k for each row.
+// Steps 1 to 4 with a k per row.
 template <class T>
 void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
                  const RowShape<T>& shape, const GroupScratch<T>& s) {
@@ -119,7 +120,7 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
   sum_tails(shape, g);
 }
 
-// Steps 1 to 5 with the k of the block. False if a row is out of its range.
+// Steps 1 to 5 with the shared k of the block. False if it does not suit a row.
 template <class T>
 bool compute_with_shared_offset(const Terms& t, const Block<T>& b, size_t first, const T* x,
                                 const T* next, const RowShape<T>& shape, const GroupScratch<T>& s) {
@@ -133,7 +134,8 @@ bool compute_with_shared_offset(const Terms& t, const Block<T>& b, size_t first,
   return losses_and_factors<true>(t, b, first, g);
 }
 
-// Steps 1 to 6 for rows [first, first + g.rows) of the block; x is where they are read.
+// Steps 1 to 6 for the rows [first, first + g.rows) of the block, read at x. `next` is the input of
+// the next group.
 template <class T>
 void compute_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* next,
                    const RowShape<T>& shape, GroupScratch<T>& s) {
@@ -141,7 +143,7 @@ void compute_group(const Terms& t, const Block<T>& b, size_t first, const T* x, 
   look_up_targets(t, b, first, x, g);
   if (t.label_smoothing != 0) sum_differences_of_rows(x, shape, g);
   if (first == 0) s.shared = guess_shared_offset(t, x, g.rows);
-  // What a vector of the last rows holds beyond them is not in the range of any k.
+  // The lanes of the last vector beyond the last row are not in range with any k.
   if (is_tiny(t.classes) || g.rows % kLanes<double> != 0) s.shared.useful = false;
   if (s.shared.useful && compute_with_shared_offset(t, b, first, x, next, shape, s)) return;
   s.shared.useful = false;
@@ -152,7 +154,7 @@ void compute_group(const Terms& t, const Block<T>& b, size_t first, const T* x, 
   }
 }
 
-// Step 7.
+// Step 7. kBias: see Bias. Stores: a writer of groups/writers.h.
 template <Bias kBias, class T, class Stores>
 void write_group(size_t classes, bool last, const GroupScratch<T>& s, Stores& stores) {
   const GroupRows<T>& g = s.g;

@@ -1,5 +1,4 @@
-// What group kernels have in common: the loop over the groups of a block, and the exps with a k for
-// each row.
+// Code common to the group kernels: the loop over the groups of a block, and exps with a k per row.
 #pragma once
 #include "groups/scratch.h"
 #include "groups/writers.h"
@@ -7,14 +6,15 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Of what the next group will read: 4 KB ahead into L2, and into L1 what comes next.
+// Prefetches the input of the next group: 4 KB ahead into L2, and the current position into L1.
 template <class T>
 XENTROPY_INLINE void prefetch_group(const T* next) {
   prefetch_far(next + (4 << 10) / sizeof(T));
   prefetch_near(next);
 }
 
-// With a k for each row. `next` is what the next group will read.
+// The exps of a group with a k per row. `next` is the input of the next group. kScaled: logit_scale
+// is not 1.
 template <class T, bool kScaled>
 void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, const T* next,
               const GroupRows<T>& rows) {
@@ -32,15 +32,15 @@ void exp_rows(const T* x, size_t classes, double logit_scale, const T* index, co
   }
 }
 
-// Zeros after the rows of a copy.
+// Appends zeros to the rows of a copy.
 template <class T>
 void pad_group(size_t classes, const GroupRows<T>& g, T* copy) {
   const size_t n = g.rows * classes, all = g.padded * classes + kGroupPadding;
   __builtin_memset(copy + n, 0, (all - n) * sizeof(T));
 }
 
-// A group that runs on a copy: what is read may run over the end of the last row, and rows that
-// do not count are not read. Null labels: all count.
+// Copies the rows of a group, for reads that run past the end of the last row; ignored rows are not
+// read but set to zeros. Null labels: no row is ignored.
 template <class T>
 const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
                  T* copy) {
@@ -60,15 +60,15 @@ const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupR
   return copy;
 }
 
-// Do these n rows count?
+// Whether none of these n rows is ignored.
 XENTROPY_INLINE bool all_rows_count(const int64_t* labels, size_t n) {
   int64_t all = 0;
   for (size_t r = 0; labels && r < n; ++r) all |= labels[r];
   return all >= 0;
 }
 
-// The rows [first, first + g.rows) of a block. x is where they are read: where they lie, or,
-// because more than them would be read there, in a copy. `next` is what the next group will read.
+// The rows [first, first + g.rows) of a block. x: where to read them, in place or, where reads past
+// their end are not allowed, in a copy. `next`: the input of the next group.
 template <class T>
 struct Group {
   size_t first;
@@ -76,7 +76,7 @@ struct Group {
   bool last, copied;
 };
 
-// each(group) for `rows` adjacent rows from x on; null labels: all of them count.
+// Calls each(Group<T>) for all groups of `rows` adjacent rows at x. Null labels: no row is ignored.
 template <class T, class Each>
 XENTROPY_INLINE void for_groups(const T* x, const int64_t* labels, size_t rows, size_t classes,
                                 GroupScratch<T>& s, const Each& each) {
@@ -89,7 +89,8 @@ XENTROPY_INLINE void for_groups(const T* x, const int64_t* labels, size_t rows, 
     g.padded = (g.rows + kPack - 1) / kPack * kPack;
     const T *at = x + first * classes, *next = at + g.rows * classes;
     const int64_t* own = labels ? labels + first : nullptr;
-    // What runs over the end is less than a line: of kPack rows at most, if there are as many.
+    // Reads past the end are shorter than a cache line. They touch at most kPack more rows, if the
+    // block has as many.
     g.all_count = all_rows_count(own, left < g.rows + kPack ? left : g.rows + kPack);
     const bool at_the_end = (left - g.rows) * classes < kLine<T>;
     const bool copied = at_the_end || !g.all_count;
@@ -98,7 +99,7 @@ XENTROPY_INLINE void for_groups(const T* x, const int64_t* labels, size_t rows, 
   }
 }
 
-// run(a writer of whole groups to `out`); null: there is nothing to write.
+// Calls run(writer) with a writer of groups/writers.h to `out`; null: nothing is written.
 template <class T, class Run>
 XENTROPY_INLINE void with_writer(T* out, bool streamed, const Run& run) {
   if (streamed && out) {

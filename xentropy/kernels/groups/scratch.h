@@ -1,4 +1,4 @@
-// The numbers of a group's rows, an array for each, and where they lie in scratch.
+// The scratch memory of a group: per-row quantities as one array each, and the exps.
 #pragma once
 #include "common/workspace.h"
 #include "groups/shared.h"
@@ -7,40 +7,40 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// A group: about kGroupElements elements, a multiple of 16 rows. Reads may run over the end of its
-// arrays by less than kGroupPadding.
+// Rows per group: about kGroupElements elements, a multiple of 16 rows. Reads may run past the end
+// of an array of elements by less than kGroupPadding.
 constexpr size_t kGroupElements = 1024, kGroupPadding = 64;
 XENTROPY_INLINE size_t group_rows(size_t classes) {
   const size_t rows = kGroupElements / classes / 16 * 16;
   return rows ? rows : 16;
 }
 
-// Rows of so few classes have kernels of their own (group_tiny.h).
-constexpr size_t kTinyClasses = 4;  // with 5, the transposition costs what the trees do
+// Rows of at most so many classes have loops of their own (groups/tiny.h).
+constexpr size_t kTinyClasses = 4;  // with 5, the transposition costs as much as the trees
 
 constexpr bool is_tiny(size_t classes) { return classes > 1 && classes <= kTinyClasses; }
 
-// The rows of a group, each array in scratch. A number of rows that is no multiple of kPack
-// is filled up with rows of zeros.
+// The rows of a group. Where the number of rows is not a multiple of kPack, rows of zeros are
+// appended.
 constexpr size_t kPack = 16;
 
 template <class T>
 struct GroupRows {
-  size_t rows, padded;
-  bool all_count;    // so do the rows after, as far as they are read
-  T* exps;           // row after row, 0 at the target
-  T* anchor;         // kRoundToInteger - k
-  T* peak;           // the largest logit, where it is asked for
-  T* e_target;       // exp of the target
-  T* target_entry;   // what is put in its place, in the units of the exps
-  T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest of float64 alone
-  T* bias;           // of dense targets: times their masses
-  T* masses;         // row after row, 0 at the most probable class, which is the target here
-  uint32_t* place;   // of dense targets: of the most probable class in the group
-  T* label;          // of few classes: the target, negative if the row does not count
-  double *tail_sum, *tail_lost, *odds, *inverse;  // LaneQuotients
-  double* target;                                 // its logit, and
-  double* differences;  // the sum over c of x_c, its rounding error in differences_lost
+  size_t rows, padded;  // without and with the appended rows
+  bool all_count;       // no row is ignored, nor are the following rows, as far as they are read
+  T* exps;              // row after row, 0 at the target
+  T* anchor;            // kRoundToInteger - k
+  T* peak;              // the maximum, where it is needed
+  T* e_target;          // exp of the target
+  T* target_entry;   // the target's gradient in the units of the exps, stored in place of its exp
+  T *factor, *rest;  // gradient = exps * (factor + rest) - bias; rest: float64 only
+  T* bias;           // with dense targets it is multiplied by their masses
+  T* masses;         // row by row, 0 at the most probable class, the target of dense rows
+  uint32_t* place;   // dense targets: index of the most probable class in the group
+  T* label;          // tiny groups: the target, negative for an ignored row
+  double *tail_sum, *tail_lost, *odds, *inverse;  // see LaneQuotients
+  double* target;                                 // logit of the target
+  double* differences;  // sum over c of x_c - x_target; its rounding error: differences_lost
   double* differences_lost;
   double* class_weight;
   int64_t* verdict;
@@ -48,7 +48,7 @@ struct GroupRows {
 
 template <class T>
 struct GroupScratch {
-  T *chunks, *row, *copy, *index;  // of a row that is done alone; of rows filled up; index_rows
+  T *chunks, *row, *copy, *index;  // for a fallback row; of padded rows; see index_rows
   GroupRows<T> g;
   SharedOffset shared;
 
@@ -71,7 +71,8 @@ struct GroupScratch {
   }
 };
 
-// Which of kLanes<T> rows an element belongs to, for permute: C vectors.
+// The index vectors for permute that spread one number per row over the elements of kLanes<T>
+// adjacent rows: `classes` vectors.
 template <class T>
 void index_rows(size_t classes, T* index) {
   for (size_t q = 0; q < kLanes<T>; ++q) {

@@ -1,4 +1,4 @@
-// From the sums of a group's rows to losses and factors, by settle_lanes.h.
+// Losses and factors of the rows of a group from their sums, by common/settle_lanes.h.
 #pragma once
 #include "groups/shared.h"
 #include "groups/sums.h"
@@ -8,11 +8,11 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// What a row of a group still needs: nothing, its gradient (whose factors are no normal
-// numbers), or loss and gradient, from its maximum.
+// The verdict on a row. kGradientFallback: its factors are not normal numbers, and its gradient is
+// computed from its maximum. kRowFallback: its loss and its gradient are computed from its maximum.
 constexpr int64_t kSettled = 0, kGradientFallback = 1, kRowFallback = 3;
 
-// kLanes<double> of p[0..n), or 0 beyond.
+// The first kLanes<double> elements of p[0..n), padded with 0.
 XENTROPY_INLINE VD load_rows(const double* p, size_t n) {
   return n >= kLanes<double> ? load(p) : load_first(p, n, VD{});
 }
@@ -26,7 +26,7 @@ XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, bool biased, size_t q,
   if (biased) store_narrow(g.bias + q, f.bias);
 }
 
-// kLanes<double> losses, or the first n.
+// Stores kLanes<double> losses, or the first n if these are fewer.
 XENTROPY_INLINE void store_losses(double* to, VD loss, size_t n) {
   if (n >= kLanes<double>) {
     store(to, loss);
@@ -35,7 +35,7 @@ XENTROPY_INLINE void store_losses(double* to, VD loss, size_t n) {
   }
 }
 
-// Which of these rows count? n: how many have labels.
+// Which rows are not ignored. n: the number of labels.
 XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) {
   return (IntVec<double>)load_rows(reinterpret_cast<const double*>(labels), n) >= 0;
 }
@@ -54,9 +54,10 @@ XENTROPY_INLINE LaneQuotients load_quotients(size_t q, const GroupRows<T>& g) {
           load_wide(g.e_target + q), load(g.odds + q), sizeof(T) == 4 ? load(g.inverse + q) : VD{}};
 }
 
-// A vector of rows: losses, and unless there is no gradient their factors. Returns verdicts; with a
-// shared k negative numbers where it does not suit a row.
-// Where rows do not differ almost all of settle is the same for every one.
+// The losses of one vector of rows, and their factors if there is a gradient. Returns verdicts;
+// with kShared negative numbers for rows that do not suit the shared offset. kDiffer: what the rows
+// differ in; with kNothing nearly all of settle() is loop-invariant. kShared: one offset for all
+// rows.
 template <Differ kDiffer, bool kShared, class T>
 XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, const Block<T>& b,
                                                            size_t first, size_t q,
@@ -98,11 +99,11 @@ XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, const
   return verdict | (f.fine ? kFine : kFine + kGradientFallback);
 }
 
-// All rows of a group; returns whether every one of them is settled.
+// Losses and factors of all rows of a group; returns whether all are settled. kShared as above.
 template <bool kShared, class T>
 bool losses_and_factors(const Terms& t, const Block<T>& block, size_t first,
                         const GroupRows<T>& rows) {
-  const Block<T> b = block;  // copies: no store can change them
+  const Block<T> b = block;  // copies, which no store can alias
   const GroupRows<T> g = rows;
   IntVec<double> open = {};
   const bool puts = b.gradient && !is_tiny(t.classes);
@@ -111,7 +112,7 @@ bool losses_and_factors(const Terms& t, const Block<T>& block, size_t first,
   };
   const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
-      if (q > 0) put(q - kLanes<double>, q);  // beside arithmetic, which hides it
+      if (q > 0) put(q - kLanes<double>, q);  // overlaps with arithmetic
       const IntVec<double> verdict =
           losses_and_factors_of_lanes<differ.value, kShared>(terms, b, first, q, g);
       if (!kShared) store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);

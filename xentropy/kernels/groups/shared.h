@@ -1,10 +1,47 @@
-// One k for all rows of a block, which spares the group kernel the maxima.
+// One exponent offset k for all rows of a block, so that the group kernel need not find the maximum
+// of each row. A row keeps the bits that it has with an offset k' of its own, for the following
+// reason.
 //
-// It changes no bit of a row, provided that with a k of its own (Anchors in group_sums.h), where
-// the total is from 2^(kTop - 1) to classes * 2^(kTop + 1), the row would be settled by the same
-// operations. The bounds below are such that what is within them is within those of a k of its own
-// as well: others not tiny, the factor a normal number that no subnormal exp shows under. What is
-// not within them is done again.
+// Call the sums of a row tail and total with k, tail' and total' with k'. Every exp with k' is
+// 2^(k - k') times that with k, hence
+//
+//     tail' = 2^(k - k') tail,  total' = 2^(k - k') total
+//
+// The power of two changes no bit of a loss or a gradient as long as no number involved leaves the
+// normal range and both computations take the same branches. Below, kTop, kTiny, kLeast and
+// kMostFactor are constants of Exp<T>; kMinTotal, kMaxTotal, kLeastTail, kLeastGradient and
+// kMostGradient those of Shared<T>. k' puts the largest exp of a row near 2^kTop, to a factor below
+// 2 (Anchors in groups/sums.h):
+//
+//     2^(kTop - 1) <= total' <= classes * 2^(kTop + 1) <= kMaxTotal                         (1)
+//
+// Let G = |g * mass / divisor|, which is |factor| * total with any offset. beyond_shared tests (2),
+// suits_both tests (3), and a row that satisfies both is accepted:
+//
+//     kMinTotal <= total <= kMaxTotal,  kLeastTail <= tail,  tail / e_target <= kMostOdds   (2)
+//     kLeastGradient <= G <= kMostGradient,  or G = 0                                       (3)
+//
+// Two inequalities follow. The first is for the tail, from (1) and (2):
+//
+//     tail' = tail * total' / total >= kLeastTail * 2^(kTop - 1) / kMaxTotal = kTiny
+//
+// and tail >= kLeastTail >= kTiny. So exps below kLeast change neither sum. The second is for the
+// factor, from (1), (2) and (3):
+//
+//     kLeastFactor <= kLeastGradient / kMaxTotal <= G / total, G / total' <= kMostFactor
+//
+// where the last step holds because kMostGradient <= kMostFactor * min(kMinTotal, 2^(kTop - 1)). So
+// both factors are normal numbers, and exps below kLeast change no gradient. If G = 0, both factors
+// are 0.
+//
+// e_target = total / (1 + tail / e_target) is a normal number with either offset: by (1) and (2) at
+// least about 2^30 / 2^140 in float32 and 2^399 / 2^1000 in float64. So tail / e_target, and with
+// it the loss, has the same bits.
+//
+// An accepted row therefore also passes the checks that losses_and_factors makes with k'
+// (sums_in_range, kMostOdds, the factor): both computations take the same branches.
+//
+// Rows that are not accepted are computed again with offsets of their own.
 #pragma once
 #include "common/peak.h"
 #include "common/settle_lanes.h"
@@ -16,12 +53,11 @@ template <class T>
 struct Shared;
 template <>
 struct Shared<float> {
-  static constexpr int kTop = 55;  // as in Exp, of the largest of the first logits
+  static constexpr int kTop = 55;  // as Exp<T>::kTop, but for the largest of the probed logits
   static constexpr double kMinTotal = 0x1p30, kMaxTotal = 0x1p80;
   // kTiny * kMaxTotal / 2^(Exp::kTop - 1)
   static constexpr double kLeastTail = 0x1p-17;
-  // Of factor * total: from kLeastFactor * the largest total, in either case, to kMostFactor times
-  // the smallest.
+  // Bounds of G: kLeastFactor * kMaxTotal, and kMostFactor * the least total with either offset.
   static constexpr double kLeastGradient = 0x1p-40, kMostGradient = 0x1p5;
 };
 template <>
@@ -32,25 +68,27 @@ struct Shared<double> {
   static constexpr double kLeastGradient = 0x1p-100, kMostGradient = 0x1p300;
 };
 
+// useful: the offset is tried for the following groups.
 struct SharedOffset {
   double k = 0;
   bool useful = false;
 };
 
-// From the first of `rows` rows at x.
+// Guesses k from the first logits of the `rows` rows at x.
 template <class T>
 SharedOffset guess_shared_offset(const Terms& t, const T* x, size_t rows) {
   const size_t n = rows * t.classes;
   const double k = guess_offset<T>(max_of(x, n < kProbe ? n : kProbe), t.logit_scale);
-  const bool exact = __builtin_fabs(k) < Exp<T>::kMaxOffset / 2;  // and so is a k of its own
+  const bool exact = __builtin_fabs(k) < Exp<T>::kMaxOffset / 2;  // k' is in range as well
   return {k + (Exp<T>::kTop - Shared<T>::kTop), exact};
 }
 
 template <class T>
 constexpr double kMostOdds = sizeof(T) == 4 ? 0x1p140 : 0x1p1000;
 
-// Negative where the exps of a row were too large or too small. In integers, of which the bits of
-// doubles keep the order: a comparison takes as long as a multiplication.
+// Negative in lanes that violate (2), nan included. The comparisons are of integers, because the
+// bits of positive doubles have the order of their values, and a comparison of doubles takes as
+// long as a multiplication.
 template <class T>
 XENTROPY_INLINE IntVec<double> beyond_shared(VD tail_sum, VD total, VD odds) {
   typedef uint64_t U __attribute__((vector_size(kVectorBytes)));
@@ -61,7 +99,8 @@ XENTROPY_INLINE IntVec<double> beyond_shared(VD tail_sum, VD total, VD odds) {
   return (IntVec<double>)(too_small | too_large);
 }
 
-// Is what makes the gradient of these rows as fine in the other units?
+// Whether rows satisfy (3). With label smoothing or z-loss f.fine is required as well, which also
+// covers the bias, which no offset changes, and the target entry.
 template <class T>
 XENTROPY_INLINE IntVec<double> suits_both(const Terms& t, const SettledOf<VD>& s,
                                           const LaneFinish<T>& f) {

@@ -1,13 +1,13 @@
-// The softmax family of short rows that are adjacent in memory: groups of them, as in groups.h.
+// The softmax family for short adjacent rows, in groups as in groups/labels.h.
 //
-//   1. anchor: the maximum of every row, and from it the row's k;
+//   1. peaks: the maximum of every row, and from it the row's k;
 //   2. exp of all elements;
-//   3. but for softmax: the exp of the maximum without_peak, so that L of softmax.h is exact;
-//   4. the sums of the rows; rows out of range again, one by one, from their maximum;
-//   5. in vectors of rows the reciprocal of the total, or L; for entropy sums once more;
+//   3. except for softmax: take the exp of the maximum out, so that L of rows/softmax.h is exact;
+//   4. the sums of the rows; rows out of range are computed again, one by one, from their maximum;
+//   5. in vectors of rows the reciprocal of the total, or L; for the entropy one more sum;
 //   6. write whole vectors: e / total, or (x - peak) - L.
 //
-// Cost: as groups.h without a target; softmax needs no logarithm either.
+// Cost: that of groups/labels.h without a target; softmax needs no logarithm either.
 #pragma once
 #include "common/log_softmax.h"
 #include "common/peak.h"
@@ -18,12 +18,12 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// A group, and what is asked of it.
+// A group and the function to compute.
 template <class T>
 struct SoftmaxGroup {
   Result what;
-  bool without_peak;  // the maximum
-  bool tiny;          // the exps are in columns, see group_tiny.h
+  bool without_peak;  // the sum excludes the exp of the maximum
+  bool tiny;          // the exps are stored in columns, see groups/tiny.h
   RowShape<T> shape;
   GroupScratch<T> s;
 
@@ -57,7 +57,7 @@ void exps_of_group(const T* x, const T* next, const SoftmaxGroup<T>& group) {
   sum_rows<false>(g.exps, g.padded, group.shape, g.tail_sum, g.tail_lost);
 }
 
-// Step 4 for row q.
+// Step 4 for row q: the fallback from its maximum.
 template <class T>
 void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   const GroupScratch<T>& s = group.s;
@@ -74,7 +74,7 @@ void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   if (sizeof(T) == 8) g.tail_lost[q] = total.lost;
 }
 
-// For all that need it.
+// Step 4 for all rows out of range.
 template <class T>
 void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
   const GroupRows<T>& g = group.s.g;
@@ -91,7 +91,7 @@ void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
   }
 }
 
-// Step 5 for softmax: factor, and in float64 the rest, of every row.
+// Step 5 for softmax: the factor of every row, and in float64 its rest.
 template <class T>
 void reciprocals(const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
@@ -105,7 +105,7 @@ void reciprocals(const GroupRows<T>& rows) {
   }
 }
 
-// Step 5 for the others: L of every row, to g.factor as T and to g.target.
+// Step 5 for the other functions: L of every row, to g.factor as T and to g.target.
 template <class T>
 void logs_of_rows(const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
@@ -116,7 +116,8 @@ void logs_of_rows(const GroupRows<T>& rows) {
   }
 }
 
-// use(q, i, which) for all vectors i of the group: lane l belongs to row q + which[l].
+// Calls use(q, i, which) for all vectors of the group: lane l of the vector at element i belongs to
+// row q + which[l].
 template <class T, class Use>
 XENTROPY_INLINE void for_elements(const SoftmaxGroup<T>& group, const Use& use) {
   constexpr size_t L = kLanes<T>;

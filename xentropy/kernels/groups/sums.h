@@ -1,9 +1,9 @@
-// What is reduced over the classes of a row, for kLanes<double> rows at a time: each row is
-// folded into one vector, the vectors into one lane a row (tree in lanes.h).
+// Reductions over the classes of kLanes<double> rows at a time: each row is folded into one vector,
+// the vectors into one lane per row (tree() in simd/trees.h).
 //
-// Cost: for rows of up to a vector one load and about two shuffles a row.
+// Cost: for rows of at most one vector one load and about two shuffles per row.
 //
-// The order of every addition depends on the number of classes alone: rows are cut into lines of
+// The order of all additions depends on the number of classes alone: rows are cut into lines of
 // kLine<T> lanes, whatever the tier's vectors, and lanes are added in halves.
 #pragma once
 #include "simd/trees.h"
@@ -12,8 +12,8 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// How a row divides into vectors, and into lines. What is read may run over its end, by less than a
-// line.
+// The division of a row into vectors and into cache lines. Reads may run past its end by less than
+// a line.
 template <class T>
 struct RowShape {
   static constexpr size_t L = kLanes<T>, K = kLine<T>;
@@ -33,7 +33,7 @@ struct RowShape {
         last_line(c - lines * K) {}
 };
 
-// n vectors to one: halves are added to halves.
+// Reduces n vectors to one, in halves.
 template <size_t n, class V, class Add>
 XENTROPY_INLINE V fold(V (&v)[n], const Add& add) {
   for (size_t width = n / 2; width > 0; width /= 2) {
@@ -42,8 +42,8 @@ XENTROPY_INLINE V fold(V (&v)[n], const Add& add) {
   return v[0];
 }
 
-// A row of float32 in float64 lanes. An exp meets one rounding to float32 at most; with
-// kExact none.
+// Folds a row of float32 into float64 lanes. An exp is rounded to float32 at most once; with kExact
+// never. kLines: shape.lines as a constant, or -1.
 template <bool kExact, int kLines>
 XENTROPY_INLINE VD fold_row(const float* p, const RowShape<float>& shape) {
   constexpr size_t D = kLanes<double>, kHalf = kLine<float> / 2 / D;
@@ -79,6 +79,7 @@ XENTROPY_INLINE VD fold_row(const float* p, const RowShape<float>& shape) {
   return fold(v, add);
 }
 
+// The sums of kLanes<double> rows, one per lane. kExact, kLines as above.
 template <bool kExact, int kLines>
 XENTROPY_INLINE LaneSums sum_lanes_of_rows(const float* p, const RowShape<float>& shape) {
   VD v[kLanes<double>];
@@ -90,7 +91,7 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const float* p, const RowShape<float>
           VD{}};
 }
 
-// A row of float64, without a rounding error.
+// Folds a row of float64 without a rounding error. kLines as above.
 template <int kLines>
 XENTROPY_INLINE LaneSums fold_row(const double* p, const RowShape<double>& shape) {
   constexpr size_t L = kLanes<double>, K = kLine<double>;
@@ -119,12 +120,12 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
         return exact_sums(LaneSums{step.lower(a.value, b.value), step.lower(a.lost, b.lost)},
                           LaneSums{step.upper(a.value, b.value), step.upper(a.lost, b.lost)});
       });
-  const VD finite = s.lost == s.lost ? s.lost : VD{};  // an infinite sum has lost nan
+  const VD finite = s.lost == s.lost ? s.lost : VD{};  // the error terms of an infinite sum are nan
   const LaneSums whole = exact_sums(s.value, finite);
   return {whole.value, whole.value - whole.value == 0 ? whole.lost : VD{}};
 }
 
-// f(n) with n as a constant where it is small, else -1.
+// Calls f(Constant<n>()) for small n, else f(Constant<-1>()).
 template <class F>
 XENTROPY_INLINE void with_small(size_t n, const F& f) {
   switch (n) {
@@ -139,19 +140,19 @@ XENTROPY_INLINE void with_small(size_t n, const F& f) {
   }
 }
 
-// use(q, the sums of the rows q, q + 1, ...) for `rows` adjacent rows, a multiple of
-// kLanes<double>.
+// Calls use(q, sums) with the sums of the rows q, q + 1, ... for `rows` adjacent rows, a multiple
+// of kLanes<double>. kExact: no rounding to float32.
 template <bool kExact, class T, class Use>
 XENTROPY_INLINE void for_sums(const T* p, size_t rows, const RowShape<T>& row, const Use& use) {
   with_small(row.lines, [&](auto lines) XENTROPY_INLINE_LAMBDA {
-    const RowShape<T> shape = row;  // a copy: no store can change it
+    const RowShape<T> shape = row;  // a copy, which no store can alias
     for (size_t q = 0; q < rows; q += kLanes<double>) {
       use(q, sum_lanes_of_rows<kExact, lines.value>(p + q * shape.classes, shape));
     }
   });
 }
 
-// The same to value, and of float64 to lost.
+// Stores the sums to `value`, and for float64 their rounding errors to `lost`. kExact as above.
 template <bool kExact, class T>
 void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, double* lost) {
   for_sums<kExact>(p, rows, row, [=](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
@@ -160,7 +161,8 @@ void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, do
   });
 }
 
-// The largest element of kLanes<double> rows; float32 lanes hold it twice.
+// The maxima of kLanes<double> rows; float32 vectors hold each twice. kVectors: shape.vectors as a
+// constant, or -1.
 template <int kVectors, class T>
 XENTROPY_INLINE Vec<T> max_lanes_of_rows(const T* p, const RowShape<T>& shape) {
   const size_t vectors = kVectors >= 0 ? size_t(kVectors) : shape.vectors;
@@ -179,7 +181,7 @@ XENTROPY_INLINE Vec<T> max_lanes_of_rows(const T* p, const RowShape<T>& shape) {
   return max((Vec<T>)m, (Vec<T>)((bits >> 32 & 0xffffffff) | bits << 32));
 }
 
-// Of the float32 lanes that come in equal pairs one each.
+// Stores one of each pair of equal float32 lanes.
 XENTROPY_INLINE void store_rows(float* p, VF pairs) {
   typedef int32_t I __attribute__((vector_size(kVectorBytes / 2)));
   const I bits = __builtin_convertvector((IntVec<double>)pairs, I);
@@ -187,8 +189,8 @@ XENTROPY_INLINE void store_rows(float* p, VF pairs) {
 }
 XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
 
-// From the maxima of rows kRoundToInteger - k, so that the largest exp of a row is about 2^kTop;
-// nan where the maximum is not finite or |k| too large for full precision.
+// Maps the maxima of rows to kRoundToInteger - k, where k puts the largest exp of a row near
+// 2^kTop; to nan where the maximum is not finite or |k| is too large for full precision.
 template <class T>
 struct Anchors {
   Vec<T> factor;
@@ -202,7 +204,7 @@ struct Anchors {
   }
 };
 
-// use(q, the largest of the rows q, q + 1, ...; float32 lanes hold each twice).
+// Calls use(q, peaks) with the maxima of the rows q, q + 1, ...; float32 vectors hold each twice.
 template <class T, class Use>
 void for_peaks(const T* x, size_t rows, const RowShape<T>& row, const Use& use) {
   with_small(row.vectors, [=](auto vectors) {
@@ -221,7 +223,7 @@ void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, 
   });
 }
 
-// The same, and the peaks.
+// The anchors and the maxima of the rows.
 template <class T>
 void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor, T* peak) {
   const Anchors<T> anchors(scale);
@@ -231,8 +233,8 @@ void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T*
   });
 }
 
-// Where row q has its peak first, in the group; its first place if nowhere (of nan the peak is
-// nan, or -inf, which the rows after may hold).
+// The index in the group of the first maximum of row q; of its first element if none is equal to
+// `peak` (the peak of a row with nan is nan, or -inf, which following rows may contain).
 template <class T>
 XENTROPY_INLINE size_t peak_place(const T* x, size_t q, const RowShape<T>& shape, T peak) {
   const size_t begin = q * shape.classes;

@@ -1,24 +1,26 @@
-// The targets of a group: one element of each row, apart from the others. Plain loops over rows.
+// The targets of a group: one element of each row, which is kept separate from its tail. Plain
+// loops over rows.
 //
-// Cost: two loads and two stores a row to take one out, and a load and a store to put its gradient
-// in. exp_group and settle_rows do it beside arithmetic, which hides most of it.
+// Cost: two loads and two stores per row to take a target out, a load and a store to put its
+// gradient in. exp_group and losses_and_factors do so between arithmetic, which hides most of it.
 #pragma once
 #include "groups/scratch.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// The exp at `place`, the target of row q, apart from the others.
+// Moves the exp at `place`, the target of row q, to e_target.
 template <class T>
 XENTROPY_INLINE void take_exp(size_t q, size_t place, const GroupRows<T>& g) {
   g.e_target[q] = g.exps[place];
   g.exps[place] = 0;
 }
 
-// The class of a label; 0 where the row does not count.
+// The class of a label; 0 for an ignored row.
 XENTROPY_INLINE size_t class_of(int64_t label) { return size_t(label & ~(label >> 63)); }
 
-// each(q, the place of row q's target in the group) for the rows [begin, end).
+// Calls each(q, place) for the rows [begin, end), where `place` is the index of the row's target in
+// the group.
 template <class T, class Each>
 XENTROPY_INLINE void for_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
                                  const GroupRows<T>& g, const Each& each) {
@@ -29,7 +31,7 @@ XENTROPY_INLINE void for_targets(const int64_t* labels, size_t classes, size_t b
   for (; q < end; ++q, at += classes) each(q, at + class_of(labels[q]));
 }
 
-// Rows that do not count get exps of 0.
+// Sets the exps of ignored rows to 0.
 template <class T>
 void clear_left_out(const int64_t* labels, size_t classes, const GroupRows<T>& g) {
   for (size_t q = 0; !g.all_count && q < g.rows; ++q) {
@@ -45,7 +47,7 @@ XENTROPY_INLINE void take_targets(const int64_t* labels, size_t classes, size_t 
               [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA { take_exp(q, place, g); });
 }
 
-// What is put in their places; 0 in rows that do not count.
+// Stores the target entries in place of the exps; they are 0 for ignored rows.
 template <class T>
 XENTROPY_INLINE void put_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
                                  const GroupRows<T>& g) {
@@ -54,7 +56,7 @@ XENTROPY_INLINE void put_targets(const int64_t* labels, size_t classes, size_t b
   });
 }
 
-// What options need to know of the target.
+// Looks up the class weight and the logit of each target, where an option needs them.
 template <class T>
 void look_up_targets(const Terms& t, const Block<T>& b, size_t first, const T* x,
                      const GroupRows<T>& g) {

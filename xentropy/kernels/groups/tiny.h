@@ -1,23 +1,24 @@
-// Steps 1 to 4 and the scaling of the group kernel for two to four classes.
+// Steps 1 to 4 of the group kernel, and the scaling, for two to four classes.
 //
-// Cost: with so few classes a tree of shuffles a row, and a turn for every target, take longer
-// than all of the exps. So kLanes<T> rows are transposed into one vector a class, where
-// maxima and sums are plain operations and the target is a comparison; what stays in scratch
-// are those columns. A transposition is kClasses^2 permutations and as many masks.
+// Cost: with so few classes a tree of shuffles per row and a scalar access per target take longer
+// than all of the exps. So kLanes<T> rows are transposed into one vector per class, where maxima
+// and sums are plain operations and the target is found by comparison. The scratch holds these
+// columns. A transposition takes kClasses^2 permutations and as many masks.
 #pragma once
 #include "groups/settle.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Where element c of row q of a group lies in GroupRows::exps.
+// The index of class c of row q in GroupRows::exps.
 template <class T>
 XENTROPY_INLINE size_t place_of(size_t q, size_t c, size_t classes) {
   constexpr size_t L = kLanes<T>;
   return is_tiny(classes) ? q / L * L * classes + c * L + q % L : q * classes + c;
 }
 
-// from[i], i < n, into to[0..n): lane l of to[j] is element source(j, l) of all of from.
+// Permutes the elements of n vectors from[i] to n vectors to[j]: lane l of to[j] is element
+// source(j, l) of the concatenated `from`.
 template <class T, size_t n>
 struct Transposition {
   IntVec<T> index[n][n], mask[n][n];
@@ -44,6 +45,7 @@ struct Transposition {
     }
   }
 };
+// kLanes<T> rows of n classes to one vector per class, and back.
 template <class T, size_t n>
 Transposition<T, n> to_columns() {
   return Transposition<T, n>([](size_t c, size_t row) { return row * n + c; });
@@ -55,7 +57,8 @@ Transposition<T, n> to_rows() {
       [](size_t i, size_t l) { return (i * L + l) % n * L + (i * L + l) / n; });
 }
 
-// Adds up to four vectors of float32 in float64, pairs of them in float32; or of float64.
+// Adds n vectors, at most 4: float32 in pairs in float32, then in float64; float64 with the
+// rounding error.
 template <size_t n>
 XENTROPY_INLINE void store_sums(const VF (&v)[n], double* value, double*) {
   Halves h = halves(n > 1 ? v[0] + v[1] : v[0]);
@@ -80,8 +83,8 @@ XENTROPY_INLINE void store_sums(const VD (&v)[n], double* value, double* lost) {
   store(lost, s.value - s.value == 0 ? s.lost : VD{});
 }
 
-// The largest of every row, and its class as `label`: the first, if there are several, or the last
-// of all if there is none (nan).
+// The maximum of every row, and as `label` its class: the first of equal ones; the last class of
+// all if none is equal (nan). kClasses: classes per row.
 template <size_t kClasses, class T>
 void tiny_peaks(const T* x, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
@@ -98,7 +101,8 @@ void tiny_peaks(const T* x, const GroupRows<T>& rows) {
   }
 }
 
-// Steps 1 to 4. A row that does not count has no target: its exp is 0.
+// Steps 1 to 4. The label of an ignored row is negative: its e_target is 0. kClasses: classes per
+// row. kScaled: logit_scale is not 1.
 template <size_t kClasses, bool kScaled, class T>
 void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>& rows) {
   constexpr size_t L = kLanes<T>;
@@ -130,7 +134,8 @@ void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>
   }
 }
 
-// exps to gradient, in place: columns to rows.
+// Scales exps to gradients in place and transposes them back to rows. kClasses: classes per row.
+// kBias: subtract the bias.
 template <size_t kClasses, bool kBias, class T>
 void tiny_scale(const GroupRows<T>& rows) {
   constexpr size_t L = kLanes<T>;
@@ -155,7 +160,7 @@ void tiny_scale(const GroupRows<T>& rows) {
   }
 }
 
-// f(a constant) for 2 to kTinyClasses classes.
+// Calls f(Constant<classes>()) for 2 to kTinyClasses classes.
 template <class F>
 XENTROPY_INLINE void with_classes(size_t classes, const F& f) {
   if (classes == 2) return f(Constant<2>());

@@ -1,9 +1,9 @@
-// How the exps of a group become gradient in memory: cached, or streamed in whole cache lines.
+// Writers of the gradients of a group: to cache, or with non-temporal stores of whole cache lines.
 //
-// A full group of rows is whole vectors, so where the gradient starts at a cache line it is
-// scaled on its way out. Elsewhere, streamed, it is scaled in place first (one more trip
-// through L1), and the line that straddles two groups waits in a buffer: a partial line
-// streamed would cost a whole one.
+// A full group of rows is a whole number of vectors, so if the gradient starts at a cache line it
+// is scaled while it is stored. Otherwise, for non-temporal stores, it is first scaled in place
+// (one more pass over L1), and the cache line that straddles two groups is buffered: a non-temporal
+// store of a partial line costs as much as a whole one.
 #pragma once
 #include "common/line_buffer.h"
 #include "groups/scratch.h"
@@ -11,10 +11,11 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// What is taken from e * factor: nothing, the bias of the row, or that times the masses.
+// What is subtracted from e * factor: nothing, the bias of the row, or the bias times the mass.
 enum class Bias { kNone, kOfRow, kByMass };
 
-// to(i, gradient of the elements i, i + 1, ... of the group) for all vectors of its rows.
+// Calls to(i, v) for all vectors of a group, where v is the gradient of the elements i, i + 1, ...
+// kBias: see Bias. `index`: see index_rows.
 template <Bias kBias, class T, class To>
 XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const T* index,
                                 const To& to) {
@@ -38,16 +39,17 @@ XENTROPY_INLINE void scale_rows(const GroupRows<T>& rows, size_t classes, const 
   }
 }
 
-// What both have in common: write() appends the n elements of a group, vector by vector as
-// make(to) calls to(i, elements i, i + 1, ...); the vectors of the last group may reach beyond n.
-// `staged` is where those lie that have to wait, maybe the array that they are made from.
+// Both writers: write() appends the n elements of a group. make(to) produces them, calling to(i, v)
+// for every vector v of elements i, i + 1, ...; in the last group vectors may extend beyond n.
+// `staged` is a buffer for elements that cannot be stored directly; it may be the array that `make`
+// reads.
 
 template <class T>
 class RegularGroups {
  public:
   explicit RegularGroups(T* out) : out_(out) {}
 
-  // Appends n elements to what is written.
+  // Appends n elements.
   void put(const T* e, size_t n) {
     __builtin_memcpy(out_, e, n * sizeof(T));
     out_ += n;
@@ -85,7 +87,7 @@ class StreamedGroups {
     out_ += n;
   }
 
-  // Appends n elements to what is written.
+  // Appends n elements.
   void put(const T* e, size_t n) {
     size_t i = 0;
     if (!line_.empty()) {
