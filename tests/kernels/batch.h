@@ -1,5 +1,5 @@
-// Batches for the driver: inputs that are the same on every machine, and the call that the
-// doorway would make of them.
+// Batches for the driver: inputs that are the same on every machine, and the call that the bindings
+// would make for them.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -11,7 +11,7 @@
 
 using namespace xentropy;
 
-// Elements that start so many behind a cache line and end where the memory ends.
+// An array that starts `offset` elements after a cache line and ends at the end of its allocation.
 template <class S>
 class Array {
  public:
@@ -36,7 +36,7 @@ class Array {
   S *start_, *data_;
 };
 
-// A generator whose numbers no library and no compiler changes.
+// A random number generator with the same numbers for every library and compiler.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -47,7 +47,7 @@ class Random {
     return z ^ (z >> 31);
   }
   double uniform() { return double(bits() >> 11) * 0x1p-53; }
-  double normal() {  // nearly: mean 0, variance 1
+  double normal() {  // approximately: mean 0, variance 1
     double sum = -6;
     for (int i = 0; i < 12; ++i) sum += uniform();
     return sum;
@@ -69,7 +69,7 @@ inline void put_value(double* to, double value) { *to = value; }
 inline void put_value(F16* to, double value) { set_value(to, float(value)); }
 inline void put_value(BF16* to, double value) { set_value(to, float(value)); }
 
-// (outer, classes, inner) in C order; rows of contiguous classes have inner 1.
+// An array (outer, classes, inner) in C order; inner is 1 for rows of contiguous classes.
 struct Shape {
   size_t outer, classes, inner;
   size_t rows() const { return outer * inner; }
@@ -79,7 +79,7 @@ struct Shape {
   }
 };
 
-// As _arrays.pxi describes an array.
+// Describes an array as _arrays.pxi does.
 inline void append_axis(Axes* axes, size_t length, size_t stride) {
   if (ptrdiff_t(stride) < axes->nearest) axes->nearest = ptrdiff_t(stride);
   if (length == 1) return;
@@ -98,14 +98,14 @@ Layout describe(S* data, const Shape& s, DType dtype) {
   return a;
 }
 
-// kPlain: labels alone. kOptions: labels, some to be ignored, with every option of a call and of
-// a row. kDense: labels with class weights and label smoothing. kProbabilities.
+// kPlain: labels only. kOptions: labels, some of them ignored, with all options of a call and of a
+// row. kDense: labels with class weights and label smoothing. kProbabilities.
 enum class Kind { kPlain, kOptions, kDense, kProbabilities };
 
 constexpr int64_t kIgnoredLabel = -100;
 
-// Everything that a call of cross entropy takes. Rows of every sort take turns: ordinary, flat,
-// steep, confident, and far from 0 by different offsets, which no row may guess from the last.
+// The arguments of a cross-entropy call. Rows of different kinds alternate: ordinary, flat, steep,
+// confident, and far from 0 by different offsets, which cannot be guessed from the previous row.
 template <class S>
 class Batch {
  public:
@@ -146,7 +146,7 @@ class Batch {
 
   bool counts(size_t row) const { return labels[row] != kIgnoredLabel; }
 
-  // The same row for the scalar reference.
+  // Row r for the scalar reference.
   template <class W>
   scalar::CrossEntropy<W> row(size_t r) const {
     const Terms t = terms();
@@ -181,7 +181,7 @@ class Batch {
     t.classes = shape.classes;
     t.label_smoothing = smooth && shape.classes > 1 ? 0.1 : 0;
     t.z_loss = options ? 0.01 : 0;
-    t.logit_scale = options ? 0.75 : 1;  // of which no product is rounded in the reference
+    t.logit_scale = options ? 0.75 : 1;  // products with it are exact in the reference
     t.unit = 1;
     t.divisor = kind == Kind::kPlain ? 1 : 3;
     return t;

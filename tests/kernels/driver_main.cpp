@@ -1,11 +1,10 @@
-// Every kernel of every tier that this machine can run, without Python and OpenMP, against scalar
-// arithmetic: built natively, for arm64 (to be run by qemu), and with ThreadSanitizer.
+// Compares every kernel of every tier that this machine supports with scalar arithmetic, without
+// Python and OpenMP. Built natively, for arm64 (run by qemu), and with ThreadSanitizer.
 //
-//     driver           one line a kernel: its largest errors, in units of the last place of the
-//                      arithmetic; of 16-bit results, beyond the half unit of their own rounding.
-//                      Exit status 1 if one is above its bound, or two ways to the same gradient
-//                      differ in a bit
-//     driver --bits    one line a batch: hashes of the losses and of the gradient
+//     driver           one line per kernel: its largest errors in ulp of the arithmetic type; for
+//                      16-bit results, beyond the half ulp of their own rounding. Exit status 1
+//                      if an error exceeds its bound, or if two ways to a gradient differ in a bit
+//     driver --bits    one line per batch: hashes of the losses and of the gradient
 //
 // Threads take chunks as those of _kernels.pyx do.
 #include <atomic>
@@ -20,10 +19,10 @@
 namespace {
 
 constexpr int kThreads = 3;
-constexpr size_t kRowsChecked = 100;  // of a batch; the bits of all rows are compared
+constexpr size_t kRowsChecked = 100;  // per batch; the bits of all rows are compared
 
-// A quotient is exact to 4 units: exp 0.9, the sum 1, factor and product 0.5 to 1 each. With all
-// options on there are up to 10 roundings (tests/helpers/support.py names them).
+// A gradient is off by at most 4 ulp: exp 0.9, the sum 1, factor and product 0.5 to 1 each. With
+// all options there are up to 10 roundings (listed in tests/helpers/support.py).
 constexpr double kPlainBound = 4, kOptionsBound = 10;
 
 template <class T>
@@ -67,7 +66,7 @@ double error_of(S actual, const scalar::Value<W>& exact) {
   return error == error ? (error > 0 ? error : 0) : INFINITY;
 }
 
-// All chunks of a call, by so many threads.
+// Processes all chunks of a call on `threads` threads: work(chunk, begin, end, workspace).
 template <class Call, class Work>
 void share(const Tier& tier, const Call& call, size_t classes, size_t threads, const Work& work) {
   const size_t each_chunk = chunk_rows(call.rows, classes), each = workspace_bytes(tier, call);
@@ -94,7 +93,7 @@ uint64_t hash_of(const void* data, size_t n) {  // FNV-1a
   return hash;
 }
 
-// What a kernel has done so far.
+// The results of a kernel so far.
 struct Report {
   bool prints_bits = false;
   std::string name;
@@ -110,7 +109,7 @@ struct Report {
     printf("%s %zux%zux%zu/%d %016llx %016llx\n", name.c_str(), s.outer, s.classes, s.inner, kind,
            (unsigned long long)losses, (unsigned long long)gradient);
   }
-  // Returns whether all was well.
+  // Prints the report; returns whether all checks have passed.
   bool close() const {
     const bool good = same_bits && loss <= loss_bound && gradient <= gradient_bound;
     if (!prints_bits) {
@@ -136,7 +135,7 @@ struct CrossEntropyRun {
     CrossEntropyCall call = batch.call(gradient);
     call.streamed = streamed;
     call.row_loss = losses.data();
-    std::vector<double> sums(batch.shape.rows());  // at most a chunk a row
+    std::vector<double> sums(batch.shape.rows());  // at most one chunk per row
     std::atomic<bool> bad{false};
     share(tier, call, batch.shape.classes, threads, [&](size_t, size_t begin, size_t end, char*) {
       if (inspect_targets(tier, call, begin, end).bad_row >= 0) bad = true;
@@ -178,8 +177,9 @@ void compare(const Batch<S>& batch, const Array<S>& gradient, const CrossEntropy
   }
 }
 
-// One batch in every way: cached on one thread, against the reference; the others must have its
-// bits: by threads, streamed, the losses alone, and in place, which is last.
+// Runs one batch in every way. One thread with regular stores is compared with the reference. The
+// other ways must have the same bits: several threads with non-temporal stores, losses only, and
+// last in place.
 template <class S>
 void check_batch(const Tier& tier, const Shape& shape, Kind kind, Report* report) {
   const size_t offset = shape.classes % 4;
@@ -218,7 +218,7 @@ scalar::Value<W> exact_of(Result what, const scalar::Softmax<W>& s, size_t c) {
       return {s.p(c), 0};
     case Result::kLogSoftmax:
       return {-s.negative_log_p(c), 0};
-    case Result::kLogSumExp:  // the maximum and a logarithm, of which one may be negative
+    case Result::kLogSumExp:  // the maximum plus a logarithm, one of which may be negative
       return {s.lse(), std::fabs(s.peak()) + s.above_peak()};
     default:
       return {s.entropy(), 0};
@@ -288,7 +288,7 @@ bool check_softmax(const Tier& tier, Report report, const std::vector<Shape>& sh
 
 // --- all kernels
 
-// The last shape of a kernel is large enough for several chunks.
+// The last shape of each kernel is large enough for several chunks.
 template <class S>
 bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   Report report;
@@ -325,7 +325,7 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   return check_softmax<S>(tier, report, softmax) && good;
 }
 
-// Blocks of pages that threads take, write and give back, two sizes in turn.
+// Threads allocate, write and free blocks of pages of two alternating sizes.
 void exercise_pages() {
   if (!pages_supported()) return;
   const auto loop = [](size_t thread) {

@@ -1,8 +1,8 @@
-// exp and log1p of one tier (-DXENTROPY_TIER=...) for the float32 numbers of their domain, against
-// the C library in a wider type. Prints their largest errors in units of the last place, and their
-// bounds; exit status 1 if one is above. Of all numbers the errors were, with fma and without:
-// exp float32 0.912 and 0.981, exp float64 0.982 and 1.078, log1p for float32 0.0125 (2^-30), for
-// float64 1.382.
+// Compares exp and log1p of one tier (-DXENTROPY_TIER=...) with the C library in a wider type, at
+// the float32 numbers of their domain. Prints their largest errors in ulp, and their bounds; exit
+// status 1 if one is exceeded. Over all numbers the errors were, with fma and without: exp float32
+// 0.912 and 0.981, exp float64 0.982 and 1.078, log1p for float32 0.0125 (2^-30), for float64
+// 1.382.
 //
 //     elementary STEP        every STEP-th number in the order of their bits: 1 for all
 #include <cmath>
@@ -32,7 +32,7 @@ struct Worst {
   }
 };
 
-// 2^n <= value < 2^(n + 1), as 2^-n; of normal numbers.
+// 2^-n for normal numbers with 2^n <= value < 2^(n + 1).
 double reciprocal_power(double value) {
   uint64_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -46,7 +46,7 @@ long double reciprocal_power(long double value) {
   return std::ldexp(1.0L, 1 - exponent);
 }
 
-// The unit is that of T, whatever type has more digits than that.
+// The error in ulp of T; W may have more digits.
 template <class T, class W>
 double ulps(W actual, W exact) {
   constexpr double kUnits = sizeof(T) == 4 ? 0x1p23 : 0x1p52;
@@ -55,12 +55,12 @@ double ulps(W actual, W exact) {
   return error == error ? error : INFINITY;
 }
 
-// float32 numbers are all of the inputs, of float64 functions too; but there with digits beyond.
+// Inputs are float32 numbers; those of float64 functions are scaled to have more digits.
 float input(float x, float) { return x; }
 double input(float x, double) { return double(x) * 0x1.000000a3f1c2dp0; }
 
-// One function: of(vector), and exact(x) in a wider type, for low <= x <= high. In is the type of
-// the vector, T the one whose last place counts.
+// Checks one function, of(vector), against exact(x) in a wider type, for low <= x <= high. In: the
+// type of the vector; T: the type whose ulp is the unit.
 template <class T, class In, class Of, class Exact>
 Worst examine(double low, double high, uint64_t step, uint64_t first, uint64_t stride, const Of& of,
               const Exact& exact) {
@@ -104,23 +104,23 @@ bool report(const char* name, double bound, double low, double high, uint64_t st
   return good;
 }
 
-// k of a row whose largest logit is x, as rows.h and group_sums.h have it.
+// The offset k of a row with maximum x, as in rows/labels.h and groups/sums.h.
 template <class T>
 double shift_of(T x) {
   return std::rint(double(x) * Exp<double>::kLog2E) - Exp<T>::kTop;
 }
 
-// exp(x) 2^-k, with the kernel's head and rest of ln 2 in the place of ln 2. What these two miss
-// is a factor that all exps of a row share (of float32 up to 0.7 ulp at the largest k), and that
-// no loss and no gradient sees: they are made of ratios.
+// exp(x) 2^-k, with the kernel's head and rest of ln 2 instead of ln 2. The error of their sum is a
+// factor that all exps of a row share (for float32 up to 0.7 ulp at the largest k). No loss and no
+// gradient depends on it, because they are ratios.
 template <class W, class T>
 W shifted(T x, double k) {
   const W above = W(x) - W(k) * W(Exp<T>::kLn2Head);  // exact
   return std::exp(above - W(k) * W(Exp<T>::kLn2Rest));
 }
 
-// With k = 0, wherever the result is a normal number; and with k by x, wherever the kernels do
-// without the row's maximum.
+// With k = 0, wherever the result is a normal number; and with k from x, wherever the kernels do
+// not subtract the row's maximum.
 template <class T, class W>
 bool report_exp(const char* type, double bound, uint64_t step) {
   const double most = (Exp<T>::kMaxOffset - 1) * kLn2, bias = Exponent<T>::kBias;
@@ -154,7 +154,7 @@ bool report_log1p(const char* name, double bound, uint64_t step) {
 
 int main(int, char** arguments) {
   const uint64_t step = strtoull(arguments[1], nullptr, 10), fewer = step * 97;
-  // Beside those of float32 a float64 function has no "all" anyway, and long double takes its time.
+  // More float64 arguments would not make the test complete, and long double is slow.
   bool good = report_exp<float, double>("float32", kHasFma ? 0.92 : 0.99, step);
   good &= report_exp<double, long double>("float64", kHasFma ? 1 : 1.1, fewer);
   good &= report_log1p<float, double>("log1p for float32", 0x1p-6, step);

@@ -1,5 +1,5 @@
-// The specification in scalar arithmetic, a row at a time and a class at a time: what the driver
-// compares the kernels with. W is so wide that its own rounding does not count.
+// The specification in scalar arithmetic, one row and one class at a time: the reference of the
+// driver. W is wide enough that its rounding errors are negligible.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -10,8 +10,8 @@ namespace scalar {
 template <class W>
 using Row = std::vector<W>;
 
-// exp(x_c - max x) of a row and what follows from them. Where a class has a good part of the total,
-// 1 - p is the sum of the others, so that nothing cancels.
+// exp(x_c - max x) of a row, and functions of them. Where a class has a large part of the total,
+// 1 - p is computed from the sum of the other exps, so that nothing cancels.
 template <class W>
 class Softmax {
  public:
@@ -48,21 +48,21 @@ class Softmax {
   W total_ = 0;
 };
 
-// An answer, and the size of the terms that it is the sum of, without their signs: where terms
-// cancel, errors are relative to that. Without options nothing cancels, and it is 0.
+// A result, and the sum of the magnitudes of its terms: where terms cancel, errors are relative to
+// that. 0 if nothing cancels, as without options.
 template <class W>
 struct Value {
   W value, terms;
 };
 
-// One row of cross entropy; the formulas are those at the head of settle.h.
+// One row of cross-entropy; the formulas are those of common/settle.h.
 template <class W>
 struct CrossEntropy {
   Row<W> x;     // logits times logit_scale
-  Row<W> mass;  // of every class
+  Row<W> mass;  // target mass per class
   W z_loss = 0, sample_weight = 1;
   W factor = 1;         // of the gradient: upstream * sample_weight * logit_scale / divisor
-  bool cancels = true;  // may the terms cancel?
+  bool cancels = true;  // can the terms cancel?
 
   Value<W> loss(const Softmax<W>& s) const {
     W sum = 0, size = std::fabs(s.lse()) + std::fabs(s.peak());

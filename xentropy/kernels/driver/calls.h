@@ -1,4 +1,5 @@
-// One call, in chunks of rows: what the doorway (_kernels.pyx) hands to the threads.
+// The calls that the bindings (_kernels.pyx) make: the description of a call, and functions that
+// process it chunk by chunk, or part by part, on any thread.
 #pragma once
 #include "driver/layout.h"
 #include "tier.h"
@@ -9,61 +10,62 @@ struct CrossEntropyCall {
   Terms terms;
   size_t rows;
   Layout logits;
-  Layout gradient;  // absent: the losses alone
-  Layout labels;    // absent: probabilities are given
+  Layout gradient;  // absent: losses only
+  Layout labels;    // absent: the targets are probabilities
   Layout probabilities;
   const double* weight;  // per class, or null
-  Layout sample_weight;  // sample weight of every row; or absent
-  Layout upstream;       // d result / d loss of every row; or absent: 1
-  double upstream_all;   // multiplies it
-  int64_t ignore_bits;   // the 64 bits of a label that does not count
-  bool ignores;          // there is such a label
+  Layout sample_weight;  // per row, or absent
+  Layout upstream;       // d result / d loss per row, or absent: 1
+  double upstream_all;   // a factor of it
+  int64_t ignore_bits;   // the label of ignored rows, as 64 bits,
+  bool ignores;          // if there is such a label
   bool streamed;
   bool float64;    // the arithmetic type
-  void* row_loss;  // where each loss goes; or null
+  void* row_loss;  // for the loss of every row; or null
   bool row_loss_float64;
 };
 
-// softmax or log_softmax into `out`, or a reduction into `values`.
+// softmax or log_softmax to `out`, or a reduction to `values`.
 struct SoftmaxCall {
   Result what;
   size_t rows;
   size_t classes;
   Layout x;
-  Layout out;    // absent for the reductions
-  void* values;  // of the reductions, in the arithmetic type
-  double unit;   // multiplies them
+  Layout out;    // absent for reductions
+  void* values;  // for reductions, in the arithmetic type
+  double unit;   // a factor of the values
   bool streamed;
   bool float64;
 };
 
-// What a look at the targets before the call says of a chunk.
+// The result of checking the targets of a chunk.
 struct TargetReport {
-  ptrdiff_t bad_row;  // the first whose label is out of range; -1 if all are good
-  double weight;      // summed weight of the rows that count
+  ptrdiff_t bad_row;  // the first row whose label is out of range, or -1
+  double weight;      // sum of the weights of rows that are not ignored
   bool non_finite;    // a sample weight is infinite or nan
 };
 
-// Rows per chunk: a function of the shape alone, so that sums over chunks have the same
-// bits for any number of threads.
+// Rows per chunk: a function of the shape alone, so that sums over chunks have the same bits for
+// any number of threads.
 size_t chunk_rows(size_t rows, size_t classes);
 
-// What one thread needs for its chunks: memory that starts at a cache line.
+// The workspace that each thread needs; it starts at a cache line.
 size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
 size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call);
 
 TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                              size_t end);
 
-// Returns the sum of the losses of rows [begin, end).
+// Returns the sum of the losses of the rows [begin, end).
 double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
                  char* workspace);
 void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                char* workspace);
 
-// Fewer rows than threads: into how many parts these may cut each row (1: not at all), the
-// workspace that they share, and one step of one part. The loss of a row goes to loss[row]; what
-// becomes of the losses of a chunk is up to finish_rows, which returns their sum. The same bits as
+// Splitting rows, where there are fewer rows than threads. parts_of: the number of parts of each
+// row (1: rows cannot be split). split_workspace_bytes: the workspace of one row, which its threads
+// share. run_part: one step of one part; the loss of a row goes to loss[row]. finish_rows stores
+// the losses of a chunk and returns their sum. The results have the same bits as those of
 // run_chunk.
 size_t parts_of(const CrossEntropyCall& call);
 size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& call);

@@ -1,10 +1,10 @@
-// Which kernel serves which call.
+// The choice of a kernel for a call.
 #pragma once
 #include "driver/targets.h"
 
 namespace xentropy {
 
-// Has every class of a row target mass of its own?
+// Whether every class of a row has a target mass.
 static inline bool is_dense(const CrossEntropyCall& c) {
   return c.probabilities.data || (c.weight && c.terms.label_smoothing != 0);
 }
@@ -14,8 +14,8 @@ static inline bool by_columns(const CrossEntropyCall& c) {
   return !is_dense(c) && are_columns<S>(c.logits);
 }
 
-// The group kernel serves rows of up to so many classes. Measured on Zen 4, 4e6 elements, one
-// thread, loss and gradient, streamed, in 1e9 elements a second, groups / rows:
+// The largest number of classes for the group kernel. Measured on Zen 4, 4e6 elements, one thread,
+// loss and gradient, streamed, in 1e9 elements per second, groups / rows:
 //
 //     classes          128        200        320        400        512
 //     v4 float32     2.6/0.9    2.72/1.37  2.88/2.32  2.79/2.44  2.94/2.87
@@ -23,12 +23,13 @@ static inline bool by_columns(const CrossEntropyCall& c) {
 //     v4 float64     1.01/0.71  0.99/0.87  0.97/1.04  0.95/1.11  0.95/1.18
 //     v3 float64     0.78/0.50  0.79/0.58  0.77/0.68  0.76/0.71  0.76/0.73
 //
-// 16-bit rows, which go the way of float32, are read by the row kernel where they lie, and on their
-// way to groups widened first: v4 float16 with 400 classes 1.12/2.19.
+// 16-bit rows use the limit of float32. The row kernel reads them in place, the group kernel after
+// widening: v4 float16 with 400 classes 1.12/2.19.
 template <class T>
 constexpr size_t kGroupClasses = sizeof(T) == 4 ? 320 : 192;
 
-// For dense targets, of up to so many. Class probabilities, as above but on a busy machine:
+// The largest number for dense targets. Class probabilities, measured as above but on a busy
+// machine:
 //
 //     classes           64         128        200        320        512        700
 //     v4 float32     0.91/0.32  0.96/0.45  0.91/0.65  0.99/0.67  0.85/0.73  0.89/0.74
@@ -47,7 +48,7 @@ static inline bool by_groups(const CrossEntropyCall& c) {
   return !by_columns<S>(c) && c.terms.classes <= most;
 }
 
-// The one place that chooses a kernel for elements that are stored as S.
+// The kernel for elements stored as S.
 template <class S>
 static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossEntropyCall& c) {
   const auto& k = kernels_of(tier, S());
@@ -60,23 +61,23 @@ static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossE
   }
 }
 
-// Are there 16-bit rows that the row kernel reads, and writes, where they lie? The bits are
-// those of the same rows widened first.
+// Whether the row kernel reads and writes the 16-bit rows in place. The results have the same bits
+// as those of rows that are widened first.
 template <class S>
 static inline bool direct_half(const CrossEntropyCall& c) {
   return in_place_rows<S>(c.logits) && (!c.gradient.data || in_place_rows<S>(c.gradient)) &&
          !is_dense(c) && !by_groups<S>(c) && !c.float64;
 }
 
-// Is every row next to the one before, class by class, so that a group kernel can read them?
+// Whether the rows are adjacent and their classes contiguous, so that a group kernel can read them.
 template <class S>
 static inline bool are_adjacent(const Layout& a) {
   const size_t size = a.classes.size() * sizeof(S);
   return in_place_rows<S>(a) && (a.rows.run() == 1 || a.rows.step() == ptrdiff_t(size));
 }
 
-// Can the kernel work on this array where it lies? All else passes through scratch, on its way to
-// the same kernel, so that it changes no bit.
+// Whether the kernel accesses this array in place. Other arrays are staged in scratch for the same
+// kernel, so that the layout changes no bit.
 template <class S>
 static inline bool is_direct(const CrossEntropyCall& c, const Layout& a) {
   if (!a.data) return true;
@@ -84,7 +85,7 @@ static inline bool is_direct(const CrossEntropyCall& c, const Layout& a) {
   return by_groups<S>(c) ? are_adjacent<S>(a) : in_place_rows<S>(a);
 }
 
-// visit(S()) with the type in which the kernel finds the logits.
+// Calls visit(S()), S: the type in which the kernel reads the logits.
 template <class Visit>
 static inline auto for_stored(const CrossEntropyCall& c, Visit visit) {
   if (c.float64) return visit(double());
@@ -93,7 +94,7 @@ static inline auto for_stored(const CrossEntropyCall& c, Visit visit) {
   return visit(float());
 }
 
-// The softmax family: rows, long or short, whatever their layout.
+// The softmax family: long or short rows, for any layout.
 template <class T>
 static inline bool by_groups(const SoftmaxCall& c) {
   return c.classes <= kGroupClasses<T>;

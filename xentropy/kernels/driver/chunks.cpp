@@ -1,12 +1,11 @@
-// How a batch is cut into chunks for the threads.
+// The division of a batch into chunks for the threads.
 #include "driver/staging.h"
 
 namespace xentropy {
 namespace {
 
-// A chunk is what one thread takes at a time: enough work to pay for the hand-out (some
-// 20 us), little enough to share the batch out evenly, rows enough to keep the pipeline
-// of the row kernel full.
+// A chunk is the unit of work of a thread: large enough to pay for its scheduling (about 20 us),
+// small enough to balance the load, with enough rows to fill the pipeline of the row kernel.
 constexpr size_t kChunkElements = size_t(1) << 16;
 constexpr size_t kChunkElementsMost = size_t(1) << 20;
 constexpr size_t kChunksWanted = 64;

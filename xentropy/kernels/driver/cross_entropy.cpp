@@ -1,18 +1,18 @@
-// One call of cross entropy, chunk by chunk. Compiled once, for the oldest CPU: no arithmetic on
-// logits is here.
+// One cross-entropy call, chunk by chunk. Compiled once, for the oldest CPU: this file does no
+// arithmetic on logits.
 #include "driver/choose.h"
 #include "driver/guard.h"
 
 namespace xentropy {
 namespace {
 
-// The memory that one thread needs for its chunks, and how rows are cut into blocks.
+// The memory that one thread needs for its chunks, and the division of rows into blocks.
 template <class S>
 struct Workspace {
   typedef Arithmetic<S> T;
   bool columns, logits_direct, gradient_direct, probabilities_direct;
   size_t rows;           // of a block
-  size_t staged_stride;  // between the rows in scratch; by columns, between the classes
+  size_t staged_stride;  // between rows in scratch; for columns, between classes
   CrossEntropyKernel<S> kernel;
   Guarded kernel_memory;
   T* probabilities;
@@ -44,7 +44,7 @@ struct Workspace {
     upstream = c.upstream.data ? take<double>(arena, rows) : nullptr;
   }
 
-  // How many rows from r on have one stride each in every array that is read directly.
+  // The end of the block at r: its rows have one stride in every array that is accessed in place.
   size_t block_end(const CrossEntropyCall& c, size_t r, size_t end) const {
     size_t n = smaller(rows, end - r);
     const auto cut = [&](const Layout& a, bool direct) {
@@ -57,7 +57,7 @@ struct Workspace {
   }
 };
 
-// Where rows of a block are for the kernel: in the array, or gathered in scratch.
+// The address of the rows of a block for the kernel: in the array, or gathered into scratch.
 template <class T>
 const T* rows_of(const Tier& tier, const Layout& a, bool direct, size_t row, size_t n,
                  const int64_t* labels, T* scratch, ptrdiff_t* stride) {
@@ -83,7 +83,7 @@ const T* columns_of(const Tier& tier, const Layout& a, bool direct, size_t row, 
   return scratch;
 }
 
-// Where the gradient of a block goes: into the array, or into scratch first.
+// Sets the address of the gradient of a block: in the array, or in scratch.
 template <class S>
 void locate_gradient(const CrossEntropyCall& c, const Workspace<S>& w, size_t row, Block<S>* b) {
   if (w.gradient_direct) {
@@ -108,7 +108,7 @@ void scatter_gradient(const Tier& tier, const CrossEntropyCall& c, const Workspa
   }
 }
 
-// The rows [row, row + n) as the kernel is given them.
+// The block of the rows [row, row + n) for the kernel.
 template <class S>
 Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S>& w, size_t row,
                   size_t n) {

@@ -1,7 +1,7 @@
-// Any layout and dtype to and from contiguous rows in scratch.
+// Conversion of arrays of any layout and dtype to and from contiguous rows in scratch.
 //
-// Cost: one more trip through the cache an element. Whichever of rows and classes lies
-// closer together in memory is walked innermost, so that every cache line is used whole.
+// Cost: one more pass through the cache per element. The inner loop runs over rows or classes,
+// whichever have the smaller stride, so that every cache line is used whole.
 #pragma once
 #include "half.h"
 #include "driver/layout.h"
@@ -32,7 +32,7 @@ static inline To bit_cast(From v) {
   return out;
 }
 
-// One element of a floating dtype: how it is read and written.
+// Reads and writes one element of a floating-point dtype.
 struct ElementF16 {
   static double read(const char* p, bool s) { return widen_f16(read_bits<uint16_t>(p, s)); }
   static void write(char* p, double v, bool s) { write_bits(p, narrow_f16(float(v)), s); }
@@ -50,7 +50,7 @@ struct ElementF64 {
   static void write(char* p, double v, bool s) { write_bits(p, bit_cast<uint64_t>(v), s); }
 };
 
-// Calls visit(Element(), bool) for the dtype and byte order: one instantiation each.
+// Calls visit(Element()) for the dtype of `a`: one instantiation for each.
 template <class Visit>
 static inline void for_element(const Layout& a, Visit visit) {
   switch (a.dtype) {
@@ -65,8 +65,8 @@ static inline void for_element(const Layout& a, Visit visit) {
   }
 }
 
-// visit(address of the first row's class, rows, its first class, classes) for every piece
-// in which rows and classes have one stride each.
+// Calls visit(address, first row, rows, first class, classes) for every piece in which rows and
+// classes have one stride each.
 template <class Visit>
 static inline void for_pieces(const Layout& a, size_t row, size_t n, Visit visit) {
   const size_t run = a.classes.run(), classes = a.classes.size();
@@ -79,7 +79,7 @@ static inline void for_pieces(const Layout& a, size_t row, size_t n, Visit visit
   }
 }
 
-// visit(i, j) over m x n, the index with the smaller stride innermost.
+// Calls visit(i, j) over m x n, with the index of smaller stride in the inner loop.
 template <class Visit>
 static inline void for_both(size_t m, ptrdiff_t stride_m, size_t n, ptrdiff_t stride_n,
                             Visit visit) {
@@ -96,7 +96,7 @@ static inline void for_both(size_t m, ptrdiff_t stride_m, size_t n, ptrdiff_t st
   }
 }
 
-// One number a row, side by side as float32 or float64: a loop of its own.
+// One number per row, contiguous as float32 or float64: a simple loop.
 template <class T>
 static bool gather_numbers(const Layout& a, size_t row, size_t n, T* to) {
   const bool single = a.dtype == kF32 && a.rows.step() == 4;
@@ -113,7 +113,7 @@ static bool gather_numbers(const Layout& a, size_t row, size_t n, T* to) {
   return true;
 }
 
-// Rows [row, row + n) into T at `to`, where rows and classes have the strides given.
+// Copies the rows [row, row + n) to `to`, with the strides given there.
 template <class T>
 static void gather(const Layout& a, size_t row, size_t n, T* to, size_t to_row, size_t to_class) {
   const ptrdiff_t dr = a.rows.step(), dc = a.classes.step();
@@ -129,14 +129,14 @@ static void gather(const Layout& a, size_t row, size_t n, T* to, size_t to_row, 
   });
 }
 
-// The same into contiguous rows.
+// The same to contiguous rows.
 template <class T>
 static void gather(const Layout& a, size_t row, size_t n, T* to) {
   if (a.classes.ndim == 0 && gather_numbers(a, row, n, to)) return;
   gather(a, row, n, to, a.classes.size(), 1);
 }
 
-// One number a row as float64: where they lie if they are that, or gathered.
+// One number per row as float64: in place if possible, else gathered into scratch.
 static inline const double* numbers_of(const Layout& a, size_t row, size_t n, double* scratch) {
   const char* p = a.data + a.rows.offset(row);
   const bool adjacent = a.rows.ndim == 1 && a.rows.step() == sizeof(double);
@@ -147,7 +147,7 @@ static inline const double* numbers_of(const Layout& a, size_t row, size_t n, do
   return scratch;
 }
 
-// T at `from`, with the strides given, into rows [row, row + n).
+// Copies `from`, with the strides given, to the rows [row, row + n).
 template <class T>
 static void scatter(const T* from, size_t from_row, size_t from_class, const Layout& a, size_t row,
                     size_t n) {
@@ -168,7 +168,7 @@ static void scatter(const T* from, const Layout& a, size_t row, size_t n) {
   scatter(from, a.classes.size(), 1, a, row, n);
 }
 
-// The integer of row `row` as its 64 bits: sign-extended, or zero-extended if unsigned.
+// The integer at p as 64 bits: sign-extended, or zero-extended if unsigned.
 static inline int64_t read_label(const Layout& a, const char* p) {
   switch (a.dtype) {
     case kI8:
@@ -188,7 +188,7 @@ static inline int64_t read_label(const Layout& a, const char* p) {
   }
 }
 
-// Labels as 64 bits: where they lie if they are that, or gathered.
+// Labels as 64 bits: in place if possible, else gathered into scratch.
 static inline const int64_t* labels_of(const Layout& a, size_t row, size_t n, int64_t* scratch) {
   const ptrdiff_t step = a.rows.step();
   for (size_t r = 0, m; r < n; r += m) {
@@ -200,7 +200,7 @@ static inline const int64_t* labels_of(const Layout& a, size_t row, size_t n, in
       return reinterpret_cast<const int64_t*>(p);
     }
     int64_t* to = scratch + r;
-    if (a.dtype == kI32 && step == 4 && !a.swapped) {  // a loop of its own
+    if (a.dtype == kI32 && step == 4 && !a.swapped) {  // a simple loop for the common case
       for (size_t i = 0; i < m; ++i) to[i] = int32_t(read_bits<uint32_t>(p + 4 * i, false));
     } else {
       for (size_t i = 0; i < m; ++i) to[i] = read_label(a, p + ptrdiff_t(i) * step);

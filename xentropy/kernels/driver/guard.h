@@ -1,5 +1,6 @@
-// The workspace of a kernel with a canary behind it, where the kernels are compiled with
-// AddressSanitizer: a workspace is cut from a larger piece, whose end is all that a sanitizer sees.
+// The workspace of a kernel, with a canary after it if compiled with AddressSanitizer: the
+// sanitizer only detects accesses past the end of the whole allocation, of which a workspace is a
+// part.
 #pragma once
 #include "arena.h"
 
@@ -27,7 +28,7 @@ struct Guarded {
     if (start && kCanaryBytes) __builtin_memset(start + bytes, kCanary, kCanaryBytes);
   }
 
-  // Ends the process if a kernel has written beyond its workspace.
+  // Aborts if a kernel has written past its workspace.
   void check() const {
     for (size_t i = 0; i < kCanaryBytes; ++i) {
       if (static_cast<unsigned char>(start[bytes + i]) != kCanary) __builtin_trap();

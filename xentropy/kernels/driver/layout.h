@@ -1,12 +1,12 @@
-// Where the elements of an array lie in memory: rows over any number of dimensions in C
-// order, and in each row classes over any number of dimensions. Strides in bytes.
+// The memory layout of an array: rows over any number of dimensions in C order, and in each row
+// classes over any number of dimensions. Strides are in bytes.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 namespace xentropy {
 
-constexpr int kMaxDims = 64;  // as NumPy's
+constexpr int kMaxDims = 64;  // as in NumPy
 
 enum DType { kF16, kBF16, kF32, kF64, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64 };
 
@@ -14,7 +14,7 @@ struct Axes {
   int ndim;
   ptrdiff_t shape[kMaxDims];
   ptrdiff_t stride[kMaxDims];
-  ptrdiff_t nearest;  // the smallest |stride|, of dimensions of length 1 too
+  ptrdiff_t nearest;  // the smallest |stride|, including dimensions of length 1
 
   size_t size() const {
     size_t n = 1;
@@ -36,9 +36,9 @@ struct Axes {
 };
 
 struct Layout {
-  char* data;  // null: there is no such array
+  char* data;  // null: no such array
   DType dtype;
-  bool swapped;  // the bytes of an element are in the other order
+  bool swapped;  // not in native byte order
   Axes rows, classes;
 };
 

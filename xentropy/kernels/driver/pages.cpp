@@ -1,15 +1,15 @@
 // Memory for large results.
 //
-// A page that is touched for the first time costs more than the kernel: the system finds and
-// zeroes it (measured on one thread: 0.29e9 elements/s with pages of 4 KB, 1.0e9 with huge pages,
-// 2.3e9 where the pages are there). From 32 MB on malloc gives freed memory back at once, so
-// that a loop pays this in every step. Therefore:
+// The first access to a page costs more than the kernel, because the system allocates and zeroes it
+// (measured on one thread: 0.29e9 elements/s with pages of 4 KB, 1.0e9 with huge pages, 2.3e9 with
+// pages that are already mapped). From 32 MB on malloc returns freed memory to the system at once,
+// so that a loop pays this cost in every step. Therefore:
 //
-// 1. a block is mapped at a multiple of 2 MB, whole huge pages first, no byte beyond them;
-// 2. one freed block at most, the last, is kept for the next result of the same size. It is
-//    given back (MADV_FREE): the system takes its pages whenever it wants memory, without
-//    asking, and counts them as free to take; until then they are found again as they are;
-// 3. a request of another size unmaps it.
+//   1. a block is mapped at a multiple of 2 MB: whole huge pages first, no byte beyond the block;
+//   2. at most one freed block, the last, is kept for the next result of the same size. It is
+//      marked with MADV_FREE: the system counts its pages as available and reclaims them whenever
+//      it needs memory; until then their contents are unchanged;
+//   3. a request of another size unmaps it.
 #include "driver/pages.h"
 
 #if defined(__linux__)
@@ -24,14 +24,14 @@ namespace xentropy {
 namespace {
 
 constexpr size_t kHugePage = size_t(2) << 20;
-constexpr size_t kAlign = size_t(64) << 10;  // no Linux has larger basic pages
+constexpr size_t kAlign = size_t(64) << 10;  // the largest base page size of Linux
 
 struct Header {
   size_t size;  // of the data
   bool reused;
 };
 
-// The one block kept, or null. Every thread takes it or leaves it by one exchange.
+// The block that is kept, or null. Threads take it and replace it by one atomic exchange.
 char* kept = nullptr;
 bool keeps = true;
 
@@ -47,7 +47,7 @@ void unmap(char* data) {
   if (data) munmap(data - kAlign, header_of(data)->size + kAlign);
 }
 
-// Data of `size` bytes at a multiple of kHugePage, behind kAlign bytes with the header.
+// Maps `size` bytes at a multiple of kHugePage; the header is in the kAlign bytes before.
 char* map(size_t size) {
   const size_t all = size + kAlign + kHugePage;
   void* raw = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -57,8 +57,8 @@ char* map(size_t size) {
   char *first = data - kAlign, *end = data + size;
   if (first > start) munmap(start, size_t(first - start));
   if (end < start + all) munmap(end, size_t(start + all - end));
-  // A refusal costs speed alone. The last, partial huge page stays out: it would be memory
-  // that nobody asked for.
+  // If the advice is refused, only speed is lost. The last, partial huge page is excluded, because
+  // it would be more memory than requested.
   madvise(data, size / kHugePage * kHugePage, MADV_HUGEPAGE);
   return data;
 }

@@ -28,7 +28,7 @@ struct SoftmaxWorkspace {
     value = take<double>(arena, c.values ? rows : 0);
   }
 
-  // The end of the block at r: rows with one stride each in the arrays that are read directly.
+  // The end of the block at r: its rows have one stride in every array that is accessed in place.
   size_t block_end(const SoftmaxCall& c, size_t r, size_t end) const {
     size_t n = smaller(rows, end - r);
     if (x_direct) n = smaller(n, run_left(c.x, r));
@@ -37,7 +37,7 @@ struct SoftmaxWorkspace {
   }
 };
 
-// -sum_c t_c log t_c of probabilities, with 0 log 0 = 0. One library logarithm an element.
+// -sum_c t_c log t_c of probabilities, with 0 log 0 = 0. One library logarithm per element.
 template <class T>
 double target_entropy(const T* t, size_t classes) {
   double sum = 0;
@@ -47,7 +47,7 @@ double target_entropy(const T* t, size_t classes) {
   return sum;
 }
 
-// The rows [row, row + n) as the kernel is given them.
+// The block of the rows [row, row + n) for the kernel.
 template <class T>
 SoftmaxBlock<T> block_of(const Tier& tier, const SoftmaxCall& c, const SoftmaxWorkspace<T>& w,
                          size_t row, size_t n) {

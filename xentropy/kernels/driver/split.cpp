@@ -1,4 +1,4 @@
-// One call of cross entropy with fewer rows than threads: they share each row (split.h).
+// One cross-entropy call with fewer rows than threads, which share each row (rows/split.h).
 #include "driver/choose.h"
 
 namespace xentropy {

@@ -1,4 +1,4 @@
-// Rows on their way to a kernel, in blocks: read where they lie, or gathered into scratch first.
+// Rows for a kernel, in blocks: read in place, or staged, that is, gathered into scratch first.
 #pragma once
 #include "arena.h"
 #include "driver/calls.h"
@@ -6,10 +6,10 @@
 
 namespace xentropy {
 
-constexpr size_t kBlockRows = 4096;  // rows of one kernel call, at most
+constexpr size_t kBlockRows = 4096;  // the largest number of rows of one kernel call
 
-// Rows that pass through scratch stay in the L2 cache; but where the classes lie
-// far apart up to 16 adjacent rows are taken together, to use more of every cache line.
+// Staged rows stay in the L2 cache. But where the classes of a row are far apart, up to 16 adjacent
+// rows are gathered together, to use more of every cache line.
 constexpr size_t kScratchElements = size_t(1) << 15;
 constexpr size_t kScratchRowsLeast = 16;
 
@@ -24,7 +24,7 @@ static inline constexpr DType dtype_of(double) { return kF64; }
 template <class S>
 constexpr DType kNative = dtype_of(S());
 
-// Can a kernel read these rows, stored as T, where they lie?
+// Whether a kernel can read these rows, stored as T, in place.
 template <class T>
 static inline bool in_place_rows(const Layout& a) {
   if (a.dtype != kNative<T> || a.swapped) return false;
@@ -34,9 +34,9 @@ static inline bool in_place_rows(const Layout& a) {
   return all % ptrdiff_t(sizeof(T)) == 0;
 }
 
-// Does the column kernel serve these rows? So it is if they are closer together than the classes
-// of one; wherever they lie, for the bits must not depend on the address. Beyond so many classes
-// its scratch would be larger than the cache.
+// Whether the column kernel processes these rows: those that are closer together than the classes
+// of one row, at any address, because the bits must not depend on it. With more classes than
+// kColumnClassesMost its scratch would exceed the cache.
 constexpr size_t kColumnClassesMost = size_t(1) << 16;
 template <class T>
 static inline bool are_columns(const Layout& a) {
@@ -45,8 +45,8 @@ static inline bool are_columns(const Layout& a) {
   return a.rows.nearest < step && step != element && a.classes.size() <= kColumnClassesMost;
 }
 
-// Can the column kernel read these rows where they lie? Of short runs it had better not: a lane
-// that is no row is wasted.
+// Whether the column kernel can read these rows in place. Short runs of rows are staged, because
+// they would leave lanes unused.
 constexpr size_t kColumnRunLeast = 16;
 template <class T>
 static inline bool in_place_columns(const Layout& a) {
@@ -57,21 +57,21 @@ static inline bool in_place_columns(const Layout& a) {
   return all % ptrdiff_t(sizeof(T)) == 0;
 }
 
-// Are rows closer together in memory than the classes of a row?
+// Whether rows are closer together in memory than the classes of a row.
 static inline bool scattered(const Layout& a) {
   return a.data && magnitude(a.rows.step()) < magnitude(a.classes.step());
 }
 
-// How many rows from r on have one stride.
+// The number of rows from r on that have one stride.
 static inline size_t run_left(const Layout& a, size_t r) { return a.rows.run() - r % a.rows.run(); }
 
-// Rows of a block of which something passes through scratch.
+// Rows per block with staged arrays.
 static inline size_t staged_rows(size_t classes, bool any_scattered) {
   const size_t least = any_scattered ? kScratchRowsLeast : 1, fitting = kScratchElements / classes;
   return smaller(kBlockRows, fitting > least ? fitting : least);
 }
 
-// Rows of a block that passes through scratch by columns: whole cache lines of every type.
+// Rows per block that is staged by columns: whole cache lines of every type.
 static inline size_t staged_columns(size_t classes) {
   const size_t fitting = kScratchElements / classes / 16 * 16;
   return fitting < 16 ? 16 : smaller(fitting, 512);
@@ -90,8 +90,8 @@ static inline void copy_rows(const Layout& a, size_t row, size_t n, T* to) {
   }
 }
 
-// 16-bit rows with contiguous classes are widened and narrowed by the tier's vectors, all
-// other layouts element by element.
+// 16-bit rows with contiguous classes are converted by the vector code of the tier, all other
+// layouts element by element.
 static inline void gather_rows(const Tier&, const Layout& a, size_t row, size_t n, double* to) {
   if (!in_place_rows<double>(a)) return gather(a, row, n, to);
   copy_rows(a, row, n, to);
@@ -116,8 +116,8 @@ static inline void scatter_rows(const Tier& tier, const float* from, const Layou
   for (size_t i = 0; i < n; ++i) narrow(from + i * C, C, a.data + a.rows.offset(row + i));
 }
 
-// Rows [row, row + n) by columns: class c of them at to + c * stride. 16-bit rows that are
-// adjacent are widened and narrowed by the tier's vectors.
+// The rows [row, row + n) by columns: class c at to + c * stride. Adjacent 16-bit rows are
+// converted by the vector code of the tier.
 static inline bool is_half_column(const Layout& a) {
   const bool half = (a.dtype == kF16 || a.dtype == kBF16) && !a.swapped;
   return half && a.classes.ndim == 1 && a.rows.step() == 2;
@@ -147,7 +147,7 @@ static inline void scatter_columns(const Tier& tier, const float* from, size_t s
   });
 }
 
-// As gather_rows, but rows whose label is kIgnored are not read.
+// As gather_rows, but does not read ignored rows.
 template <class T>
 static void gather_counted(const Tier& tier, const Layout& a, size_t row, size_t n,
                            const int64_t* labels, T* to) {

@@ -1,4 +1,4 @@
-// A look at the targets of a call, chunk by chunk, before anything is written.
+// Checks the targets of a call and sums their weights, chunk by chunk, before anything is written.
 #include "driver/targets.h"
 
 namespace xentropy {
@@ -6,35 +6,35 @@ namespace {
 
 constexpr size_t kPiece = 512;
 
-// Sums of weights over rows.
+// The sum of the weights of rows.
 struct Weights {
   const Tier& tier;
   const CrossEntropyCall& call;
   SumOverRows sum;
-  uint64_t non_finite = 0;  // the highest bit: whether a sample weight is infinite or nan
+  uint64_t non_finite = 0;  // the highest bit is set if a sample weight is infinite or nan
   double ones[kPiece], gathered[kPiece];
 
   Weights(const Tier& t, const CrossEntropyCall& c) : tier(t), call(c) {
     for (size_t i = 0; c.weight && i < kPiece; ++i) ones[i] = 1;
   }
 
-  // Sample weights of the rows [row, row + n), n <= kPiece.
+  // The sample weights of the rows [row, row + n), n <= kPiece.
   const double* of_rows(size_t row, size_t n) {
     if (!call.sample_weight.data) return ones;
     const double* weight = numbers_of(call.sample_weight, row, n, gathered);
     for (size_t i = 0; i < n; ++i) {
       const uint64_t magnitude = bit_cast<uint64_t>(weight[i]) & ~(uint64_t(1) << 63);
-      non_finite |= magnitude + (uint64_t(1) << 52);  // an exponent of ones overflows
+      non_finite |= magnitude + (uint64_t(1) << 52);  // overflows if all exponent bits are set
     }
     return weight;
   }
 
-  // Adds those of the rows that count.
+  // Adds the weights of rows that are not ignored.
   void add(size_t row, size_t n, const int64_t* label) {
     double value[kPiece];
     int64_t marked[kPiece];
     const double* weight = of_rows(row, n);
-    // A label may have changed since it was found right.
+    // A label may have changed since it was checked.
     tier.mark_labels(label_rule(call), label, n, marked);
     for (size_t i = 0; i < n; ++i) {
       const uint64_t counts = ~uint64_t(marked[i] >> 63);
@@ -48,7 +48,7 @@ struct Weights {
   void add_all(size_t row, size_t n) { sum.add(row, n, of_rows(row, n)); }
 };
 
-// The first that is no class; -1 if all have been put right meanwhile.
+// The first label out of range; -1 if another thread has corrected all of them meanwhile.
 ptrdiff_t find_wrong(const LabelRule& rule, const int64_t* label, size_t n) {
   for (size_t i = 0; i < n; ++i) {
     const int64_t y = label[i];
@@ -57,7 +57,7 @@ ptrdiff_t find_wrong(const LabelRule& rule, const int64_t* label, size_t n) {
   return -1;
 }
 
-// Of n rows, n <= kPiece; false if a label is wrong.
+// Checks n rows, n <= kPiece; false if a label is out of range.
 bool inspect_piece(size_t row, size_t n, Weights* weights, TargetReport* report) {
   const CrossEntropyCall& c = weights->call;
   if (!c.labels.data) {

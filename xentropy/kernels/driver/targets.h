@@ -1,5 +1,5 @@
-// The labels of a call as kernels want them, and what becomes of the losses: sums over rows, whose
-// order nothing changes, and an array.
+// The labels of a call in the form that kernels take; sums over rows in a fixed order; storage of
+// the losses.
 #pragma once
 #include "driver/staging.h"
 
@@ -9,7 +9,7 @@ static inline LabelRule label_rule(const CrossEntropyCall& c) {
   return {c.terms.classes - 1, c.ignore_bits, c.ignores};
 }
 
-// Labels of a block for the kernel.
+// The labels of a block for the kernel. Rows with sample weight 0 are ignored too.
 static inline void read_labels(const Tier& tier, const CrossEntropyCall& c, size_t row, size_t n,
                                const double* sample_weight, int64_t* labels) {
   if (c.labels.data) {
@@ -22,8 +22,8 @@ static inline void read_labels(const Tier& tier, const CrossEntropyCall& c, size
   }
 }
 
-// What is added over rows is added in lanes by the number of the row, because a chain of additions
-// would take longer than the group kernel does. Blocks change nothing.
+// A sum over rows in lanes, selected by the row number: a single chain of additions would take
+// longer than the group kernel. The result does not depend on the division into blocks.
 struct SumOverRows {
   static constexpr size_t kCount = 8;
   double lane[kCount] = {};
