@@ -6,7 +6,7 @@ cdef extern from "kernels/driver/pages.h" namespace "xentropy" nogil:
     bint pages_supported()
     size_t pages_size(const void* data)
     bint pages_reused(const void* data)
-    void keep_pages(bint keep)
+    void set_page_reuse(bint keep)
 
 # From this size on malloc returns freed memory to the system at once, and the next result would be
 # untouched pages (pages.cpp). Smaller blocks it reuses itself.
@@ -47,7 +47,7 @@ pages_handler.allocator.calloc = pages_calloc
 pages_handler.allocator.realloc = pages_realloc
 pages_handler.allocator.free = pages_free
 cdef object pages_capsule = PyCapsule_New(&pages_handler, "mem_handler", NULL)
-keep_pages(os.environ.get("XENTROPY_KEEP_RESULT") != "0")
+set_page_reuse(os.environ.get("XENTROPY_KEEP_RESULT") != "0")
 
 
 cdef cnp.ndarray fresh(cnp.ndarray like):

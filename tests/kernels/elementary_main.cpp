@@ -106,7 +106,7 @@ bool report(const char* name, double bound, double low, double high, uint64_t st
 
 // The offset k of a row with maximum x, as in rows/labels.h and groups/sums.h.
 template <class T>
-double shift_of(T x) {
+double offset_of(T x) {
   return std::rint(double(x) * Exp<double>::kLog2E) - Exp<T>::kTop;
 }
 
@@ -114,7 +114,7 @@ double shift_of(T x) {
 // factor that all exps of a row share (for float32 up to 0.7 ulp at the largest k). No loss and no
 // gradient depends on it, because they are ratios.
 template <class W, class T>
-W shifted(T x, double k) {
+W offset(T x, double k) {
   const W above = W(x) - W(k) * W(Exp<T>::kLn2Head);  // exact
   return std::exp(above - W(k) * W(Exp<T>::kLn2Rest));
 }
@@ -128,7 +128,7 @@ bool report_exp(const char* type, double bound, uint64_t step) {
   snprintf(name, sizeof name, "exp %s", type);
   bool good = report<T, T>(
       name, bound, (1 - bias) * kLn2, bias * kLn2, step,
-      [](Vec<T> x) { return DirectExp<T, false>{Shift<T>(0), LogitScale<T>(1)}(x); },
+      [](Vec<T> x) { return DirectExp<T, false>{ExponentOffset<T>(0), LogitScale<T>(1)}(x); },
       [](T x) { return std::exp(W(x)); });
   snprintf(name, sizeof name, "exp %s, k by x", type);
   return report<T, T>(
@@ -136,10 +136,10 @@ bool report_exp(const char* type, double bound, uint64_t step) {
              [](Vec<T> x) {
                Vec<T> anchor = x;
                for (size_t i = 0; i < kLanes<T>; ++i)
-                 anchor[i] = T(kRoundToInteger<T> - shift_of(x[i]));
+                 anchor[i] = T(kRoundToInteger<T> - offset_of(x[i]));
                return AnchoredExp<T, false>(1)(x, anchor);
              },
-             [](T x) { return shifted<W>(x, shift_of(x)); }) &&
+             [](T x) { return offset<W>(x, offset_of(x)); }) &&
          good;
 }
 

@@ -17,7 +17,7 @@ class SegmentExps {
 
  public:
   SegmentExps(const Terms& t, const Block<T>& b, Arena& arena)
-      : s_(t, b, arena), scale_(t.logit_scale), far_(is_far(t)) {}
+      : s_(t, b, arena), scale_(t.logit_scale), needs_distances_(needs_distances(t)) {}
 
   Segment<T>& segment() { return s_; }
 
@@ -38,9 +38,9 @@ class SegmentExps {
   // Step 3.
   void check() {
     IntVec<double> bad = {};
-    for (size_t i = 0; i < s_.n; i += L) take_targets(i);
+    for (size_t i = 0; i < s_.n; i += L) extract_targets(i);
     for (size_t i = 0; i < s_.n; i += D) bad |= ~s_.rows.in_range(i);
-    if (any(bad)) try_again();
+    if (any(bad)) recompute_from_maximum();
   }
 
  private:
@@ -54,13 +54,13 @@ class SegmentExps {
   XENTROPY_INLINE_MEMBER void guess(size_t i, Vec<T> origin) {
     constexpr T kMost = T(Exp<T>::kMaxOffset), kRound = Exponent<T>::kMagic;
     constexpr T kBelow = T(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias);
-    const T octave = T(kLn2 / s_.t.logit_scale);
+    const T estimate = T(kLn2 / s_.t.logit_scale);
     Vec<T> n = max(splat(-kMost), origin * (scale_.head * Exp<T>::kLog2E));
     n = n > kMost ? splat(kMost) : n;
     const Vec<T> k = ((n + kRound) - kRound) - T(Exp<T>::kTop);
     store(s_.anchor + i, kRoundToInteger<T> - k);
-    store(s_.lowest + i, (k - kBelow) * octave);
-    store(s_.highest + i, (k + T(Exponent<T>::kBias)) * octave);
+    store(s_.lowest + i, (k - kBelow) * estimate);
+    store(s_.highest + i, (k + T(Exponent<T>::kBias)) * estimate);
     store(s_.origin + i, origin);
     store_wide(s_.rows.origin + i, origin);
     for (size_t q = i; q < i + L; ++q) {
@@ -89,10 +89,10 @@ class SegmentExps {
     add_exps(v, c, i);
   }
 
-  // Adds kSmall (x - origin) of kClasses classes, for label smoothing.
+  // Adds kLogitSumScale (x - origin) of kClasses classes, for label smoothing.
   template <size_t kClasses>
   XENTROPY_INLINE_MEMBER void add_differences(const Vec<T> (&x)[kClasses], size_t i) {
-    const Vec<T> small = splat(T(kSmall)), small_origin = load(s_.origin + i) * small;
+    const Vec<T> small = splat(T(kLogitSumScale)), small_origin = load(s_.origin + i) * small;
     Vec<T> d[kClasses];
     for (size_t q = 0; q < kClasses; ++q) d[q] = fma(x[q], small, -small_origin);
     add_classes(d, s_.rows.differences + i, s_.differences_lost + i);
@@ -130,10 +130,10 @@ class SegmentExps {
   }
 
   // Sets e_target of the rows [i, i + L); 1 for ignored rows.
-  void take_targets(size_t i) {
+  void extract_targets(size_t i) {
     const Vec<T> e = s_.labels(i) < Int(0) ? splat(T(1)) : load(s_.target + i);
     store_wide(s_.rows.e_target + i, e);
-    for (size_t q = i; far_ && q < i + L && q < s_.n; ++q) {
+    for (size_t q = i; needs_distances_ && q < i + L && q < s_.n; ++q) {
       if (s_.label[q] >= 0) s_.rows.x_target[q] = double(s_.logit_of_target(q));
     }
     for (size_t q = i; q < i + L; q += D) gather_lost(q);
@@ -141,7 +141,7 @@ class SegmentExps {
 
   // Computes the rows that are out of range again, with k from their maximum. The other rows of the
   // vector get the same results as before.
-  void try_again() {
+  void recompute_from_maximum() {
     for (size_t i = 0; i < s_.n; i += L) {
       Int again[L], found = 0;
       for (size_t q = 0; q < L; ++q) {
@@ -159,13 +159,13 @@ class SegmentExps {
         exps_of<kClassesAtOnce>(c, i, lanes);
       }
       for (; c < s_.t.classes; ++c) exps_of<1>(c, i, lanes);
-      take_targets(i);
+      extract_targets(i);
     }
   }
 
   Segment<T> s_;
   const LogitScale<T> scale_;
-  const bool far_;
+  const bool needs_distances_;
 };
 
 }  // namespace XENTROPY_TIER

@@ -23,7 +23,7 @@ template <class T>
 double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
   const Settled settled = settle_row(s.t, s.b, s.begin + i, sums);
   if (s.b.gradient) {
-    const Finish<T> f =
+    const GradientFactors<T> f =
         finish_row<T>(s.t, settled, sums, size_t(s.label[i]), nullptr, s.workspace.row);
     s.rows.factor[i] = f.factor;
     s.rows.rest[i] = f.rest;
@@ -37,10 +37,10 @@ double finish_alone(Segment<T>& s, size_t i, const RowSums& sums) {
 template <class T>
 void fallback_from_maximum(Segment<T>& s, size_t i) {
   read_column(s, i, s.x, s.b.logits_class_stride);
-  const RowSums sums =
-      exp_any_row<T>({chunks_of(s.workspace.row), s.t.classes, size_t(s.label[i]), s.t.logit_scale,
-                      s.smooth, s.b.gradient ? s.workspace.row : nullptr, s.workspace.chunks},
-                     max_of(s.workspace.row, s.t.classes));
+  const RowSums sums = exps_from_maximum<T>(
+      {chunks_of(s.workspace.row), s.t.classes, size_t(s.label[i]), s.t.logit_scale, s.smooth,
+       s.b.gradient ? s.workspace.row : nullptr, s.workspace.chunks},
+      max_of(s.workspace.row, s.t.classes));
   s.b.loss[s.begin + i] = finish_alone(s, i, sums);
 }
 
@@ -54,10 +54,10 @@ void fallback_from_sums(Segment<T>& s, size_t i) {
   sums.tail_sum = s.rows.tail_sum[i];
   sums.tail_lost = sizeof(T) == 4 ? 0 : s.rows.tail_lost[i];
   sums.e_target = s.rows.e_target[i];
-  sums.target_distance = octaves_from(offset, double(s.logit_of_target(i)), scale);
+  sums.target_distance = logit_distance(offset, double(s.logit_of_target(i)), scale);
   sums.origin = s.rows.origin[i] * scale;
-  sums.origin_distance = octaves_from(offset, s.rows.origin[i], scale);
-  sums.differences = s.smooth ? s.rows.differences[i] / kSmall * scale : 0;
+  sums.origin_distance = logit_distance(offset, s.rows.origin[i], scale);
+  sums.differences = s.smooth ? s.rows.differences[i] / kLogitSumScale * scale : 0;
   if (s.b.gradient) {
     read_column(s, i, s.workspace.exps, ptrdiff_t(s.width));
     s.workspace.row[y] = 0;

@@ -169,7 +169,7 @@ class ColumnPipeline {
     ahead %= t_.classes;
     for (size_t q = 0; q < kClasses; ++q) {
       const T* line = x + ptrdiff_t(ahead) * b_.logits_class_stride;
-      for (size_t i = 0; i < now.n; i += kLine<T>) prefetch_far(line + i);
+      for (size_t i = 0; i < now.n; i += kLine<T>) prefetch_l2(line + i);
       if (++ahead == t_.classes) {
         ahead = 0;
         x += length_;

@@ -9,12 +9,12 @@ namespace XENTROPY_TIER {
 
 // Rows per segment. With more rows the exps leave the cache; with fewer each page that is touched
 // yields less data. Measured with C = 20 to 20,000.
-constexpr size_t kSegmentRows = 128, kSegmentRowsLeast = 64;
-constexpr size_t kSegmentBytes = size_t(1) << 20, kSegmentBytesMost = size_t(1) << 22;
+constexpr size_t kSegmentRows = 128, kMinSegmentRows = 64;
+constexpr size_t kSegmentBytes = size_t(1) << 20, kMaxSegmentBytes = size_t(1) << 22;
 XENTROPY_INLINE size_t segment_rows(size_t classes, size_t size) {
   size_t n = kSegmentRows;
-  while (n > kSegmentRowsLeast && n * classes * size > kSegmentBytes) n /= 2;
-  while (n > 16 && n * classes * size > kSegmentBytesMost) n /= 2;
+  while (n > kMinSegmentRows && n * classes * size > kSegmentBytes) n /= 2;
+  while (n > 16 && n * classes * size > kMaxSegmentBytes) n /= 2;
   return n;
 }
 
@@ -98,7 +98,7 @@ struct Segment {
     for (size_t i = 0; b.weight && i < n; ++i) {
       rows.class_weight[i] = y[i] < 0 ? 0 : b.weight[y[i]];
     }
-    weigh(y, some < 0);
+    load_weights(y, some < 0);
     return true;
   }
 
@@ -116,7 +116,7 @@ struct Segment {
   }
 
  private:
-  void weigh(const int64_t* y, bool some_ignored) {
+  void load_weights(const int64_t* y, bool some_ignored) {
     differ = some_ignored || b.weight || b.sample_weight || b.upstream;
     if (!(some_ignored || ignored || b.sample_weight || b.upstream)) return;
     for (size_t i = 0; i < n; ++i) {

@@ -13,16 +13,16 @@ template <class T, size_t kRows>
 struct LaneRows {
   alignas(kLineBytes) double tail_sum[kRows];
   alignas(kLineBytes) double tail_lost[kRows];    // for float64 only
-  alignas(kLineBytes) double differences[kRows];  // sum of kSmall (logit - origin)
+  alignas(kLineBytes) double differences[kRows];  // sum of kLogitSumScale (logit - origin)
   alignas(kLineBytes) double e_target[kRows];
-  alignas(kLineBytes) double x_target[kRows];  // logits; set only if is_far()
+  alignas(kLineBytes) double x_target[kRows];  // logits; set only if needs_distances()
   alignas(kLineBytes) double origin[kRows];
   alignas(kLineBytes) double class_weight[kRows];
   alignas(kLineBytes) double sample_weight[kRows];
   alignas(kLineBytes) double upstream[kRows];
   // results
   alignas(kLineBytes) double loss[kRows];
-  alignas(kLineBytes) T factor[kRows];  // Finish<T>, and the target entry
+  alignas(kLineBytes) T factor[kRows];  // GradientFactors<T>, and the target entry
   alignas(kLineBytes) T rest[kRows];
   alignas(kLineBytes) T bias[kRows];
   alignas(kLineBytes) T target_entry[kRows];
@@ -30,7 +30,7 @@ struct LaneRows {
   alignas(kLineBytes) int64_t finished[kRows];  // -1: so are the factors of the gradient
 
   // The map from exps to gradients for the rows i, i + 1, ...
-  XENTROPY_INLINE_MEMBER Finisher<T> finisher(size_t i) const {
+  XENTROPY_INLINE_MEMBER GradientMap<T> finisher(size_t i) const {
     return {load(factor + i), load(rest + i), load(bias + i)};
   }
 
@@ -72,12 +72,14 @@ XENTROPY_INLINE void store_wide(double* p, VF v) {
 }
 
 // Whether the loss needs distances between logits.
-static inline bool is_far(const Terms& t) { return t.label_smoothing != 0 || t.z_loss != 0; }
+static inline bool needs_distances(const Terms& t) {
+  return t.label_smoothing != 0 || t.z_loss != 0;
+}
 
 // Unlike groups, columns use the rest of a float32 factor: their exps are rounded once more on the
 // way into the sums.
 template <class T, size_t kRows>
-XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, LaneRows<T, kRows>& rows, size_t i) {
+XENTROPY_INLINE void store_factors(const LaneFactors<T>& f, LaneRows<T, kRows>& rows, size_t i) {
   const VD factor = rounded<T>(f.factor);
   store_narrow(rows.factor + i, factor);
   store_narrow(rows.rest + i, f.rest + (f.factor - factor));
@@ -98,10 +100,10 @@ XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, LaneR
      sample_weight = class_weight;
   VD upstream = splat(rows.upstream[0]);
   if (kDiffer == Differ::kAll) {
-    if (is_far(t)) {
+    if (needs_distances(t)) {
       origin = load(rows.origin + i) * t.logit_scale;
       above = nll + (load(rows.x_target + i) - load(rows.origin + i)) * t.logit_scale;
-      differences = load(rows.differences + i) / kSmall * t.logit_scale;
+      differences = load(rows.differences + i) / kLogitSumScale * t.logit_scale;
     }
     class_weight = load(rows.class_weight + i);
     sample_weight = load(rows.sample_weight + i);
@@ -110,12 +112,12 @@ XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, LaneR
   const SettledOf<VD> r = settle<VD>(t, class_weight, sample_weight, upstream, {nll, above},
                                      tail_sum, e_target, origin, differences);
   store(rows.loss + i, r.loss);
-  const IntVec<double> settled = (e_target >= Exp<T>::kSafe) & (sums.odds <= 0x1p1000);
+  const IntVec<double> settled = (e_target >= Exp<T>::kMinFullExp) & (sums.odds <= 0x1p1000);
   __builtin_memcpy(rows.settled + i, &settled, sizeof settled);
   if (!kGradient) return settled & (r.loss == r.loss);
-  LaneFinish<T> f = finish_lanes<T>(t, r, sums);
+  LaneFactors<T> f = finish_lanes<T>(t, r, sums);
   f.target_entry = f.factor == 0 ? VD{} : f.target_entry;
-  store_finish(f, rows, i);
+  store_factors(f, rows, i);
   const IntVec<double> finished = f.fine & settled;
   __builtin_memcpy(rows.finished + i, &finished, sizeof finished);
   return finished & (r.loss == r.loss);
@@ -133,7 +135,7 @@ bool losses_and_factors(const Terms& t, bool differ, LaneRows<T, kRows>& rows, s
       fine &= losses_and_factors_of_lanes<kind.value, kGradient>(terms, rows, i) & rows.in_range(i);
     }
   };
-  if (is_far(t)) {
+  if (needs_distances(t)) {
     settle_all(t, Differing<Differ::kAll>());
   } else if (differ) {
     settle_all(plain, Differing<Differ::kAll>());

@@ -55,11 +55,11 @@ XENTROPY_INLINE double label_mass(const Terms& t, double weight) {
 // out[i] = e[i] * factor - q[i] * bias for i < n. `streamed`: whole cache lines are stored
 // non-temporally. `next` is the input to prefetch.
 template <class T>
-void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool streamed,
+void store_dense(const T* e, const T* q, size_t n, GradientFactors<T> f, T* out, bool streamed,
                  const T* next) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> minus_bias = splat(-f.bias), none = {};
-  const Finisher<T> finish(Finish<T>{f.factor, f.rest, 0});
+  const GradientMap<T> finish(GradientFactors<T>{f.factor, f.rest, 0});
   const auto at = [&](size_t i) XENTROPY_INLINE_LAMBDA {
     return fma(load(q + i), minus_bias, finish(load(e + i)));
   };
@@ -74,7 +74,7 @@ void store_dense(const T* e, const T* q, size_t n, Finish<T> f, T* out, bool str
     if (head > n) head = n;
     for (; i < head; i += L) store_some(i, head - i < L ? head - i : L);
     for (i = head; i + kLine<T> <= n; i += kLine<T>) {
-      prefetch_far(next + i);
+      prefetch_l2(next + i);
       for (size_t v = 0; v < kLine<T>; v += L) stream(out + i + v, at(i + v));
     }
   }
@@ -95,13 +95,13 @@ void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T*
   for_chunks<T>(0, C,
                 [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
   const RowSums s =
-      exp_any_row<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunks}, peak.value);
+      exps_from_maximum<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunks}, peak.value);
   const Settled settled =
       settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), sample_weight_of(b, r),
                            upstream_of(b, r), row_logs<T>(s), s.tail_sum, s.e_target, s.origin);
   b.loss[r] = settled.loss;
   if (e == nullptr) return;
-  const Finish<T> finish = finish_row(t, settled, s, peak.at, q, e);
+  const GradientFactors<T> finish = finish_row(t, settled, s, peak.at, q, e);
   T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
   const T* next = r + 1 < b.rows ? x + b.logits_stride : x;
   const auto store_piece = [&](const T* piece, size_t begin, size_t end) {

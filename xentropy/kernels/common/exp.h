@@ -7,16 +7,16 @@
 // ln 2 is split into a head with trailing zero bits, so that n * head is exact, and a rest. q:
 // float32 degree 4, minimax; float64 degree 9, interpolated at Chebyshev nodes (relative error of
 // the polynomial 1.6e-17). Largest error over all float32 arguments and every k: float32 0.92 ulp,
-// float64 0.99 (at every 97th of them); without fma 0.99 and 1.08. tests/kernels/test_elementary.py checks
-// these bounds.
+// float64 0.99 (at every 97th of them); without fma 0.99 and 1.08. tests/kernels/test_elementary.py
+// checks these bounds.
 //
 // The offset k keeps the exps of a row in the middle of the exponent range: none that matters is
 // subnormal, and their sum does not overflow. A power of two changes no mantissa bit, hence neither
 // the loss nor the gradient depends on k.
 //
 // All tiers with fma compute the same bits, except below 2^-126 (float32), where some give 0 and
-// some subnormal numbers. Where those could change a result, the exps of a row below kLeast are set
-// to 0.
+// some subnormal numbers. Where those could change a result, the exps of a row below kMinExactExp
+// are set to 0.
 #pragma once
 #include <math.h>
 
@@ -40,10 +40,10 @@ struct Exp<float> {
   static constexpr int kTop = 50;  // k puts the largest probed exp of a row near 2^50
   static constexpr double kFromTop = 0x1p-50;
   static constexpr double kMinTotal = 0x1p49, kMaxTotal = 0x1p100;
-  static constexpr double kSafe = 0x1p-100;       // an exp above it has full precision
-  static constexpr float kLeast = 0x1p-125f;      // exps below it differ between tiers;
-  static constexpr double kTiny = 0x1p-48;        // they can change sums below this,
-  static constexpr double kMostFactor = 0x1p-25;  // and gradients by factors above this
+  static constexpr double kMinFullExp = 0x1p-100;   // an exp above it has full precision
+  static constexpr float kMinExactExp = 0x1p-125f;  // exps below it differ between tiers;
+  static constexpr double kMinExactTail = 0x1p-48;  // they can change sums below this,
+  static constexpr double kMaxFactor = 0x1p-25;     // and gradients by factors above this
 };
 template <>
 struct Exp<double> {
@@ -58,8 +58,8 @@ struct Exp<double> {
   static constexpr int kTop = 400;
   static constexpr double kFromTop = 0x1p-400;
   static constexpr double kMinTotal = 0x1p399, kMaxTotal = 0x1p900;
-  static constexpr double kSafe = 0x1p-960;
-  static constexpr double kLeast = 0x1p-1021, kTiny = 0x1p-860, kMostFactor = 0x1p-60;
+  static constexpr double kMinFullExp = 0x1p-960;
+  static constexpr double kMinExactExp = 0x1p-1021, kMinExactTail = 0x1p-860, kMaxFactor = 0x1p-60;
 };
 
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;

@@ -11,7 +11,7 @@ template <class S>
 class LineBuffer {
  public:
   // The next elements go to `out`. If that is not where the last ones ended, the buffer is flushed.
-  void go_on_at(S* out) {
+  void continue_at(S* out) {
     if (out == line_ + filled_) return;
     flush();
     filled_ = first_ = reinterpret_cast<uintptr_t>(out) % kLineBytes / sizeof(S);
@@ -24,14 +24,14 @@ class LineBuffer {
   // fill(p) writes n <= room() elements to p, rounded up to whole vectors.
   template <class Fill>
   XENTROPY_INLINE_MEMBER void append(size_t n, const Fill& fill) {
-    fill(waiting_ + filled_);
+    fill(buffer_ + filled_);
     filled_ += n;
     if (filled_ == kLine<S>) complete();
   }
 
   // Writes the buffered elements with regular stores.
   void flush() {
-    for (size_t i = first_; i < filled_; ++i) line_[i] = waiting_[i];
+    for (size_t i = first_; i < filled_; ++i) line_[i] = buffer_[i];
     first_ = filled_ = 0;
   }
 
@@ -40,7 +40,7 @@ class LineBuffer {
     if (first_ != 0) {
       flush();
     } else {
-      stream_line(line_, [&](size_t q) XENTROPY_INLINE_LAMBDA { return load(waiting_ + q); });
+      stream_line(line_, [&](size_t q) XENTROPY_INLINE_LAMBDA { return load(buffer_ + q); });
     }
     line_ += kLine<S>;
     first_ = filled_ = 0;
@@ -48,7 +48,7 @@ class LineBuffer {
 
   S* line_ = nullptr;              // the line in memory
   size_t first_ = 0, filled_ = 0;  // the buffered elements are [first_, filled_)
-  alignas(kLineBytes) S waiting_[2 * kLine<S>];
+  alignas(kLineBytes) S buffer_[2 * kLine<S>];
 };
 
 }  // namespace XENTROPY_TIER

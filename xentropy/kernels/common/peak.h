@@ -59,7 +59,7 @@ XENTROPY_INLINE Peak<T> peak_of(const S* x, size_t n) {
 }
 
 // scale * value - n ln 2, with ln 2 and the product in two parts: no digit is lost at 1e6.
-XENTROPY_INLINE double octaves_from(double n, double value, double scale) {
+XENTROPY_INLINE double logit_distance(double n, double value, double scale) {
   const double product = value * scale;
   if (product - product != 0) return product;  // -inf
   const double lost = __builtin_fma(value, scale, -product);
@@ -75,7 +75,7 @@ XENTROPY_INLINE RowSums row_sums(const RowAccumulator<T>& sums, double scale, bo
   s.tail_sum = tail_sum.value;
   s.tail_lost = tail_sum.lost;
   s.e_target = sums.e_target;
-  s.differences = smooth ? sums.differences.value().value / kSmall * scale : 0;
+  s.differences = smooth ? sums.differences.value().value / kLogitSumScale * scale : 0;
   return s;
 }
 
@@ -98,9 +98,9 @@ LogitChunks<T> chunks_of(const S* x) {
           }};
 }
 
-// The arguments of exp_any_row.
+// The arguments of exps_from_maximum.
 template <class T>
-struct RowRequest {
+struct RowArguments {
   LogitChunks<T> x;
   size_t classes, target;
   double scale;
@@ -109,10 +109,10 @@ struct RowRequest {
   T* chunk;     // scratch, kChunk elements: `row` has no padding for its last, partial chunk
 };
 
-// Sums and exps of one row. exp maps a vector of logits to their exps. `flush`: exps below kLeast
-// are set to 0.
+// Sums and exps of one row. exp maps a vector of logits to their exps. `flush`: exps below
+// kMinExactExp are set to 0.
 template <class T, class Exp>
-RowSums exp_row(const RowRequest<T>& r, const Exp& exp, T peak, bool flush) {
+RowSums exp_row(const RowArguments<T>& r, const Exp& exp, T peak, bool flush) {
   const auto sums = sum_parts<T>(r.classes, r.smooth, [&](size_t begin, size_t end) {
     RowAccumulator<T> part;
     for_chunks<T>(begin, end, [&](size_t b, size_t n) {
@@ -128,7 +128,7 @@ RowSums exp_row(const RowRequest<T>& r, const Exp& exp, T peak, bool flush) {
   return row_sums(sums, r.scale, r.smooth);
 }
 
-// Sets the exps in `row` below kLeast to 0 and returns the sum of the rest.
+// Sets the exps in `row` below kMinExactExp to 0 and returns the sum of the rest.
 template <class T>
 Sum flush_and_sum(T* row, size_t classes, T* chunk) {
   const auto sums = sum_parts<T>(classes, false, [&](size_t begin, size_t end) {
@@ -149,12 +149,12 @@ Sum flush_and_sum(T* row, size_t classes, T* chunk) {
 
 // n = round(scale * peak / ln 2). `direct`: exp(scale * x) * 2^-n has full precision without
 // subtracting the peak from x first.
-struct Octave {
+struct ExponentEstimate {
   double n;
   bool direct;
 };
 template <class T>
-XENTROPY_INLINE Octave octave_of(T peak, double scale) {
+XENTROPY_INLINE ExponentEstimate exponent_estimate(T peak, double scale) {
   const double n = __builtin_rint(double(peak) * scale * Exp<T>::kLog2E);
   return {n, __builtin_fabs(n) <= Exp<T>::kMaxOffset};
 }
@@ -162,23 +162,24 @@ XENTROPY_INLINE Octave octave_of(T peak, double scale) {
 // Calls use(exp) with the functor for a row with this maximum; its largest result is about 2^kTop.
 template <class T, class Use>
 XENTROPY_INLINE auto with_exp_of(T peak, double scale, const Use& use) {
-  const Octave octave = octave_of(peak, scale);
+  const ExponentEstimate estimate = exponent_estimate(peak, scale);
   const LogitScale<T> factor(scale);
-  if (!octave.direct) return use(PeakExp<T>{ExponentOffset<T>(-Exp<T>::kTop), factor, splat(peak)});
-  const ExponentOffset<T> k(octave.n - Exp<T>::kTop, scale);
+  if (!estimate.direct)
+    return use(PeakExp<T>{ExponentOffset<T>(-Exp<T>::kTop), factor, splat(peak)});
+  const ExponentOffset<T> k(estimate.n - Exp<T>::kTop, scale);
   return scale == 1 ? use(DirectExp<T, false>{k, factor}) : use(DirectExp<T, true>{k, factor});
 }
 
 // The sums and exps of any row, from its maximum. A row without a finite maximum (all -inf, or one
 // +inf or nan) has no softmax: its sums and exps are nan.
 template <class T>
-RowSums exp_any_row(const RowRequest<T>& r, T peak) {
+RowSums exps_from_maximum(const RowArguments<T>& r, T peak) {
   if (peak - peak == 0) {
     T widened;
     const double x_target = double(*r.x.at(r.target, 1, &widened));  // `row` may be x
     RowSums s = with_exp_of(peak, r.scale, [&](const auto& exp) {
       RowSums first = exp_row(r, exp, peak, false);
-      if (!has_tiny<T>(first.tail_sum)) return first;
+      if (!needs_flush<T>(first.tail_sum)) return first;
       if (!r.row) return exp_row(r, exp, peak, true);
       const Sum tail_sum = flush_and_sum(r.row, r.classes, r.chunk);  // x may be overwritten by now
       first.tail_sum = tail_sum.value;
@@ -186,10 +187,10 @@ RowSums exp_any_row(const RowRequest<T>& r, T peak) {
       return first;
     });
     s.origin = double(peak) * r.scale;
-    const Octave octave = octave_of(peak, r.scale);
-    if (octave.direct) {
-      s.target_distance = octaves_from(octave.n, x_target, r.scale);
-      s.origin_distance = octaves_from(octave.n, double(peak), r.scale);
+    const ExponentEstimate estimate = exponent_estimate(peak, r.scale);
+    if (estimate.direct) {
+      s.target_distance = logit_distance(estimate.n, x_target, r.scale);
+      s.origin_distance = logit_distance(estimate.n, double(peak), r.scale);
     } else {
       s.target_distance = (x_target - double(peak)) * r.scale;
     }

@@ -36,7 +36,7 @@ using RowLogs = LogsOf<double>;
 // then so large that the difference of logarithms is exact enough.
 template <class T>
 XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
-  if (s.e_target >= Exp<T>::kSafe && s.tail_sum <= s.e_target * 0x1p1000) {
+  if (s.e_target >= Exp<T>::kMinFullExp && s.tail_sum <= s.e_target * 0x1p1000) {
     const double nll = log1p_of(s.tail_sum / s.e_target);
     return {nll, nll + (s.target_distance - s.origin_distance)};
   }
@@ -122,19 +122,19 @@ XENTROPY_INLINE Settled settle_row(const Terms& t, const Block<S>& b, size_t r, 
 // Maps a scratch row to the gradient: e * (factor + rest) - bias * q. rest is the rounding error of
 // factor.
 template <class T>
-struct Finish {
+struct GradientFactors {
   T factor, rest, bias;
 };
 
-// Finish<T> in vectors, applied to the exps (and to the target entry, which replaces the target's
-// exp). A bias of 0 costs nothing and changes no bit: x - 0 is x, for x = -0 too.
+// GradientFactors<T> in vectors, applied to the exps (and to the target entry, which replaces the
+// target's exp). A bias of 0 costs nothing and changes no bit: x - 0 is x, for x = -0 too.
 template <class T>
-struct Finisher {
+struct GradientMap {
   Vec<T> factor = {}, rest = {}, minus_bias = {};
 
-  Finisher() {}
-  Finisher(Vec<T> f, Vec<T> r, Vec<T> b) : factor(f), rest(r), minus_bias(-b) {}
-  Finisher(Finish<T> f) : Finisher(splat(f.factor), splat(f.rest), splat(f.bias)) {}
+  GradientMap() {}
+  GradientMap(Vec<T> f, Vec<T> r, Vec<T> b) : factor(f), rest(r), minus_bias(-b) {}
+  GradientMap(GradientFactors<T> f) : GradientMap(splat(f.factor), splat(f.rest), splat(f.bias)) {}
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> e) const {
     return fma(e, factor, fma(e, rest, minus_bias));
@@ -143,29 +143,29 @@ struct Finisher {
 
 // A rest that no rounding shows, but not 0: an infinite gradient times 0 would be nan.
 template <class T>
-constexpr double kAlmostNothing = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+constexpr double kNegligibleRest = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 
 // Fallback for factors that are not normal numbers, including inf and nan: computes the gradient in
 // float64 into the scratch row, whatever the exponent offset of the exps.
 template <class T>
-Finish<T> finish_in_float64(const Terms& t, const Settled& r, double total, size_t target,
-                            const T* q, T* e) {
+GradientFactors<T> finish_in_float64(const Terms& t, const Settled& r, double total, size_t target,
+                                     const T* q, T* e) {
   const double g = r.g / t.divisor;
   for (size_t c = 0; c < t.classes; ++c) {
     e[c] = T((r.mass * (double(e[c]) / total) - r.bias * (q ? double(q[c]) : 1)) * g);
   }
   e[target] = T(r.numerator / total * g);
-  return {T(1), T(kAlmostNothing<T>), T(0)};
+  return {T(1), T(kNegligibleRest<T>), T(0)};
 }
 
 // Replaces the target's exp by the target entry: the gradient of the target in the units of the
 // exps. q is null (all 1), or the masses, with 0 at the target.
 template <class T>
-XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
-                                     size_t target, const T* q, T* e) {
-  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+XENTROPY_INLINE GradientFactors<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
+                                              size_t target, const T* q, T* e) {
+  constexpr double kMinExactExp = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
   const auto normal = [](double v) {
-    return __builtin_fabs(v) >= kLeast && __builtin_fabs(v) <= 1 / kLeast;
+    return __builtin_fabs(v) >= kMinExactExp && __builtin_fabs(v) <= 1 / kMinExactExp;
   };
   const Sum total = s.exact_total();
   const double below = total.value * t.divisor;
@@ -173,9 +173,9 @@ XENTROPY_INLINE Finish<T> finish_row(const Terms& t, const Settled& r, const Row
   const double on_p = r.g * r.mass, factor = double(T(on_p / below));
   const double bias = r.bias != 0 ? r.g * r.bias / t.divisor : 0;
   const double target_entry = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
-  if (__builtin_fabs(factor) > Exp<T>::kMostFactor) flush_row(e, t.classes);
+  if (__builtin_fabs(factor) > Exp<T>::kMaxFactor) flush_row(e, t.classes);
   if (!normal(factor) || !(bias == 0 || normal(bias)) ||
-      !(__builtin_fabs(target_entry) <= 1 / kLeast)) {
+      !(__builtin_fabs(target_entry) <= 1 / kMinExactExp)) {
     return finish_in_float64(t, r, total.value, target, q, e);
   }
   e[target] = T(target_entry);

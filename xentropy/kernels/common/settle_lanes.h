@@ -22,11 +22,11 @@ struct Differing {
 };
 
 template <class T>
-constexpr double kLeastFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+constexpr double kMinFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
 
 template <class T>
-// Finish<T> and the target entry, per row.
-struct LaneFinish {
+// GradientFactors<T> and the target entry, per row.
+struct LaneFactors {
   VD factor, rest, bias, target_entry;
   IntVec<double> fine;
 };
@@ -42,8 +42,8 @@ XENTROPY_INLINE LaneQuotients quotients(VD tail_sum, VD lost, VD e_target) {
 
 // factor and rest of finish_row, and whether the factor is fine.
 template <class T>
-XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQuotients& sums) {
-  LaneFinish<T> f = {};
+XENTROPY_INLINE LaneFactors<T> factor_lanes(const Terms& t, VD on_p, const LaneQuotients& sums) {
+  LaneFactors<T> f = {};
   if (sizeof(T) == 4) {
     f.factor = on_p * (1 / t.divisor) * sums.inverse;  // roundings of float64 do not show
   } else {
@@ -58,13 +58,13 @@ XENTROPY_INLINE LaneFinish<T> factor_lanes(const Terms& t, VD on_p, const LaneQu
              below;
   }
   const VD size = magnitude(f.factor);
-  f.fine = (size >= kLeastFactor<T>)&(size <= Exp<T>::kMostFactor);
+  f.fine = (size >= kMinFactor<T>)&(size <= Exp<T>::kMaxFactor);
   return f;
 }
 
 // Sets the gradient of the selected rows to 0.
 template <class T>
-XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
+XENTROPY_INLINE void zero_gradients(IntVec<double> rows, LaneFactors<T>* f) {
   const VD zero = {};
   f->factor = rows ? zero : f->factor;
   f->rest = rows ? zero : f->rest;
@@ -76,9 +76,9 @@ XENTROPY_INLINE void leave_out(IntVec<double> rows, LaneFinish<T>* f) {
 // The remaining steps of finish_row. `biased`: the bias is not 0; `target_biased`: it applies to
 // the target too. Rows without weight or upstream gradient are fine: their gradient is 0.
 template <class T>
-XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
-                                            bool target_biased, LaneFinish<T> f) {
-  constexpr double kLeast = kLeastFactor<T>;
+XENTROPY_INLINE LaneFactors<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
+                                             bool target_biased, LaneFactors<T> f) {
+  constexpr double kMinExactExp = kMinFactor<T>;
   const VD factor = f.factor;
   f.factor = rounded<T>(factor);
   if (sizeof(T) == 4) f.rest = factor - f.factor;
@@ -88,21 +88,21 @@ XENTROPY_INLINE LaneFinish<T> finish_target(const Terms& t, const SettledOf<VD>&
     f.bias = sizeof(T) == 4 ? bias * (1 / t.divisor) : bias / t.divisor;
     if (target_biased) f.target_entry += f.bias / f.factor;
     const VD of_bias = magnitude(f.bias);
-    f.fine &= (of_bias >= kLeast) & (of_bias <= 1 / kLeast);
+    f.fine &= (of_bias >= kMinExactExp) & (of_bias <= 1 / kMinExactExp);
   }
-  f.fine &= magnitude(f.target_entry) <= 1 / kLeast;
+  f.fine &= magnitude(f.target_entry) <= 1 / kMinExactExp;
   if (any(~f.fine)) {
-    leave_out((r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0), &f);
+    zero_gradients((r.g * r.mass == 0) & (r.g * r.numerator == 0) & (r.g * r.bias == 0), &f);
   }
   return f;
 }
 
 // finish_row for class indices, where the bias is the same for every class.
 template <class T>
-XENTROPY_INLINE LaneFinish<T> finish_lanes(const Terms& t, const SettledOf<VD>& r,
-                                           const LaneQuotients& sums) {
+XENTROPY_INLINE LaneFactors<T> finish_lanes(const Terms& t, const SettledOf<VD>& r,
+                                            const LaneQuotients& sums) {
   const VD on_p = r.g * r.mass;
-  LaneFinish<T> f = factor_lanes<T>(t, on_p, sums);
+  LaneFactors<T> f = factor_lanes<T>(t, on_p, sums);
   const bool biased = t.label_smoothing != 0;
   if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
   f.target_entry = VD{} - sums.tail_sum;  // +0 for an empty tail, as in settle.h

@@ -139,8 +139,8 @@ XENTROPY_INLINE void add_vectors(size_t n, Total<T>& total, const F& f) {
 // Prefetch for a kernel that only reads: 16 KB ahead into L2, 2 KB ahead into L1.
 template <class S>
 XENTROPY_INLINE void prefetch_read(const S* x) {
-  prefetch_far(x + (16 << 10) / sizeof(S));
-  prefetch_near(x + (2 << 10) / sizeof(S));
+  prefetch_l2(x + (16 << 10) / sizeof(S));
+  prefetch_l1(x + (2 << 10) / sizeof(S));
 }
 
 // e[i] = exp(x[i]) for i < n, and 0 up to a whole vector; adds them to `total`. kPrefetch: prefetch
@@ -162,19 +162,19 @@ XENTROPY_INLINE void sum_chunk(const T* e, size_t n, Total<T>& total) {
   add_vectors<T>(n, total, [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA { return load(e + i); });
 }
 
-// Sets the exps below kLeast to 0.
+// Sets the exps below kMinExactExp to 0.
 template <class T>
 void flush_row(T* e, size_t classes) {
-  for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kLeast ? T(0) : e[c];
+  for (size_t c = 0; c < classes; ++c) e[c] = e[c] < Exp<T>::kMinExactExp ? T(0) : e[c];
 }
 
 // Sums of logits are scaled by this factor, so that logits of 3e38 do not overflow.
-constexpr double kSmall = 0x1p-32;
+constexpr double kLogitSumScale = 0x1p-32;
 
-// Adds kSmall * (x[0..n) - origin) to `total`.
+// Adds kLogitSumScale * (x[0..n) - origin) to `total`.
 template <class S, class T>
 XENTROPY_INLINE void sum_differences(const S* x, size_t n, T origin, Total<T>& total) {
-  const Vec<T> small = splat(T(kSmall)), o = splat(origin), small_o = o * small;
+  const Vec<T> small = splat(T(kLogitSumScale)), o = splat(origin), small_o = o * small;
   add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
     const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, o);
     return fma(v, small, -small_o);
@@ -187,12 +187,13 @@ struct MassAccumulator {
   Total<T> mass, away;
 
   void chunk(const T* x, const T* q, size_t n, T peak) {
-    const Vec<T> top = splat(peak), small = splat(T(kSmall)), small_top = top * small, zero = {};
+    const Vec<T> top = splat(peak), small = splat(T(kLogitSumScale)), small_top = top * small,
+                 zero = {};
     const auto masses = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
       return lanes == kLanes<T> ? load(q + i) : load_first(q + i, lanes, zero);
     };
     add_vectors<T>(n, mass, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-      if (i % kLine<T> == 0) prefetch_far(q + i + (8 << 10) / sizeof(T));
+      if (i % kLine<T> == 0) prefetch_l2(q + i + (8 << 10) / sizeof(T));
       return masses(i, lanes);
     });
     add_vectors<T>(n, away, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
@@ -202,7 +203,7 @@ struct MassAccumulator {
     });
   }
   double total() const { return mass.value().value; }
-  double distance() const { return away.value().value / kSmall; }
+  double distance() const { return away.value().value / kLogitSumScale; }
 };
 
 template <class T>

@@ -10,7 +10,7 @@ static inline bool is_dense(const CrossEntropyCall& c) {
 }
 
 template <class S>
-static inline bool by_columns(const CrossEntropyCall& c) {
+static inline bool uses_columns(const CrossEntropyCall& c) {
   return !is_dense(c) && are_columns<S>(c.logits);
 }
 
@@ -42,10 +42,10 @@ template <class T>
 constexpr size_t kDenseGroupClasses = sizeof(T) == 4 ? 512 : 256;
 
 template <class S>
-static inline bool by_groups(const CrossEntropyCall& c) {
+static inline bool uses_groups(const CrossEntropyCall& c) {
   typedef Arithmetic<S> T;
   const size_t most = is_dense(c) ? kDenseGroupClasses<T> : kGroupClasses<T>;
-  return !by_columns<S>(c) && c.terms.classes <= most;
+  return !uses_columns<S>(c) && c.terms.classes <= most;
 }
 
 // The kernel for elements stored as S.
@@ -55,9 +55,9 @@ static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossE
   if constexpr (sizeof(S) == 2) {
     return k.rows;
   } else {
-    if (is_dense(c)) return by_groups<S>(c) ? k.dense_groups : k.dense;
-    if (by_columns<S>(c)) return k.columns;
-    return by_groups<S>(c) ? k.groups : k.rows;
+    if (is_dense(c)) return uses_groups<S>(c) ? k.dense_groups : k.dense;
+    if (uses_columns<S>(c)) return k.columns;
+    return uses_groups<S>(c) ? k.groups : k.rows;
   }
 }
 
@@ -66,7 +66,7 @@ static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossE
 template <class S>
 static inline bool direct_half(const CrossEntropyCall& c) {
   return in_place_rows<S>(c.logits) && (!c.gradient.data || in_place_rows<S>(c.gradient)) &&
-         !is_dense(c) && !by_groups<S>(c) && !c.float64;
+         !is_dense(c) && !uses_groups<S>(c) && !c.float64;
 }
 
 // Whether the rows are adjacent and their classes contiguous, so that a group kernel can read them.
@@ -81,8 +81,8 @@ static inline bool are_adjacent(const Layout& a) {
 template <class S>
 static inline bool is_direct(const CrossEntropyCall& c, const Layout& a) {
   if (!a.data) return true;
-  if (by_columns<S>(c)) return in_place_columns<S>(a);
-  return by_groups<S>(c) ? are_adjacent<S>(a) : in_place_rows<S>(a);
+  if (uses_columns<S>(c)) return in_place_columns<S>(a);
+  return uses_groups<S>(c) ? are_adjacent<S>(a) : in_place_rows<S>(a);
 }
 
 // Calls visit(S()), S: the type in which the kernel reads the logits.
@@ -96,17 +96,17 @@ static inline auto for_stored(const CrossEntropyCall& c, Visit visit) {
 
 // The softmax family: long or short rows, for any layout.
 template <class T>
-static inline bool by_groups(const SoftmaxCall& c) {
+static inline bool uses_groups(const SoftmaxCall& c) {
   return c.classes <= kGroupClasses<T>;
 }
 template <class T>
 static inline SoftmaxKernel<T> choose_kernel(const Tier& tier, const SoftmaxCall& c) {
   const Kernels<T>& k = kernels_of(tier, T());
-  return by_groups<T>(c) ? k.softmax_groups : k.softmax;
+  return uses_groups<T>(c) ? k.softmax_groups : k.softmax;
 }
 template <class T>
 static inline bool is_direct(const SoftmaxCall& c, const Layout& a) {
-  return by_groups<T>(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
+  return uses_groups<T>(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
 }
 
 }  // namespace xentropy

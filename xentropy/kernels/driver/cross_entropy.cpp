@@ -14,14 +14,14 @@ struct Workspace {
   size_t rows;           // of a block
   size_t staged_stride;  // between rows in scratch; for columns, between classes
   CrossEntropyKernel<S> kernel;
-  Guarded kernel_memory;
+  GuardedMemory kernel_memory;
   T* probabilities;
   S *logits, *gradient;
   int64_t* labels;
   double *sample_weight, *upstream, *loss;
 
   Workspace(const Tier& tier, const CrossEntropyCall& c, Arena& arena) {
-    columns = by_columns<S>(c);
+    columns = uses_columns<S>(c);
     logits_direct = is_direct<S>(c, c.logits);
     gradient_direct = is_direct<S>(c, c.gradient);
     probabilities_direct = is_direct<T>(c, c.probabilities);
@@ -33,7 +33,7 @@ struct Workspace {
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     staged_stride = columns ? rows : C;
     kernel = choose_kernel<S>(tier, c);
-    kernel_memory = Guarded(kernel.workspace_bytes(C, c.gradient.data), arena);
+    kernel_memory = GuardedMemory(kernel.workspace_bytes(C, c.gradient.data), arena);
     logits = logits_direct ? nullptr : take<S>(arena, rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
     if (!gradient_direct) gradient = logits_direct ? take<S>(arena, rows * C) : logits;
@@ -118,8 +118,8 @@ Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S
   b.loss = w.loss;
   b.weight = c.weight;
   b.upstream_all = c.upstream_all;
-  if (w.sample_weight) b.sample_weight = numbers_of(c.sample_weight, row, n, w.sample_weight);
-  if (w.upstream) b.upstream = numbers_of(c.upstream, row, n, w.upstream);
+  if (w.sample_weight) b.sample_weight = row_values(c.sample_weight, row, n, w.sample_weight);
+  if (w.upstream) b.upstream = row_values(c.upstream, row, n, w.upstream);
   read_labels(tier, c, row, n, b.sample_weight, w.labels);
   if (w.columns) {
     b.logits = columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride, w.logits,

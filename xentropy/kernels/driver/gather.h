@@ -137,7 +137,7 @@ static void gather(const Layout& a, size_t row, size_t n, T* to) {
 }
 
 // One number per row as float64: in place if possible, else gathered into scratch.
-static inline const double* numbers_of(const Layout& a, size_t row, size_t n, double* scratch) {
+static inline const double* row_values(const Layout& a, size_t row, size_t n, double* scratch) {
   const char* p = a.data + a.rows.offset(row);
   const bool adjacent = a.rows.ndim == 1 && a.rows.step() == sizeof(double);
   if (a.dtype == kF64 && !a.swapped && adjacent && uintptr_t(p) % alignof(double) == 0) {

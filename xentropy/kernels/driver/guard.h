@@ -18,13 +18,13 @@ constexpr size_t kCanaryBytes = 64;
 constexpr size_t kCanaryBytes = 0;
 #endif
 
-struct Guarded {
+struct GuardedMemory {
   static constexpr unsigned char kCanary = 0xc5;
   char* start = nullptr;
   size_t bytes = 0;
 
-  Guarded() {}
-  Guarded(size_t n, Arena& arena) : start(take<char>(arena, n + kCanaryBytes)), bytes(n) {
+  GuardedMemory() {}
+  GuardedMemory(size_t n, Arena& arena) : start(take<char>(arena, n + kCanaryBytes)), bytes(n) {
     if (start && kCanaryBytes) __builtin_memset(start + bytes, kCanary, kCanaryBytes);
   }
 

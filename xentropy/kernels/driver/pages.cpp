@@ -68,7 +68,7 @@ char* map(size_t size) {
 bool pages_supported() { return true; }
 size_t pages_size(const void* data) { return header_of(data)->size; }
 bool pages_reused(const void* data) { return header_of(data)->reused; }
-void keep_pages(bool keep) { keeps = keep; }
+void set_page_reuse(bool keep) { keeps = keep; }
 
 void* allocate_pages(size_t bytes) {
   if (bytes > SIZE_MAX / 2) return nullptr;
@@ -96,7 +96,7 @@ void free_pages(void* memory) {
 bool pages_supported() { return false; }
 size_t pages_size(const void*) { return 0; }
 bool pages_reused(const void*) { return false; }
-void keep_pages(bool) {}
+void set_page_reuse(bool) {}
 void* allocate_pages(size_t) { return nullptr; }
 void free_pages(void*) {}
 

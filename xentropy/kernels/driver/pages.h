@@ -11,6 +11,6 @@ void free_pages(void* data);
 bool pages_supported();
 size_t pages_size(const void* data);  // bytes, at least as many as requested
 bool pages_reused(const void* data);  // its pages were written before: no page faults
-void keep_pages(bool keep);           // whether free_pages keeps a block; initially true
+void set_page_reuse(bool keep);       // whether free_pages keeps a block; initially true
 
 }  // namespace xentropy

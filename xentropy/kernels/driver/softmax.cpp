@@ -12,7 +12,7 @@ struct SoftmaxWorkspace {
   bool x_direct, out_direct;
   size_t rows;  // of a block
   SoftmaxKernel<T> kernel;
-  Guarded kernel_memory;
+  GuardedMemory kernel_memory;
   T* block;
   double* value;
 
@@ -23,7 +23,7 @@ struct SoftmaxWorkspace {
     rows = x_direct && out_direct ? kBlockRows : staged_rows(C, scattered(c.x) || scattered(c.out));
     rows = smaller(rows, smaller(c.rows, chunk_rows(c.rows, C)));
     kernel = choose_kernel<T>(tier, c);
-    kernel_memory = Guarded(kernel.workspace_bytes(c.what, C, rows), arena);
+    kernel_memory = GuardedMemory(kernel.workspace_bytes(c.what, C, rows), arena);
     block = x_direct && out_direct ? nullptr : take<T>(arena, rows * C);
     value = take<double>(arena, c.values ? rows : 0);
   }

@@ -6,7 +6,7 @@ namespace {
 
 template <class S>
 bool can_split(const CrossEntropyCall& c) {
-  return !is_dense(c) && !by_columns<S>(c) && !by_groups<S>(c) && is_direct<S>(c, c.logits) &&
+  return !is_dense(c) && !uses_columns<S>(c) && !uses_groups<S>(c) && is_direct<S>(c, c.logits) &&
          is_direct<S>(c, c.gradient);
 }
 

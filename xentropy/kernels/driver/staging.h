@@ -11,7 +11,7 @@ constexpr size_t kBlockRows = 4096;  // the largest number of rows of one kernel
 // Staged rows stay in the L2 cache. But where the classes of a row are far apart, up to 16 adjacent
 // rows are gathered together, to use more of every cache line.
 constexpr size_t kScratchElements = size_t(1) << 15;
-constexpr size_t kScratchRowsLeast = 16;
+constexpr size_t kMinScratchRows = 16;
 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -36,22 +36,22 @@ static inline bool in_place_rows(const Layout& a) {
 
 // Whether the column kernel processes these rows: those that are closer together than the classes
 // of one row, at any address, because the bits must not depend on it. With more classes than
-// kColumnClassesMost its scratch would exceed the cache.
-constexpr size_t kColumnClassesMost = size_t(1) << 16;
+// kMaxColumnClasses its scratch would exceed the cache.
+constexpr size_t kMaxColumnClasses = size_t(1) << 16;
 template <class T>
 static inline bool are_columns(const Layout& a) {
   const ptrdiff_t step = a.classes.ndim == 1 ? magnitude(a.classes.step()) : 0;
   const ptrdiff_t element = a.dtype == kF64 ? 8 : a.dtype == kF32 ? 4 : 2;
-  return a.rows.nearest < step && step != element && a.classes.size() <= kColumnClassesMost;
+  return a.rows.nearest < step && step != element && a.classes.size() <= kMaxColumnClasses;
 }
 
 // Whether the column kernel can read these rows in place. Short runs of rows are staged, because
 // they would leave lanes unused.
-constexpr size_t kColumnRunLeast = 16;
+constexpr size_t kMinColumnRun = 16;
 template <class T>
 static inline bool in_place_columns(const Layout& a) {
   if (a.dtype != kNative<T> || a.swapped || a.classes.ndim > 1) return false;
-  if (a.rows.step() != sizeof(T) || a.rows.run() < kColumnRunLeast) return false;
+  if (a.rows.step() != sizeof(T) || a.rows.run() < kMinColumnRun) return false;
   ptrdiff_t all = ptrdiff_t(reinterpret_cast<uintptr_t>(a.data)) | a.classes.step();
   for (int d = 0; d < a.rows.ndim; ++d) all |= a.rows.stride[d];
   return all % ptrdiff_t(sizeof(T)) == 0;
@@ -67,7 +67,7 @@ static inline size_t run_left(const Layout& a, size_t r) { return a.rows.run() -
 
 // Rows per block with staged arrays.
 static inline size_t staged_rows(size_t classes, bool any_scattered) {
-  const size_t least = any_scattered ? kScratchRowsLeast : 1, fitting = kScratchElements / classes;
+  const size_t least = any_scattered ? kMinScratchRows : 1, fitting = kScratchElements / classes;
   return smaller(kBlockRows, fitting > least ? fitting : least);
 }
 

@@ -21,7 +21,7 @@ struct Weights {
   // The sample weights of the rows [row, row + n), n <= kPiece.
   const double* of_rows(size_t row, size_t n) {
     if (!call.sample_weight.data) return ones;
-    const double* weight = numbers_of(call.sample_weight, row, n, gathered);
+    const double* weight = row_values(call.sample_weight, row, n, gathered);
     for (size_t i = 0; i < n; ++i) {
       const uint64_t magnitude = bit_cast<uint64_t>(weight[i]) & ~(uint64_t(1) << 63);
       non_finite |= magnitude + (uint64_t(1) << 52);  // overflows if all exponent bits are set

@@ -25,7 +25,7 @@ struct DenseScratch : GroupScratch<T> {
   T *probabilities, *products;
   T *base, *labelled;  // per class: its mass if it is not the label, and if it is
   double* weight;      // per class
-  double *of_peak, *tail_mass, *distance, *lost;  // masses: of m, tail; sum of products; unused
+  double *peak_mass, *tail_mass, *distance, *lost;  // masses: of m, tail; sum of products; unused
 
   DenseScratch(size_t classes, Arena& arena) : GroupScratch<T>(classes, arena) {
     const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
@@ -34,7 +34,7 @@ struct DenseScratch : GroupScratch<T> {
     base = take<T>(arena, classes);
     labelled = take<T>(arena, classes);
     weight = take<double>(arena, classes + kLanes<double>);
-    double** const sums[] = {&of_peak, &tail_mass, &distance, &lost};
+    double** const sums[] = {&peak_mass, &tail_mass, &distance, &lost};
     for (double** array : sums) *array = take<double>(arena, rows);
   }
 
@@ -51,7 +51,7 @@ void spread_base(const Terms& t, const Block<T>& b, const DenseScratch<T>& s) {
   const size_t C = t.classes, capacity = group_rows(C);
   make_masses(t, s.weight, static_cast<const T*>(nullptr), s.base);
   for (size_t c = 0; c < C; ++c) s.labelled[c] = T(label_mass(t, s.weight[c]));
-  for (size_t q = 0; q < capacity && q < b.rows + kPack; ++q) {
+  for (size_t q = 0; q < capacity && q < b.rows + kRowMultiple; ++q) {
     __builtin_memcpy(s.g.masses + q * C, s.base, C * sizeof(T));
   }
 }
@@ -88,8 +88,8 @@ void make_masses_of_rows(const Terms& t, const T* p, const DenseScratch<T>& s) {
   }
 }
 
-// The products kSmall * q_c (peak - x_c), with 0 * inf = 0. kCopy: `masses` are probabilities in
-// memory, which are copied to g.masses; `next` are those of the next group.
+// The products kLogitSumScale * q_c (peak - x_c), with 0 * inf = 0. kCopy: `masses` are
+// probabilities in memory, which are copied to g.masses; `next` are those of the next group.
 template <bool kCopy, class T>
 void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
                    const DenseScratch<T>& s) {
@@ -97,14 +97,14 @@ void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
   const GroupRows<T> g = s.g;
   const T* index = s.index;
   T* products = s.products;
-  const Vec<T> small = splat(T(kSmall)), zero = {};
+  const Vec<T> small = splat(T(kLogitSumScale)), zero = {};
   for (size_t q = 0; q < g.padded; q += L) {
     const Vec<T> tops = load(s.g.peak + q) * small;
     const size_t begin = q * classes;
     for (size_t i = 0; i < L * classes; i += L) {
       if (kCopy && i % kLine<T> == 0) {
-        prefetch_far(next + begin + i + (4 << 10) / sizeof(T));
-        prefetch_near(next + begin + i);
+        prefetch_l2(next + begin + i + (4 << 10) / sizeof(T));
+        prefetch_l1(next + begin + i);
       }
       const Vec<T> m = load(masses + begin + i), top = permute(tops, (IntVec<T>)load(index + i));
       if (kCopy) store(g.masses + begin + i, m);
@@ -132,17 +132,17 @@ void mass_group(const Terms& t, const Block<T>& b, size_t first, const T* x, con
 
 // Step 4.
 template <class T>
-void take_peaks(const T* x, const RowShape<T>& row, const DenseScratch<T>& scratch) {
+void extract_peaks(const T* x, const RowShape<T>& row, const DenseScratch<T>& scratch) {
   const GroupRows<T> g = scratch.g;
-  double* of_peak = scratch.of_peak;
-  with_small(row.vectors, [=](auto vectors) {
+  double* peak_mass = scratch.peak_mass;
+  with_constant(row.vectors, [=](auto vectors) {
     RowShape<T> shape = row;
     if (vectors.value >= 0) shape.vectors = size_t(vectors.value);
     for (size_t q = 0; q < g.rows; ++q) {
-      const size_t place = peak_place(x, q, shape, g.peak[q]);
+      const size_t place = peak_index(x, q, shape, g.peak[q]);
       g.place[q] = uint32_t(place);
-      take_exp(q, place, g);
-      of_peak[q] = double(g.masses[place]);
+      extract_exp(q, place, g);
+      peak_mass[q] = double(g.masses[place]);
       g.masses[place] = 0;
     }
   });
@@ -163,20 +163,20 @@ XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t,
   const VD sample_weight = b.sample_weight ? load_rows(b.sample_weight + r, n) : splat(1.0);
   VD upstream = splat(b.upstream_all);
   if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
-  const VD of_peak = load(s.of_peak + q), tail_mass = load(s.tail_mass + q),
-           mass = of_peak + tail_mass;
+  const VD peak_mass = load(s.peak_mass + q), tail_mass = load(s.tail_mass + q),
+           mass = peak_mass + tail_mass;
   const SettledOf<VD> settled =
-      settle_dense<VD>(t, of_peak, tail_mass, load(s.distance + q) * (1 / kSmall), sample_weight,
-                       upstream, {nll, nll}, tail_sum, e_m, origin);
+      settle_dense<VD>(t, peak_mass, tail_mass, load(s.distance + q) * (1 / kLogitSumScale),
+                       sample_weight, upstream, {nll, nll}, tail_sum, e_m, origin);
   store_losses(b.loss + r, settled.loss, n);
   // With an infinite mass the products are nan here, but 0 in rows/dense.h.
   const IntVec<double> good =
-      sums_in_range<T>(tail_sum, e_m) & (sums.odds <= kMostOdds<T>)&(mass - mass == 0);
+      sums_in_range<T>(tail_sum, e_m) & (sums.odds <= kMaxOdds<T>)&(mass - mass == 0);
   const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
   if (b.gradient == nullptr) return verdict;
-  const LaneFinish<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);
-  const LaneFinish<T> f = finish_target<T>(t, settled, true, false, factor);
-  store_finish(f, true, q, g);
+  const LaneFactors<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);
+  const LaneFactors<T> f = finish_target<T>(t, settled, true, false, factor);
+  store_factors(f, true, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientFallback);
 }
 
@@ -212,14 +212,14 @@ void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t 
   one.loss = &loss;
   one.sample_weight = b.sample_weight ? b.sample_weight + r : nullptr;
   one.upstream = b.upstream ? b.upstream + r : nullptr;
-  g.masses[place] = T(s.of_peak[q]);
+  g.masses[place] = T(s.peak_mass[q]);
   dense_row<T>(t, one, 0, g.masses + begin, e, s.chunks, false);
   if (g.verdict[q] == kRowFallback) b.loss[r] = loss;
   if (!e) return;
   __builtin_memcpy(g.exps + begin, e, C * sizeof(T));
   g.target_entry[q] = g.exps[place];
   g.factor[q] = 1;
-  g.rest[q] = T(kAlmostNothing<T>);
+  g.rest[q] = T(kNegligibleRest<T>);
 }
 
 // Steps 1 to 7; p as in mass_group.
@@ -232,12 +232,12 @@ void compute_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, 
     exp_rows<T, scaled.value>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
   });
   mass_group(t, b, at.first, at.x, p, s);
-  take_peaks(at.x, shape, s);
+  extract_peaks(at.x, shape, s);
   sum_rows<false>(g.exps, g.padded, shape, g.tail_sum, g.tail_lost);
   sum_rows<false>(g.masses, g.padded, shape, s.tail_mass, s.lost);
   sum_rows<false>(s.products, g.padded, shape, s.distance, s.lost);
   const bool all_settled = dense_losses_and_factors(t, b, at.first, s);
-  for (size_t q = 0; !(g.all_count && all_settled) && q < g.rows; ++q) {
+  for (size_t q = 0; !(g.none_ignored && all_settled) && q < g.rows; ++q) {
     if (g.verdict[q] != kSettled || b.labels[at.first + q] == kIgnored) {
       fallback_dense_row(t, b, at.first, q, at.x, s);
     }
@@ -262,7 +262,7 @@ void dense_groups(const Terms& t, const Block<T>& b, char* workspace, bool strea
   with_writer(b.gradient, streamed, [&](auto& writer) {
     for_groups(b.logits, b.labels, b.rows, C, s, [&](const Group<T>& at) {
       const T* p = b.probabilities ? b.probabilities + at.first * C : nullptr;
-      if (p && at.copied) p = fill_up(p, b.labels + at.first, C, g, s.probabilities);
+      if (p && at.copied) p = padded_copy(p, b.labels + at.first, C, g, s.probabilities);
       compute_dense_group(t, b, at, p, shape, s);
       if (b.gradient) {
         for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.target_entry[q];

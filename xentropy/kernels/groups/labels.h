@@ -34,15 +34,15 @@ void exp_group(const T* x, const int64_t* labels, size_t classes,
                const DirectExp<T, kScaled>& exp_of, const T* next, const GroupRows<T>& rows) {
   const GroupRows<T> g = rows;
   const DirectExp<T, kScaled> exp = exp_of;  // a copy, which no store can alias
-  for (size_t q = 0; q < g.padded; q += kPack) {
-    for (size_t i = q * classes; i < (q + kPack) * classes; i += kLine<T>) {
+  for (size_t q = 0; q < g.padded; q += kRowMultiple) {
+    for (size_t i = q * classes; i < (q + kRowMultiple) * classes; i += kLine<T>) {
       prefetch_group(next + i);
       for (size_t v = i; v < i + kLine<T>; v += kLanes<T>) store(g.exps + v, exp(load(x + v)));
     }
-    if (q > 0) take_targets(labels, classes, q - kPack, q, g);
+    if (q > 0) extract_targets(labels, classes, q - kRowMultiple, q, g);
   }
-  take_targets(labels, classes, g.padded - kPack, g.rows, g);
-  clear_left_out(labels, classes, g);
+  extract_targets(labels, classes, g.padded - kRowMultiple, g.rows, g);
+  zero_ignored(labels, classes, g);
 }
 
 // Step 4, and the divisions of step 5, which overlap with the shuffles of a tree.
@@ -78,19 +78,19 @@ void fallback_row(const Terms& t, const Block<T>& b, size_t first, size_t q, con
   T* e = b.gradient ? s.row : nullptr;
   const T *row = x + q * C, peak = max_of(row, C);
   const size_t y = size_t(b.labels[r]);
-  const RowSums sums = exp_any_row<T>(
+  const RowSums sums = exps_from_maximum<T>(
       {chunks_of(row), C, y, t.logit_scale, t.label_smoothing != 0, e, s.chunks}, peak);
   const double class_weight = b.weight ? b.weight[y] : 1;
   const Settled settled =
       settle<T>(t, class_weight, sample_weight_of(b, r), upstream_of(b, r), sums);
   if (g.verdict[q] == kRowFallback) b.loss[r] = settled.loss;
   if (!e) return;
-  const Finish<T> f = finish_row<T>(t, settled, sums, y, nullptr, e);
+  const GradientFactors<T> f = finish_row<T>(t, settled, sums, y, nullptr, e);
   g.target_entry[q] = e[y];
   g.factor[q] = f.factor;
   g.rest[q] = f.rest;
   g.bias[q] = f.bias;
-  for (size_t c = 0; c < C; ++c) g.exps[place_of<T>(q, c, C)] = e[c];
+  for (size_t c = 0; c < C; ++c) g.exps[index_in_group<T>(q, c, C)] = e[c];
 }
 
 // Steps 1 to 4 with a k per row.
@@ -115,8 +115,8 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
   with_scaled(t.logit_scale, [&](auto scaled) {
     exp_rows<T, scaled.value>(x, t.classes, t.logit_scale, s.index, next, g);
   });
-  take_targets(b.labels + first, t.classes, 0, g.rows, g);
-  clear_left_out(b.labels + first, t.classes, g);
+  extract_targets(b.labels + first, t.classes, 0, g.rows, g);
+  zero_ignored(b.labels + first, t.classes, g);
   sum_tails(shape, g);
 }
 

@@ -9,8 +9,8 @@ namespace XENTROPY_TIER {
 // Prefetches the input of the next group: 4 KB ahead into L2, and the current position into L1.
 template <class T>
 XENTROPY_INLINE void prefetch_group(const T* next) {
-  prefetch_far(next + (4 << 10) / sizeof(T));
-  prefetch_near(next);
+  prefetch_l2(next + (4 << 10) / sizeof(T));
+  prefetch_l1(next);
 }
 
 // The exps of a group with a k per row. `next` is the input of the next group. kScaled: logit_scale
@@ -42,8 +42,8 @@ void pad_group(size_t classes, const GroupRows<T>& g, T* copy) {
 // Copies the rows of a group, for reads that run past the end of the last row; ignored rows are not
 // read but set to zeros. Null labels: no row is ignored.
 template <class T>
-const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
-                 T* copy) {
+const T* padded_copy(const T* x, const int64_t* labels, size_t classes, const GroupRows<T>& g,
+                     T* copy) {
   pad_group(classes, g, copy);
   const auto counts = [=](size_t q) { return labels == nullptr || labels[q] != kIgnored; };
   for (size_t q = 0, end; q < g.rows; q = end) {
@@ -61,7 +61,7 @@ const T* fill_up(const T* x, const int64_t* labels, size_t classes, const GroupR
 }
 
 // Whether none of these n rows is ignored.
-XENTROPY_INLINE bool all_rows_count(const int64_t* labels, size_t n) {
+XENTROPY_INLINE bool no_row_ignored(const int64_t* labels, size_t n) {
   int64_t all = 0;
   for (size_t r = 0; labels && r < n; ++r) all |= labels[r];
   return all >= 0;
@@ -86,15 +86,16 @@ XENTROPY_INLINE void for_groups(const T* x, const int64_t* labels, size_t rows, 
     const size_t left = rows - first;
     const bool last = left <= capacity;
     g.rows = last ? left : capacity;
-    g.padded = (g.rows + kPack - 1) / kPack * kPack;
+    g.padded = (g.rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
     const T *at = x + first * classes, *next = at + g.rows * classes;
     const int64_t* own = labels ? labels + first : nullptr;
-    // Reads past the end are shorter than a cache line. They touch at most kPack more rows, if the
-    // block has as many.
-    g.all_count = all_rows_count(own, left < g.rows + kPack ? left : g.rows + kPack);
+    // Reads past the end are shorter than a cache line. They touch at most kRowMultiple more rows,
+    // if the block has as many.
+    g.none_ignored =
+        no_row_ignored(own, left < g.rows + kRowMultiple ? left : g.rows + kRowMultiple);
     const bool at_the_end = (left - g.rows) * classes < kLine<T>;
-    const bool copied = at_the_end || !g.all_count;
-    if (copied) at = fill_up(at, own, classes, g, s.copy);
+    const bool copied = at_the_end || !g.none_ignored;
+    if (copied) at = padded_copy(at, own, classes, g, s.copy);
     each(Group<T>{first, at, next, last, copied});
   }
 }

@@ -20,14 +20,14 @@ constexpr size_t kTinyClasses = 4;  // with 5, the transposition costs as much a
 
 constexpr bool is_tiny(size_t classes) { return classes > 1 && classes <= kTinyClasses; }
 
-// The rows of a group. Where the number of rows is not a multiple of kPack, rows of zeros are
-// appended.
-constexpr size_t kPack = 16;
+// The rows of a group. Where the number of rows is not a multiple of kRowMultiple, rows of zeros
+// are appended.
+constexpr size_t kRowMultiple = 16;
 
 template <class T>
 struct GroupRows {
   size_t rows, padded;  // without and with the appended rows
-  bool all_count;       // no row is ignored, nor are the following rows, as far as they are read
+  bool none_ignored;    // no row is ignored, nor are the following rows, as far as they are read
   T* exps;              // row after row, 0 at the target
   T* anchor;            // kRoundToInteger - k
   T* peak;              // the maximum, where it is needed
@@ -57,7 +57,7 @@ struct GroupScratch {
     chunks = take_chunks<T>(arena);
     row = take_row<T>(arena, classes);
     copy = take<T>(arena, elements);
-    index = take<T>(arena, kPack * classes + kGroupPadding);
+    index = take<T>(arena, kRowMultiple * classes + kGroupPadding);
     g.exps = take<T>(arena, elements);
     T** const numbers[] = {&g.anchor, &g.peak, &g.e_target, &g.target_entry,
                            &g.factor, &g.rest, &g.bias,     &g.label};

@@ -18,8 +18,8 @@ XENTROPY_INLINE VD load_rows(const double* p, size_t n) {
 }
 
 template <class T>
-XENTROPY_INLINE void store_finish(const LaneFinish<T>& f, bool biased, size_t q,
-                                  const GroupRows<T>& g) {
+XENTROPY_INLINE void store_factors(const LaneFactors<T>& f, bool biased, size_t q,
+                                   const GroupRows<T>& g) {
   store_narrow(g.factor + q, f.factor);
   store_narrow(g.target_entry + q, f.target_entry);
   if (sizeof(T) == 8) store_narrow(g.rest + q, f.rest);
@@ -36,7 +36,7 @@ XENTROPY_INLINE void store_losses(double* to, VD loss, size_t n) {
 }
 
 // Which rows are not ignored. n: the number of labels.
-XENTROPY_INLINE IntVec<double> rows_that_count(const int64_t* labels, size_t n) {
+XENTROPY_INLINE IntVec<double> rows_not_ignored(const int64_t* labels, size_t n) {
   return (IntVec<double>)load_rows(reinterpret_cast<const double*>(labels), n) >= 0;
 }
 
@@ -77,23 +77,23 @@ XENTROPY_INLINE IntVec<double> losses_and_factors_of_lanes(const Terms& t, const
   }
   const SettledOf<VD> s = settle<VD>(t, class_weight, sample_weight, upstream, {nll, nll}, tail_sum,
                                      e_target, origin, differences);
-  const bool some_left_out = kDiffer != Differ::kNothing && !g.all_count;
+  const bool some_left_out = kDiffer != Differ::kNothing && !g.none_ignored;
   IntVec<double> counts = ~kFine;
-  if (some_left_out) counts = rows_that_count(b.labels + r, n);
+  if (some_left_out) counts = rows_not_ignored(b.labels + r, n);
   store(b.loss + r, counts ? s.loss : VD{});
-  LaneFinish<T> f = {};
+  LaneFactors<T> f = {};
   if (b.gradient) {
     f = finish_lanes<T>(t, s, sums);
-    if (some_left_out) leave_out(~counts, &f);
-    store_finish(f, t.label_smoothing != 0, q, g);
+    if (some_left_out) zero_gradients(~counts, &f);
+    store_factors(f, t.label_smoothing != 0, q, g);
   }
   if (kShared) {
-    IntVec<double> beyond = beyond_shared<T>(tail_sum, tail_sum + e_target, sums.odds);
-    if (b.gradient) beyond |= ~suits_both(t, s, f);
+    IntVec<double> beyond = sums_out_of_range<T>(tail_sum, tail_sum + e_target, sums.odds);
+    if (b.gradient) beyond |= ~factors_in_range(t, s, f);
     return counts & beyond;
   }
   const IntVec<double> good =
-      (sums_in_range<T>(tail_sum, e_target) & (sums.odds <= kMostOdds<T>)) | ~counts;
+      (sums_in_range<T>(tail_sum, e_target) & (sums.odds <= kMaxOdds<T>)) | ~counts;
   const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
   if (b.gradient == nullptr) return verdict;
   return verdict | (f.fine ? kFine : kFine + kGradientFallback);
@@ -108,7 +108,7 @@ bool losses_and_factors(const Terms& t, const Block<T>& block, size_t first,
   IntVec<double> open = {};
   const bool puts = b.gradient && !is_tiny(t.classes);
   const auto put = [&](size_t q, size_t end) XENTROPY_INLINE_LAMBDA {
-    if (puts) put_targets(b.labels + first, t.classes, q, end, g);
+    if (puts) insert_targets(b.labels + first, t.classes, q, end, g);
   };
   const auto settle_all = [&](const Terms& terms, auto differ) XENTROPY_INLINE_LAMBDA {
     for (size_t q = 0; q < g.rows; q += kLanes<double>) {
@@ -126,7 +126,7 @@ bool losses_and_factors(const Terms& t, const Block<T>& block, size_t first,
     settle_all(all, all_differ);
   } else if (b.weight || b.sample_weight || b.upstream) {
     settle_all(plain, all_differ);
-  } else if (!g.all_count) {
+  } else if (!g.none_ignored) {
     settle_all(plain, Differing<Differ::kCounting>());
   } else {
     settle_all(plain, Differing<Differ::kNothing>());

@@ -52,23 +52,24 @@ void exps_of_group(const T* x, const T* next, const SoftmaxGroup<T>& group) {
   peak_rows(x, g.padded, group.shape, 1, g.anchor, g.peak);
   exp_rows<T, false>(x, C, 1, group.s.index, next, g);
   for (size_t q = 0; group.without_peak && q < g.rows; ++q) {
-    take_exp(q, peak_place(x, q, group.shape, g.peak[q]), g);
+    extract_exp(q, peak_index(x, q, group.shape, g.peak[q]), g);
   }
   sum_rows<false>(g.exps, g.padded, group.shape, g.tail_sum, g.tail_lost);
 }
 
 // Step 4 for row q: the fallback from its maximum.
 template <class T>
-void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
+void fallback_softmax_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
   const GroupScratch<T>& s = group.s;
   const GroupRows<T>& g = s.g;
   const size_t C = group.shape.classes;
   const Peak<T> peak = peak_of(x, C);
   const RowSums sums =
-      exp_any_row<T>({chunks_of(x), C, peak.at, 1, false, s.row, s.chunks}, peak.value);
+      exps_from_maximum<T>({chunks_of(x), C, peak.at, 1, false, s.row, s.chunks}, peak.value);
   const Sum total = group.without_peak ? Sum{sums.tail_sum, sums.tail_lost} : sums.exact_total();
   if (!group.without_peak) s.row[peak.at] = T(sums.e_target);
-  for (size_t c = 0; c < C; ++c) g.exps[group.tiny ? place_of<T>(q, c, C) : q * C + c] = s.row[c];
+  for (size_t c = 0; c < C; ++c)
+    g.exps[group.tiny ? index_in_group<T>(q, c, C) : q * C + c] = s.row[c];
   if (group.without_peak) g.e_target[q] = T(sums.e_target);
   g.tail_sum[q] = total.value;
   if (sizeof(T) == 8) g.tail_lost[q] = total.lost;
@@ -76,7 +77,7 @@ void redo_row(const T* x, size_t q, const SoftmaxGroup<T>& group) {
 
 // Step 4 for all rows out of range.
 template <class T>
-void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
+void fallback_softmax_rows(const T* x, const SoftmaxGroup<T>& group) {
   const GroupRows<T>& g = group.s.g;
   const size_t C = group.shape.classes;
   const auto fine = [&](size_t q) XENTROPY_INLINE_LAMBDA {
@@ -86,7 +87,7 @@ void redo_rows(const T* x, const SoftmaxGroup<T>& group) {
     const IntVec<double> lanes = fine(q);
     if (!any(~lanes)) continue;
     for (size_t i = 0; i < kLanes<double> && q + i < g.rows; ++i) {
-      if (lanes[i] == 0) redo_row(x + (q + i) * C, q + i, group);
+      if (lanes[i] == 0) fallback_softmax_row(x + (q + i) * C, q + i, group);
     }
   }
 }
@@ -184,7 +185,7 @@ void softmax_groups(const SoftmaxBlock<T>& b, char* workspace, bool streamed) {
   with_writer(b.out, streamed, [&](auto& writer) {
     for_groups(b.x, nullptr, b.rows, C, group.s, [&](const Group<T>& at) {
       exps_of_group(at.x, at.next, group);
-      redo_rows(at.x, group);
+      fallback_softmax_rows(at.x, group);
       if (group.without_peak) {
         logs_of_rows(group.s.g);
       } else {

@@ -21,7 +21,7 @@ struct RowShape {
   size_t classes;
   size_t vectors, lines;  // whole ones before the last, which has 1 to L or K elements
   bool half;              // the last line fits into half a line
-  FirstLanes<T> last_or_least;
+  FirstLanes<T> last_or_minus_inf;
   LastLine<T> last_line;
 
   explicit RowShape(size_t c)
@@ -29,7 +29,7 @@ struct RowShape {
         vectors((c - 1) / L),
         lines((c - 1) / K),
         half(2 * (c - lines * K) <= K),
-        last_or_least(c - vectors * L, T(-INFINITY)),
+        last_or_minus_inf(c - vectors * L, T(-INFINITY)),
         last_line(c - lines * K) {}
 };
 
@@ -127,7 +127,7 @@ XENTROPY_INLINE LaneSums sum_lanes_of_rows(const double* p, const RowShape<doubl
 
 // Calls f(Constant<n>()) for small n, else f(Constant<-1>()).
 template <class F>
-XENTROPY_INLINE void with_small(size_t n, const F& f) {
+XENTROPY_INLINE void with_constant(size_t n, const F& f) {
   switch (n) {
     case 0:
       return f(Constant<0>());
@@ -144,7 +144,7 @@ XENTROPY_INLINE void with_small(size_t n, const F& f) {
 // of kLanes<double>. kExact: no rounding to float32.
 template <bool kExact, class T, class Use>
 XENTROPY_INLINE void for_sums(const T* p, size_t rows, const RowShape<T>& row, const Use& use) {
-  with_small(row.lines, [&](auto lines) XENTROPY_INLINE_LAMBDA {
+  with_constant(row.lines, [&](auto lines) XENTROPY_INLINE_LAMBDA {
     const RowShape<T> shape = row;  // a copy, which no store can alias
     for (size_t q = 0; q < rows; q += kLanes<double>) {
       use(q, sum_lanes_of_rows<kExact, lines.value>(p + q * shape.classes, shape));
@@ -169,7 +169,7 @@ XENTROPY_INLINE Vec<T> max_lanes_of_rows(const T* p, const RowShape<T>& shape) {
   VD v[kLanes<double>];
   for (size_t i = 0; i < kLanes<double>; ++i) {
     const T* row = p + i * shape.classes;
-    Vec<T> m = shape.last_or_least(load(row + vectors * kLanes<T>));
+    Vec<T> m = shape.last_or_minus_inf(load(row + vectors * kLanes<T>));
     for (size_t j = 0; j < vectors; ++j) m = max(m, load(row + j * kLanes<T>));
     v[i] = (VD)m;
   }
@@ -207,7 +207,7 @@ struct Anchors {
 // Calls use(q, peaks) with the maxima of the rows q, q + 1, ...; float32 vectors hold each twice.
 template <class T, class Use>
 void for_peaks(const T* x, size_t rows, const RowShape<T>& row, const Use& use) {
-  with_small(row.vectors, [=](auto vectors) {
+  with_constant(row.vectors, [=](auto vectors) {
     const RowShape<T> shape = row;
     for (size_t q = 0; q < rows; q += kLanes<double>) {
       use(q, max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape));
@@ -236,7 +236,7 @@ void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T*
 // The index in the group of the first maximum of row q; of its first element if none is equal to
 // `peak` (the peak of a row with nan is nan, or -inf, which following rows may contain).
 template <class T>
-XENTROPY_INLINE size_t peak_place(const T* x, size_t q, const RowShape<T>& shape, T peak) {
+XENTROPY_INLINE size_t peak_index(const T* x, size_t q, const RowShape<T>& shape, T peak) {
   const size_t begin = q * shape.classes;
   const Vec<T> wanted = splat(peak);
   for (size_t i = 0; i <= shape.vectors; ++i) {

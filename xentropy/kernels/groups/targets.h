@@ -11,7 +11,7 @@ namespace XENTROPY_TIER {
 
 // Moves the exp at `place`, the target of row q, to e_target.
 template <class T>
-XENTROPY_INLINE void take_exp(size_t q, size_t place, const GroupRows<T>& g) {
+XENTROPY_INLINE void extract_exp(size_t q, size_t place, const GroupRows<T>& g) {
   g.e_target[q] = g.exps[place];
   g.exps[place] = 0;
 }
@@ -25,7 +25,7 @@ template <class T, class Each>
 XENTROPY_INLINE void for_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
                                  const GroupRows<T>& g, const Each& each) {
   size_t q = begin, at = begin * classes;
-  if (g.all_count) {
+  if (g.none_ignored) {
     for (; q < end; ++q, at += classes) each(q, at + size_t(labels[q]));
   }
   for (; q < end; ++q, at += classes) each(q, at + class_of(labels[q]));
@@ -33,24 +33,24 @@ XENTROPY_INLINE void for_targets(const int64_t* labels, size_t classes, size_t b
 
 // Sets the exps of ignored rows to 0.
 template <class T>
-void clear_left_out(const int64_t* labels, size_t classes, const GroupRows<T>& g) {
-  for (size_t q = 0; !g.all_count && q < g.rows; ++q) {
+void zero_ignored(const int64_t* labels, size_t classes, const GroupRows<T>& g) {
+  for (size_t q = 0; !g.none_ignored && q < g.rows; ++q) {
     if (labels[q] == kIgnored) __builtin_memset(g.exps + q * classes, 0, classes * sizeof(T));
   }
 }
 
 // Step 3 for the rows [begin, end).
 template <class T>
-XENTROPY_INLINE void take_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
-                                  const GroupRows<T>& g) {
+XENTROPY_INLINE void extract_targets(const int64_t* labels, size_t classes, size_t begin,
+                                     size_t end, const GroupRows<T>& g) {
   for_targets(labels, classes, begin, end, g,
-              [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA { take_exp(q, place, g); });
+              [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA { extract_exp(q, place, g); });
 }
 
 // Stores the target entries in place of the exps; they are 0 for ignored rows.
 template <class T>
-XENTROPY_INLINE void put_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
-                                 const GroupRows<T>& g) {
+XENTROPY_INLINE void insert_targets(const int64_t* labels, size_t classes, size_t begin, size_t end,
+                                    const GroupRows<T>& g) {
   for_targets(labels, classes, begin, end, g, [&](size_t q, size_t place) XENTROPY_INLINE_LAMBDA {
     g.exps[place] = g.target_entry[q];
   });

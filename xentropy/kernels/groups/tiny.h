@@ -12,7 +12,7 @@ namespace XENTROPY_TIER {
 
 // The index of class c of row q in GroupRows::exps.
 template <class T>
-XENTROPY_INLINE size_t place_of(size_t q, size_t c, size_t classes) {
+XENTROPY_INLINE size_t index_in_group(size_t q, size_t c, size_t classes) {
   constexpr size_t L = kLanes<T>;
   return is_tiny(classes) ? q / L * L * classes + c * L + q % L : q * classes + c;
 }
@@ -114,8 +114,8 @@ void tiny_exps(const T* x, double logit_scale, const T* next, const GroupRows<T>
     Vec<T> v[kClasses], e[kClasses], target = {};
     for (size_t c = 0; c < kClasses; ++c) {
       const size_t i = q * kClasses + c * L;
-      prefetch_far(next + i + (4 << 10) / sizeof(T));
-      prefetch_near(next + i);
+      prefetch_l2(next + i + (4 << 10) / sizeof(T));
+      prefetch_l1(next + i);
       e[c] = load(x + i);
     }
     transpose(e, v);

@@ -74,7 +74,7 @@ class RegularGroups {
 template <class T>
 class StreamedGroups {
  public:
-  explicit StreamedGroups(T* out) : out_(out) { line_.go_on_at(out); }
+  explicit StreamedGroups(T* out) : out_(out) { line_.continue_at(out); }
 
   template <class Make>
   void write(size_t n, bool last, T* staged, const Make& make) {
@@ -98,7 +98,7 @@ class StreamedGroups {
       stream_line(out_, [=](size_t q) XENTROPY_INLINE_LAMBDA { return load(e + i + q); });
     }
     if (i == n) return;
-    line_.go_on_at(out_);
+    line_.continue_at(out_);
     append(e + i, n - i);
   }
 

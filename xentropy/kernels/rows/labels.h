@@ -63,14 +63,16 @@ struct RowInFlight {
   }
 
   // scale * value - (k + kTop) ln 2
-  double distance(double value) const { return octaves_from(offset + Exp<T>::kTop, value, scale); }
+  double distance(double value) const {
+    return logit_distance(offset + Exp<T>::kTop, value, scale);
+  }
 
   // Steps 3 and 4. `row` holds the exps; null: only their sums are needed.
   RowSums finish(const RowAccumulator<T>& sums, T* row, T* chunk) const {
     RowSums s = row_sums(sums, scale, smooth);
     if (!sums_in_range<T>(s.tail_sum, s.e_target) || origin == T(-INFINITY)) {
-      return exp_any_row<T>({chunks_of(x), classes, target, scale, smooth, row, chunk},
-                            max_of(x, classes));
+      return exps_from_maximum<T>({chunks_of(x), classes, target, scale, smooth, row, chunk},
+                                  max_of(x, classes));
     }
     s.target_distance = distance(double(value_of(x[target])));
     s.origin = double(origin) * scale;
@@ -90,7 +92,7 @@ void rows_with_gradient(const Terms& t, const Block<S>& b,
   for (size_t r = 0; r <= b.rows; ++r) {
     const bool reads = r < b.rows && b.labels[r] != kIgnored, writes = r > 0;
     const S* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
-    Finish<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
+    GradientFactors<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
     if (reads) {
       const RowInFlight<S, kScaled> row(t, x, b.labels[r]);
       const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
@@ -143,7 +145,7 @@ template <class S>
 void rows(const Terms& t, const Block<S>& b, char* workspace, bool streamed) {
   Arena arena = {workspace, 0};
   const RowWorkspace<Arithmetic<S>> w(t.classes, b.gradient, arena);
-  typedef Finisher<Arithmetic<S>> Map;
+  typedef GradientMap<Arithmetic<S>> Map;
   with_scaled(t.logit_scale, [&](auto scaled) {
     if (b.gradient == nullptr) {
       rows_loss<S, scaled.value>(t, b, w.chunks);

@@ -22,10 +22,10 @@ namespace XENTROPY_TIER {
 
 // Fallback for any row, from its maximum.
 template <class T>
-RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
+RowLog<T> log_from_maximum(const T* x, size_t classes, T* chunk) {
   const Peak<T> peak = peak_of(x, classes);
   const RowSums s =
-      exp_any_row<T>({chunks_of(x), classes, peak.at, 1, false, nullptr, chunk}, peak.value);
+      exps_from_maximum<T>({chunks_of(x), classes, peak.at, 1, false, nullptr, chunk}, peak.value);
   return {peak.value, log1p_of(s.tail_sum / s.e_target)};
 }
 
@@ -33,19 +33,19 @@ RowLog<T> log_any_row(const T* x, size_t classes, T* chunk) {
 template <class T>
 RowLog<T> log_of_row(const TailSums<T>& row, T* chunk) {
   RowSums s;
-  if (!row.sums(&s)) return log_any_row(row.x, row.classes, chunk);
+  if (!row.sums(&s)) return log_from_maximum(row.x, row.classes, chunk);
   return {row.peak, log1p_of(s.tail_sum / s.e_target)};
 }
 
 // For softmax: the exps of a row, chunk by chunk, and their total.
 template <class T>
-struct AllSums {
+struct RowTotal {
   const T* x;
   size_t classes;
   DirectExp<T, false> exp;
   Total<T> total;
 
-  AllSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
+  RowTotal(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
 
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
     exp_chunk<false>(x + begin, n, exp, e, total);
@@ -55,18 +55,18 @@ struct AllSums {
 
   // Returns the map from exps to probabilities. e holds the exps; if k was wrong, they are computed
   // again.
-  Finisher<T> finish(T* e, T* scratch_chunk) const {
+  GradientMap<T> finish(T* e, T* scratch_chunk) const {
     Sum sum = total.value();
     if (!in_range()) {
       const Peak<T> peak = peak_of(x, classes);
-      const RowSums s =
-          exp_any_row<T>({chunks_of(x), classes, peak.at, 1, false, e, scratch_chunk}, peak.value);
+      const RowSums s = exps_from_maximum<T>(
+          {chunks_of(x), classes, peak.at, 1, false, e, scratch_chunk}, peak.value);
       e[peak.at] = T(s.e_target);
       sum = s.exact_total();
     }
     const double factor = double(T(1 / sum.value));
     const double missed = __builtin_fma(-factor, sum.value, 1) - factor * sum.lost;
-    return Finish<T>{T(factor), T(missed / sum.value), T(0)};
+    return GradientFactors<T>{T(factor), T(missed / sum.value), T(0)};
   }
 };
 
@@ -79,9 +79,9 @@ XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
 template <class T, template <class, class> class Stores>
 void softmax_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
   T* e = w.exps;
-  Stores<T, Finisher<T>> stores;
+  Stores<T, GradientMap<T>> stores;
   for (size_t r = 0; r < b.rows; ++r) {
-    AllSums<T> row(row_of(b, r), b.classes);
+    RowTotal<T> row(row_of(b, r), b.classes);
     for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
       if (r > 0) stores.advance(e, i + n, row.x);
       row.chunk(i, n, e + i);
@@ -97,8 +97,8 @@ void softmax_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
 // right, so the exps are computed twice.
 template <class T>
 void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
-  AllSums<T> row(b.x, b.classes), again = row;
-  const auto pass = [&](AllSums<T>& sums, bool stored) {
+  RowTotal<T> row(b.x, b.classes), again = row;
+  const auto pass = [&](RowTotal<T>& sums, bool stored) {
     for_chunks<T>(0, b.classes, [&](size_t i, size_t n) {
       T* e = stored && n == kChunk<T> ? b.out + i : chunk;
       sums.chunk(i, n, e);
@@ -108,7 +108,7 @@ void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
   const bool in_place = b.out == b.x;
   pass(row, !in_place);
   if (in_place && row.in_range()) pass(again, true);
-  RegularStores<T, Finisher<T>> stores;
+  RegularStores<T, GradientMap<T>> stores;
   stores.begin_row(b.out, b.classes, row.finish(b.out, chunk));
   stores.advance(b.out, b.classes, b.out);
 }
@@ -151,7 +151,7 @@ template <class T>
 double entropy_of_row(const T* x, size_t classes, T* chunk) {
   const Peak<T> m = peak_of(x, classes);
   const RowSums s =
-      exp_any_row<T>({chunks_of(x), classes, m.at, 1, false, nullptr, chunk}, m.value);
+      exps_from_maximum<T>({chunks_of(x), classes, m.at, 1, false, nullptr, chunk}, m.value);
   const double total = s.total();
   if (total != total) return NAN;
   return sum_distances(x, classes, m.value, chunk) / total + log1p_of(s.tail_sum / s.e_target);

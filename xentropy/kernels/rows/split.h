@@ -18,12 +18,12 @@ namespace XENTROPY_TIER {
 template <class T>
 struct SplitWorkspace {
   RowAccumulator<T>* sums;  // one per part
-  Finish<T>* finish;
+  GradientFactors<T>* finish;
   RowWorkspace<T> row;
 
   SplitWorkspace(size_t classes, bool gradient, Arena& arena)
       : sums(take<RowAccumulator<T>>(arena, row_parts(classes))),
-        finish(take<Finish<T>>(arena, 1)),
+        finish(take<GradientFactors<T>>(arena, 1)),
         row(classes, gradient, arena) {}
 };
 
@@ -34,7 +34,8 @@ size_t split_bytes(size_t classes, bool gradient) {
 
 // Step 3. Stores: one of the classes of rows/writers.h.
 template <class S, class Stores>
-void store_part(const Arithmetic<S>* e, size_t n, const Finish<Arithmetic<S>>& finish, S* out) {
+void store_part(const Arithmetic<S>* e, size_t n, const GradientFactors<Arithmetic<S>>& finish,
+                S* out) {
   Stores stores;
   stores.begin_row(out, n, finish);
   const S* ahead = reinterpret_cast<const S*>(e);  // the prefetch address: the next row is unknown
@@ -55,7 +56,7 @@ void split_step(Step step, const Terms& t, const Block<S>& b, char* workspace, s
   if (step == Step::kGradient) {
     const T* e = w.row.exps + begin;
     S* out = b.gradient + begin;
-    typedef Finisher<T> Map;
+    typedef GradientMap<T> Map;
     if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *w.finish, out);
     store_part<S, StreamedStores<S, Map>>(e, end - begin, *w.finish, out);
     return stream_fence();

@@ -20,8 +20,8 @@ namespace XENTROPY_TIER {
 // Prefetches the row that is read next: 8 KB ahead into L2, and the current position into L1.
 template <class S>
 XENTROPY_INLINE void prefetch_next(const S* x) {
-  prefetch_far(x + (8 << 10) / sizeof(S));
-  prefetch_near(x);
+  prefetch_l2(x + (8 << 10) / sizeof(S));
+  prefetch_l1(x);
 }
 
 // The next vector of a row of which n elements are left, padded with 0.
@@ -72,7 +72,7 @@ class StreamedStores {
 
  public:
   void begin_row(S* out, size_t classes, const Map& map) {
-    line_.go_on_at(out);
+    line_.continue_at(out);
     out_ = out;
     classes_ = classes;
     done_ = 0;
@@ -93,7 +93,7 @@ class StreamedStores {
     }
     done_ = i;
     if (i == classes_ || !to_the_end) return;
-    line_.go_on_at(out_ + i);
+    line_.continue_at(out_ + i);
     put(e + i, classes_ - i);
   }
 

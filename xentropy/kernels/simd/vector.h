@@ -88,8 +88,8 @@ XENTROPY_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
-XENTROPY_INLINE void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }
-XENTROPY_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+XENTROPY_INLINE void prefetch_l1(const void* p) { __builtin_prefetch(p, 0, 3); }
+XENTROPY_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 XENTROPY_INLINE void prefetch_write(void* p) { __builtin_prefetch(p, 1, 3); }
 
 // --- partial access: the first n lanes, 0 < n <= lanes; memory beyond them is not accessed ---
@@ -258,7 +258,7 @@ XENTROPY_INLINE V fma(V a, V b, V c) {
 //
 // kRoundToInteger is 1.5 * 2^(mantissa bits), plus the exponent bias where there is no scalef.
 // Adding it rounds to the nearest integer and leaves that integer in the low bits. scalef takes n
-// itself and rounds subnormal results. Without it n + bias is shifted into the exponent field, so n
+// itself and rounds subnormal results. Without it n + bias is offset into the exponent field, so n
 // must be in [-bias, bias], and 2^-bias becomes 0.
 
 #if defined(__AVX512F__)

@@ -9,13 +9,13 @@ namespace xentropy {
 namespace XENTROPY_TIER {
 
 #if defined(__AVX2__)
-typedef uint32_t HalfWords __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t Uint32Vector __attribute__((vector_size(kVectorBytes)));
 
 // v rounded to bfloat16, whose bits are the upper half of each lane. A nan that arithmetic returns
 // is quiet, and stays a nan when the lower half is dropped.
-XENTROPY_INLINE HalfWords rounded_to_bf16(VF v) {
-  const HalfWords bits = (HalfWords)v;
-  const HalfWords up = bits + (0x7fff + ((bits >> 16) & 1));
+XENTROPY_INLINE Uint32Vector rounded_to_bf16(VF v) {
+  const Uint32Vector bits = (Uint32Vector)v;
+  const Uint32Vector up = bits + (0x7fff + ((bits >> 16) & 1));
   return v == v ? up : bits;
 }
 #endif
