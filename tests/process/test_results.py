@@ -1,4 +1,4 @@
-"""Large results: NumPy's own arrays in every respect, on pages that are lent out again."""
+"""Large results: NumPy's own arrays in every respect, on pages that are used again."""
 
 import ctypes
 import os
