@@ -45,21 +45,23 @@ def compile_file(source, target, tier, *flags, compiler):
     return str(target)
 
 
-def build(folder, *flags, compiler="c++", leave_out=()):
-    """Compile the kernels and the driver into `folder`; returns the path of the program."""
+def build(folder, *flags, compiler="c++", leave_out=(), ready=()):
+    """Compile the kernels and the driver into `folder`; returns the path of the program.
+
+    `ready` are objects of the kernels that are there already, compiled with the same flags.
+    """
     folder, program = Path(folder), Path(folder) / "driver"
     tiers = [t for t in settings().TIERS[architecture(compiler)] if t not in leave_out]
     defined = "-DXENTROPY_TIERS=" + "".join(f"X({tier})" for tier in tiers)
-    sources = [ROOT / path for path in settings().kernel_sources(tiers)] + [
-        HERE / "driver_main.cpp"
-    ]
+    sources = [] if ready else [ROOT / path for path in settings().kernel_sources(tiers)]
+    sources.append(HERE / "driver_main.cpp")
 
     def compile_one(source):
         tier, target = source.stem.removeprefix("tier_"), folder / f"{source.stem}.o"
         return compile_file(source, target, tier, *flags, defined, "-c", compiler=compiler)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources))
+        objects = [*map(str, ready), *pool.map(compile_one, sources)]
     subprocess.run([compiler, *objects, *flags, "-pthread", "-o", str(program)], check=True)
     return program
 
