@@ -24,6 +24,7 @@ SCRATCH = 2 << 20
 
 def peak(function):
     """The most memory that was allocated at a time, beyond what was before."""
+    function()  # what Python loads for a first call
     tracemalloc.start()
     try:
         function()
