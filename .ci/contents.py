@@ -18,17 +18,17 @@ NOT_IN_AN_SDIST = {".gitignore", ".editorconfig"}
 
 
 def check_wheel(names):
-    unexpected = [name for name in names if not any(re.fullmatch(w, name) for w in IN_A_WHEEL)]
+    unwanted = [name for name in names if not any(re.fullmatch(w, name) for w in IN_A_WHEEL)]
     missing = [w for w in IN_A_WHEEL if not any(re.fullmatch(w, name) for name in names)]
-    return unexpected, missing
+    return unwanted, missing
 
 
 def check_sdist(names):
     names = {name.partition("/")[2] for name in names}
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     tracked = set(subprocess.check_output(command, text=True).splitlines())
-    unexpected = [name for name in names if name.endswith((".so", ".pyd", "_kernels.cpp"))]
-    return unexpected, tracked - names - NOT_IN_AN_SDIST
+    unwanted = [name for name in names if name.endswith((".so", ".pyd", "_kernels.cpp"))]
+    return unwanted, tracked - names - NOT_IN_AN_SDIST
 
 
 def main(wheel, sdist):
@@ -37,9 +37,9 @@ def main(wheel, sdist):
     with tarfile.open(sdist) as packed:
         in_sdist = packed.getnames()
     for path, names, check in ((wheel, in_wheel, check_wheel), (sdist, in_sdist, check_sdist)):
-        unexpected, missing = check(names)
-        if unexpected or missing:
-            raise SystemExit(f"{path}: not wanted {sorted(unexpected)}, missing {sorted(missing)}")
+        unwanted, missing = check(names)
+        if unwanted or missing:
+            raise SystemExit(f"{path}: not wanted {sorted(unwanted)}, missing {sorted(missing)}")
         print(f"{path}: {len(names)} entries, as wanted")
 
 
