@@ -59,6 +59,14 @@ def test_rows_whose_range_is_guessed_wrong(dtype):
     assert_same(x, np.array([3 * PART, 5]))
 
 
+def test_parts_are_added_in_their_order(dtype):
+    """One after the other they are lost beside the first; together they would not be."""
+    x = np.full((1, 8 * PART), -100, dtype)
+    x[0, ::PART] = -37  # three quarters of half a unit in the last place of 1, in float64
+    x[0, :2] = 0
+    assert_same(x, np.array([1]))
+
+
 def test_exact_for_targets_in_every_part():
     x = make_logits((1, CLASSES[2]))
     for y in (0, PART - 1, PART, 3 * PART + 77, CLASSES[2] - 1):
