@@ -28,6 +28,7 @@ OPTIONS = {
     "weight": {"weight": True},
     "weight, label_smoothing": {"weight": True, "label_smoothing": 0.125},
     "grad_output": {"grad_output": 2.0**40},
+    "certain, grad_output": {"logit_scale": 64.0, "grad_output": 2.0**40},
 }
 
 DIGESTS = {
@@ -42,6 +43,7 @@ DIGESTS = {
         "weight": "42578d3c503d1b06",
         "weight, label_smoothing": "701206d04becf574",
         "grad_output": "26bfa3d6a5d79872",
+        "certain, grad_output": "d4133c02e9838cbe",
         "probabilities": "4f7a58491c572ad0",
         "softmax family": "4d8fa15709b2716e",
     },
@@ -56,6 +58,7 @@ DIGESTS = {
         "weight": "e774c42aafecbfcf",
         "weight, label_smoothing": "3e6b5d6ff1f63ca0",
         "grad_output": "1d22a5c756d867bb",
+        "certain, grad_output": "a0c52e23aab92df8",
         "probabilities": "23b093f240367db6",
         "softmax family": "906cc3cac06202cb",
     },
@@ -70,6 +73,7 @@ DIGESTS = {
         "weight": "02370d3042de9c5a",
         "weight, label_smoothing": "c06b24bacf71bd1a",
         "grad_output": "5683a12c8389f09f",
+        "certain, grad_output": "86e7481359b03c95",
         "probabilities": "68f13aff593bf25c",
         "softmax family": "673adef5bdf5ee84",
     },
@@ -84,6 +88,7 @@ DIGESTS = {
         "weight": "e6a1b4434d6b8470",
         "weight, label_smoothing": "d2e8a1f342cc6c21",
         "grad_output": "61d975dfac4e6add",
+        "certain, grad_output": "2f8b1a2223a45386",
         "probabilities": "1247c466dde3ea2f",
         "softmax family": "bd99b318567353c8",
     },
