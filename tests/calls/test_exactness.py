@@ -189,6 +189,14 @@ def test_empty_batches(dtype, kind, shape):
     assert xe.cross_entropy(x, target, reduction="none").size == 0
 
 
+@pytest.mark.parametrize("classes", [9, 40, 100, 185, 1000])
+def test_many_equal_exps_that_are_lost_one_by_one_beside_the_first(classes):
+    """Each is half a unit in the last place of the largest: only what roundings lose keeps them."""
+    x = np.full((20, classes), -36.75)
+    x[:, 0] = 0
+    assert_plain(x, np.ones(20, int))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [256, 384])
 def test_one_large_exp_among_many_equal_ones(dtype, classes):
