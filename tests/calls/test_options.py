@@ -224,6 +224,18 @@ def test_a_logit_scale_costs_no_digit(dtype, kind, scale):
         assert_plain(x, target, logit_scale=scale, what=str(shape))
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (5, 300), (1, 300, 17)], ids=str)
+def test_a_logit_scale_costs_no_digit_far_from_zero(shape):
+    """Of a target whose exp has lost bits too, where the loss is a difference of logarithms."""
+    x = np.round(make_logits(shape, np.float64))
+    x[:, 1] -= 2000
+    target = np.ones(np.delete(shape, 1), int)
+    near = assert_plain(x, target, logit_scale=0.7)
+    far = xe.cross_entropy_with_grad(x + 1e6, target, logit_scale=0.7, reduction="none")
+    for there, here in zip(far, near, strict=True):
+        assert_ulps(there, here, 8)
+
+
 @pytest.mark.parametrize("ignored", [2**8 + 1, 2**16 + 1, 2**32 + 1, 2**32 - 1, -(2**32) + 1])
 def test_ignore_index_is_compared_with_all_its_bits(ignored):
     x, target = make_logits((3, 4)), np.array([1, 1, 3])
