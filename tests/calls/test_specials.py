@@ -9,6 +9,7 @@ from helpers.support import (
     EXACT,
     HALVES,
     TARGETS,
+    assert_bits,
     assert_options,
     assert_plain,
     assert_ulps,
@@ -45,6 +46,17 @@ SHAPES = [(37, 2), (37, 10), (20, 64), (18, 100), (7, 300), (7, 1000), (5, 5000)
 
 def mask(row, keep):
     return np.arange(len(row)) != keep
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", -726_817), ("float64", -744_261_117)])
+@pytest.mark.parametrize("shape", [(3, 400), (1, 400, 17)], ids=str)
+def test_a_row_that_begins_with_nothing_but_minus_infinity(dtype, least, shape):
+    """Its other logits are where the exponent that is guessed from -inf happens to be right."""
+    x = make_logits(shape, dtype) + np.dtype(dtype).type(least)
+    x[:, :64] = -INF
+    target = make_target("labels", shape) % 100 + 100
+    for options in ({}, {"z_loss": 1e-12}):
+        assert_options(x, target, **options)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -212,6 +224,27 @@ def test_rows_that_do_not_count_are_not_read(hidden, classes, stored):
         np.testing.assert_array_equal(actual[1], same[1])
         alone = xe.cross_entropy(x, target, reduction=reduction, **options)
         np.testing.assert_array_equal(alone, same[0])
+
+
+@pytest.mark.parametrize("classes", [3, 10, 17, 33])
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_ignored_rows_behind_a_group_are_not_read(dtype, classes, smoothing):
+    """A group of about 1,024 elements, then a page that must not be touched, then other rows."""
+    group, size = 1024 // classes // 16 * 16, classes * dtype.itemsize
+    ignored = -(-PAGE // size)
+    shape = (group + ignored + 40, classes)
+    memory = pages(4 * PAGE + shape[0] * size)
+    first = 2 * PAGE - group * size
+    x = memory[first : first + shape[0] * size].view(dtype).reshape(shape)
+    x[:] = make_logits(shape, dtype)
+    target = make_target("labels", shape)
+    target[group : group + ignored] = -100
+    options = {"label_smoothing": smoothing, "reduction": "none"}
+    loss, grad = xe.cross_entropy_with_grad(x, target, **options)
+    forbid(x[group:].ctypes.data, PAGE)
+    again, slope = xe.cross_entropy_with_grad(x, target, **options)
+    assert_bits(again, loss)
+    assert_bits(slope, grad)
 
 
 @pytest.mark.parametrize("shape", [(40, 10), (5, 3000), (3, 21, 130)])
