@@ -120,6 +120,37 @@ def test_a_pool_of_forked_processes():
     run(START + OURS + POOL)
 
 
+# ---- labels
+
+
+def test_labels_that_another_thread_changes_during_a_call():
+    """They are looked at once more where they are used: a wrong one leaves its row out."""
+    program = """
+import threading, time
+import numpy as np
+import xentropy as xe
+x, y, done = np.zeros((200_000, 10), np.float32), np.zeros(200_000, int), threading.Event()
+
+def change():
+    while not done.is_set():
+        y[-1] = (1 << 40) - y[-1]
+        time.sleep(1e-3)
+
+thread = threading.Thread(target=change)
+thread.start()
+left_out, until = 0, time.monotonic() + 60
+while left_out < 5 and time.monotonic() < until:
+    try:
+        loss = xe.cross_entropy(x, y, reduction="none")
+    except IndexError:  # wrong from the beginning
+        continue
+    left_out += loss[-1] == 0
+done.set()
+thread.join()
+print(left_out)"""
+    assert int(run(program)) == 5
+
+
 # ---- the GIL
 
 

@@ -14,6 +14,20 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="what Linux tells of 
 
 
 @linux
+def test_no_more_threads_than_chunks_are_started():
+    program = """
+import os
+import numpy as np
+import xentropy as xe
+x, y = np.zeros((20_000, 10), np.float32), np.zeros(20_000, int)  # five chunks
+before = len(os.listdir("/proc/self/task"))
+xe.cross_entropy(x, y, n_threads=64)
+xe.softmax(x, 1, n_threads=64)
+print(len(os.listdir("/proc/self/task")) - before)"""
+    assert int(run(program)) <= 4
+
+
+@linux
 def test_the_default_number_of_threads_respects_affinity():
     program = """
 import os
