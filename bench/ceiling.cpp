@@ -31,7 +31,7 @@ void share(size_t n, int threads, Body body) {
 }
 
 void prefetch_chunk(const float* p) {
-  for (size_t q = 0; q < kStep; q += kLine<float>) prefetch_far(p + kAhead + q);
+  for (size_t q = 0; q < kStep; q += kLine<float>) prefetch_l2(p + kAhead + q);
 }
 
 }  // namespace
