@@ -137,7 +137,7 @@ cdef object take_weight(CrossEntropyCall* c, object weight):
 
 
 cdef bint take_sample_weight(CrossEntropyCall* c, cnp.ndarray x, int class_axis,
-                      object sample_weight) except -1:
+                             object sample_weight) except -1:
     """Sample weights, one per row."""
     c.sample_weight.data = NULL
     if sample_weight is None:
@@ -248,7 +248,8 @@ cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except
     cdef Py_ssize_t chunk
     cdef double total = 0
     cdef RowStep s
-    cdef double* loss = <double*>take(&memory, c.rows * sizeof(double), split_workspace_bytes(current[0], c[0]))
+    cdef size_t workspace = split_workspace_bytes(current[0], c[0])
+    cdef double* loss = <double*>take(&memory, c.rows * sizeof(double), workspace)
     s.call, s.scratch = c, memory.scratch
     all_parts.rows = all_parts.chunks = parts_of(c[0])
     whole.rows = whole.chunks = whole.team = 1
