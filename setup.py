@@ -70,11 +70,11 @@ def target_architecture():
 
 
 def kernel_sources(tiers):
-    """Return the C++ files of the kernels, those that take longest first: one a tier."""
+    """Return the C++ files of the kernels: those compiled once, then one a tier."""
     here = Path(__file__).resolve().parent
     sources = sorted(p.relative_to(here).as_posix() for p in (here / KERNELS).rglob("*.cpp"))
     once = [path for path in sources if not Path(path).stem.startswith("tier_")]
-    return [f"{KERNELS}/tier_{tier}.cpp" for tier in tiers] + once
+    return once + [f"{KERNELS}/tier_{tier}.cpp" for tier in tiers]
 
 
 def compile_flags(source, tiers):
@@ -104,8 +104,9 @@ class BuildTiers(build_ext):
                     flags = [f"/clang:{flag}" for flag in flags]
                 return compile_sources([source], **{**options, "extra_postargs": flags})
 
+            longest_first = sorted(sources, key=lambda source: "tier_" not in source)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return [obj for objs in pool.map(compile_one, sources) for obj in objs]
+                return [obj for objs in pool.map(compile_one, longest_first) for obj in objs]
 
         self.compiler.compile = compile_each
         super().build_extension(ext)
@@ -125,7 +126,7 @@ class BuildTiers(build_ext):
 def extension(tiers):
     return Extension(
         "xentropy._kernels",
-        sources=[*kernel_sources(tiers), BINDINGS],
+        sources=[BINDINGS, *kernel_sources(tiers)],
         depends=sorted(glob(f"{KERNELS}/**/*.h", recursive=True) + glob("xentropy/*.pxi")),
         include_dirs=["xentropy", KERNELS, np.get_include()],
         define_macros=[
