@@ -44,46 +44,46 @@ void store_part(const Arithmetic<S>* e, size_t n, const GradientFactors<Arithmet
   stores.flush();
 }
 
-// kScaled: logit_scale is not 1.
-template <class S, bool kScaled>
-void split_step(Step step, const Terms& t, const Block<S>& b, char* workspace, size_t part,
-                bool streamed) {
+// Step 1. The exps are kept where there will be a gradient.
+template <class S>
+void sum_part(const Terms& t, const Block<S>& b, size_t part, size_t begin, size_t end,
+              const SplitWorkspace<Arithmetic<S>>& w) {
+  alignas(kLineBytes) Arithmetic<S> chunk[kChunk<Arithmetic<S>>];
+  const auto exps_at = [&](size_t i, size_t) { return w.row.exps ? w.row.exps + i : +chunk; };
+  with_scaled(t.logit_scale, [&](auto scaled) {
+    const RowInFlight<S, scaled.value> row(t, b.logits, b.labels[0]);
+    w.sums[part] = row.template part<true>(begin, end, exps_at);
+  });
+}
+
+// Step 2.
+template <class S>
+void settle_parts(const Terms& t, const Block<S>& b, const SplitWorkspace<Arithmetic<S>>& w) {
   typedef Arithmetic<S> T;
-  const size_t C = t.classes, begin = part * kRowPart;
-  const size_t end = C - begin > kRowPart ? begin + kRowPart : C;
-  Arena arena = {workspace, 0};
-  const SplitWorkspace<T> w(C, b.gradient, arena);
-  if (step == Step::kGradient) {
-    const T* e = w.row.exps + begin;
-    S* out = b.gradient + begin;
-    typedef GradientMap<T> Map;
-    if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *w.finish, out);
-    store_part<S, StreamedStores<S, Map>>(e, end - begin, *w.finish, out);
-    return stream_fence();
-  }
-  const RowInFlight<S, kScaled> row(t, b.logits, b.labels[0]);
-  if (step == Step::kSettle) {
-    const auto total =
-        sum_parts<T>(C, row.smooth, [&](size_t i, size_t) { return w.sums[i / kRowPart]; });
-    const RowSums sums = row.finish(total, w.row.exps, w.row.chunks);
-    const Settled settled = settle_row(t, b, 0, sums);
-    b.loss[0] = settled.loss;
-    if (b.gradient) *w.finish = finish_row<T>(t, settled, sums, row.target, nullptr, w.row.exps);
-  } else if (b.gradient) {
-    w.sums[part] =
-        row.template part<false>(begin, end, [&](size_t i, size_t) { return w.row.exps + i; });
-  } else {
-    alignas(kLineBytes) T chunk[kChunk<T>];
-    w.sums[part] = row.template part<true>(begin, end, [&](size_t, size_t) { return +chunk; });
-  }
+  const RowInFlight<S, false> row(t, b.logits, b.labels[0]);  // its exps are in the workspace
+  const auto total =
+      sum_parts<T>(t.classes, row.smooth, [&](size_t i, size_t) { return w.sums[i / kRowPart]; });
+  const RowSums sums = row.finish(total, w.row.exps, w.row.chunks);
+  const Settled settled = settle_row(t, b, 0, sums);
+  b.loss[0] = settled.loss;
+  if (b.gradient) *w.finish = finish_row<T>(t, settled, sums, row.target, nullptr, w.row.exps);
 }
 
 template <class S>
 void split(Step step, const Terms& t, const Block<S>& b, char* workspace, size_t part,
            bool streamed) {
-  with_scaled(t.logit_scale, [&](auto scaled) {
-    split_step<S, scaled.value>(step, t, b, workspace, part, streamed);
-  });
+  typedef GradientMap<Arithmetic<S>> Map;
+  const size_t C = t.classes, begin = part * kRowPart;
+  const size_t end = C - begin > kRowPart ? begin + kRowPart : C;
+  Arena arena = {workspace, 0};
+  const SplitWorkspace<Arithmetic<S>> w(C, b.gradient, arena);
+  if (step == Step::kExps) return sum_part(t, b, part, begin, end, w);
+  if (step == Step::kSettle) return settle_parts(t, b, w);
+  const Arithmetic<S>* e = w.row.exps + begin;
+  S* out = b.gradient + begin;
+  if (!streamed) return store_part<S, RegularStores<S, Map>>(e, end - begin, *w.finish, out);
+  store_part<S, StreamedStores<S, Map>>(e, end - begin, *w.finish, out);
+  stream_fence();
 }
 
 }  // namespace XENTROPY_TIER
