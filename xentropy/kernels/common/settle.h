@@ -141,6 +141,18 @@ struct GradientMap {
   }
 };
 
+// The same where the bias is 0. The third constant would cost 5 to 8 % of a streamed row (Zen 4,
+// AVX-512).
+template <class T>
+struct UnbiasedMap {
+  Vec<T> factor = {}, rest = {};
+
+  UnbiasedMap() {}
+  UnbiasedMap(GradientFactors<T> f) : factor(splat(f.factor)), rest(splat(f.rest)) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> e) const { return fma(e, factor, e * rest); }
+};
+
 // A rest that no rounding shows, but not 0: an infinite gradient times 0 would be nan.
 template <class T>
 constexpr double kNegligibleRest = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;

@@ -136,6 +136,15 @@ void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
   }
 }
 
+// Map: from exps to gradient. kScaled: as above.
+template <class S, class Map, bool kScaled>
+void write_rows(const Terms& t, const Block<S>& b, const RowWorkspace<Arithmetic<S>>& w,
+                bool streamed) {
+  if (!streamed) return rows_with_gradient<S, RegularStores<S, Map>, kScaled>(t, b, w);
+  rows_with_gradient<S, StreamedStores<S, Map>, kScaled>(t, b, w);
+  stream_fence();
+}
+
 template <class S>
 size_t rows_bytes(size_t classes, bool gradient) {
   return bytes_of<RowWorkspace<Arithmetic<S>>>(classes, gradient);
@@ -145,17 +154,16 @@ template <class S>
 void rows(const Terms& t, const Block<S>& b, char* workspace, bool streamed) {
   Arena arena = {workspace, 0};
   const RowWorkspace<Arithmetic<S>> w(t.classes, b.gradient, arena);
-  typedef GradientMap<Arithmetic<S>> Map;
-  with_scaled(t.logit_scale, [&](auto scaled) {
-    if (b.gradient == nullptr) {
-      rows_loss<S, scaled.value>(t, b, w.chunks);
-    } else if (streamed) {
-      rows_with_gradient<S, StreamedStores<S, Map>, scaled.value>(t, b, w);
-      stream_fence();
-    } else {
-      rows_with_gradient<S, RegularStores<S, Map>, scaled.value>(t, b, w);
-    }
-  });
+  if (b.gradient == nullptr) {
+    return with_scaled(t.logit_scale,
+                       [&](auto scaled) { rows_loss<S, scaled.value>(t, b, w.chunks); });
+  }
+  // Plain calls have an instance of their own; options share one, with scaled exps and a bias.
+  if (t.logit_scale == 1 && t.label_smoothing == 0) {
+    write_rows<S, UnbiasedMap<Arithmetic<S>>, false>(t, b, w, streamed);
+  } else {
+    write_rows<S, GradientMap<Arithmetic<S>>, true>(t, b, w, streamed);
+  }
 }
 
 }  // namespace XENTROPY_TIER

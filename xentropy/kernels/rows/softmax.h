@@ -55,7 +55,7 @@ struct RowTotal {
 
   // Returns the map from exps to probabilities. e holds the exps; if k was wrong, they are computed
   // again.
-  GradientMap<T> finish(T* e, T* scratch_chunk) const {
+  UnbiasedMap<T> finish(T* e, T* scratch_chunk) const {
     Sum sum = total.value();
     if (!in_range()) {
       const Peak<T> peak = peak_of(x, classes);
@@ -79,7 +79,7 @@ XENTROPY_INLINE const T* row_of(const SoftmaxBlock<T>& b, size_t r) {
 template <class T, template <class, class> class Stores>
 void softmax_rows(const SoftmaxBlock<T>& b, const RowWorkspace<T>& w) {
   T* e = w.exps;
-  Stores<T, GradientMap<T>> stores;
+  Stores<T, UnbiasedMap<T>> stores;
   for (size_t r = 0; r < b.rows; ++r) {
     RowTotal<T> row(row_of(b, r), b.classes);
     for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
@@ -108,7 +108,7 @@ void softmax_row(const SoftmaxBlock<T>& b, T* chunk) {
   const bool in_place = b.out == b.x;
   pass(row, !in_place);
   if (in_place && row.in_range()) pass(again, true);
-  RegularStores<T, GradientMap<T>> stores;
+  RegularStores<T, UnbiasedMap<T>> stores;
   stores.begin_row(b.out, b.classes, row.finish(b.out, chunk));
   stores.advance(b.out, b.classes, b.out);
 }
