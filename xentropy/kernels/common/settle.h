@@ -127,7 +127,7 @@ struct GradientFactors {
 };
 
 // GradientFactors<T> in vectors, applied to the exps (and to the target entry, which replaces the
-// target's exp). A bias of 0 costs nothing and changes no bit: x - 0 is x, for x = -0 too.
+// target's exp). A bias of 0 changes no bit: x - 0 is x, for x = -0 too.
 template <class T>
 struct GradientMap {
   Vec<T> factor = {}, rest = {}, minus_bias = {};

@@ -46,8 +46,8 @@ struct RowInFlight {
         exp{ExponentOffset<T>(offset, scale), LogitScale<T>(scale)} {}
 
   // Step 2 for the classes [begin, end). exps_at(i, n) returns where the exps of the n classes from
-  // i on go. kPrefetch: prefetch the logits. Options are tested once per chunk, which has no
-  // measurable cost and avoids one instance of the kernel for each combination of them.
+  // i on go. kPrefetch: prefetch the logits. Label smoothing is tested once per chunk: one
+  // instance of the kernel serves rows with and without it.
   template <bool kPrefetch, class ExpsAt>
   XENTROPY_INLINE_MEMBER RowAccumulator<T> part(size_t begin, size_t end,
                                                 const ExpsAt& exps_at) const {
@@ -136,7 +136,7 @@ void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
   }
 }
 
-// Map: from exps to gradient. kScaled: as above.
+// Map: GradientMap or UnbiasedMap. kScaled: scale the logits first, by 1 too, which changes no bit.
 template <class S, class Map, bool kScaled>
 void write_rows(const Terms& t, const Block<S>& b, const RowWorkspace<Arithmetic<S>>& w,
                 bool streamed) {
