@@ -9,7 +9,8 @@ import pytest
 from helpers.support import assert_bits, assert_ulps, make_logits
 
 import xentropy as xe
-from xentropy.boosting import CHUNK_BYTES, multiclass_objective
+from xentropy.boosting import multiclass_objective
+from xentropy.boosting._objective import CHUNK_BYTES
 
 KINDS = ("xgboost", "lightgbm", "exact")
 # What the libraries hand over: see test_what_the_libraries_hand_over.
@@ -206,7 +207,9 @@ def test_other_arguments_that_are_refused(arguments, error, words):
 
 
 def test_kinds_and_threads_are_checked():
-    with pytest.raises(ValueError, match="kind = 'softmax' is not one of xgboost, lightgbm, exact"):
+    with pytest.raises(
+        ValueError, match="kind = 'softmax' is not one of xgboost, lightgbm, exact, catboost"
+    ):
         multiclass_objective("softmax")
     with pytest.raises(ValueError, match="n_threads = 0"):
         multiclass_objective("exact", n_threads=0)

@@ -1,11 +1,7 @@
-r"""Objectives of multiclass softmax boosting: gradient and Hessian for XGBoost and LightGBM.
+r"""The objectives: gradient and Hessian for XGBoost and LightGBM, for all rows at once.
 
-Both libraries want the first and the diagonal of the second derivative of each row's loss in its
-logits ("margins", "raw scores"). With p = softmax(logits), label t and row weight v:
-
-.. math:: g_c = v (p_c - [c = t]), \qquad h_c = v \, p_c (1 - p_c)
-
-and each library scales h in its own way (see `multiclass_objective`).
+Both libraries want the first and the diagonal of the second derivative, and each scales the
+latter in its own way (see `multiclass_objective`).
 
 What is exact. The kernel gives :math:`|g_t| = 1 - p_t` and :math:`|g_c| = p_c` elsewhere, to a few
 units in the last place however small they are, so that :math:`h_c = |g_c| (1 - |g_c|)` at every
@@ -18,9 +14,9 @@ exponential of a rounded loss); both half a unit if the logits are float64.
 
 import numpy as np
 
-from . import _api, _check
-
-__all__ = ["MulticlassObjective", "multiclass_objective"]
+from .. import _api, _check
+from ._arguments import batch
+from ._catboost import CatBoostObjective
 
 KINDS = ("xgboost", "lightgbm", "exact")
 LEAST_HESSIAN = np.float32(1e-16)  # XGBoost's
@@ -29,11 +25,11 @@ CHUNK_BYTES = 1 << 18
 
 
 def multiclass_objective(kind="exact", *, n_threads=None):
-    """An objective for XGBoost or LightGBM: softmax cross-entropy of integer labels.
+    r"""An objective for XGBoost, LightGBM or CatBoost: softmax cross-entropy of integer labels.
 
     Parameters
     ----------
-    kind : {"xgboost", "lightgbm", "exact"}
+    kind : {"xgboost", "lightgbm", "exact", "catboost"}
         Whose Hessian, with p the probability of a class, v the weight of the row, K the number
         of classes:
 
@@ -41,16 +37,19 @@ def multiclass_objective(kind="exact", *, n_threads=None):
           (dmlc/xgboost, src/objective/multiclass_obj.cu; #12537 makes ``|gradient|`` of it);
         * "lightgbm": ``K / (K - 1) v p (1 - p)``, Friedman's factor (Ann. Stat. 29, 2001), as
           `multiclass` has it since LightGBM 3 (src/objective/multiclass_objective.hpp, #3256);
-        * "exact": ``v p (1 - p)``, the diagonal of the second derivative.
+        * "exact": ``v p (1 - p)``, the diagonal of the second derivative;
+        * "catboost": all of it, ``v p_c ([c = d] - p_d)``, as `MultiClass` has it
+          (catboost/private/libs/algo_helpers/error_functions.h).
     n_threads : int, optional
-        Threads of the kernel; without it see `set_num_threads`.
+        Threads of the kernel; without it see `set_num_threads`. CatBoost's rows come one by
+        one.
 
     Returns
     -------
-    MulticlassObjective
+    MulticlassObjective or CatBoostObjective
         To be given as `obj` to `xgboost.train`, as `objective` to `XGBClassifier` and
-        `LGBMClassifier`, or in `params["objective"]` to `lightgbm.train`. With a sample
-        weight, if the library has one.
+        `LGBMClassifier`, in `params["objective"]` to `lightgbm.train`, as `loss_function` to
+        `CatBoostClassifier`.
 
     Raises
     ------
@@ -59,9 +58,17 @@ def multiclass_objective(kind="exact", *, n_threads=None):
 
     Notes
     -----
-    With an objective of one's own, both libraries start from the score 0 (LightGBM's starts from
-    the classes' frequencies, unless boost_from_average=False) and predict logits, of which
-    `xentropy.softmax` makes probabilities. Both want `num_class` among their parameters.
+    What an objective cannot tell the libraries, for the models of their own objectives:
+
+    * XGBoost (`num_class` is wanted): the start, ``base_score=multiclass_base_score(...)``.
+      With ``params["objective"] = "multi:softprob"`` beside `obj`, as `XGBClassifier` has it,
+      a model predicts probabilities and evaluates `mlogloss` as ever.
+    * LightGBM (`num_class` is wanted): the start, `multiclass_init_score`, unless
+      ``boost_from_average=False``. A model predicts logits without that start, by `predict_proba`
+      too: ``softmax(model.predict(x, raw_score=True) + scores, axis=1)`` are the probabilities.
+      To stop early by `multiclass_logloss`.
+    * CatBoost: `learning_rate` and ``bootstrap_type="Bayesian"``, which it sets by the name of
+      the loss, and ``eval_metric="MultiClass"``. It predicts probabilities.
 
     Examples
     --------
@@ -71,6 +78,9 @@ def multiclass_objective(kind="exact", *, n_threads=None):
     >>> [f"{g:.2e}" for g in grad[0]], [f"{h:.2e}" for h in hess[0]]
     (['-2.06e-09', '2.06e-09'], ['2.06e-09', '2.06e-09'])
     """
+    if kind == "catboost":
+        _check.n_threads(n_threads)
+        return CatBoostObjective()
     return MulticlassObjective(kind, n_threads=n_threads)
 
 
@@ -79,7 +89,7 @@ class MulticlassObjective:
 
     def __init__(self, kind="exact", *, n_threads=None):
         if kind not in KINDS:
-            raise ValueError(f"kind = {kind!r} is not one of {', '.join(KINDS)}")
+            raise ValueError(f"kind = {kind!r} is not one of {', '.join(KINDS)}, catboost")
         self.kind = kind
         self.n_threads = _check.n_threads(n_threads)
 
@@ -89,8 +99,8 @@ class MulticlassObjective:
     def __call__(self, first, second, sample_weight=None):
         """Gradient and Hessian, float32 (N, K), in the memory order of the logits.
 
-        The libraries' own interfaces call ``(logits, data)``, where data has `get_label` and
-        `get_weight`; those in the style of scikit-learn ``(labels, logits[, weight])``. Logits
+        Called by the libraries' own interfaces as ``(logits, data)``, where data has `get_label`
+        and `get_weight`, in the style of scikit-learn as ``(labels, logits[, weight])``. Logits
         are float32 (N, K) in C order from XGBoost, float64 (N, K) in Fortran order from
         LightGBM. Both store gradients and Hessians in float32, and LightGBM flattens them
         by ``ravel(order="F")``, so that results of this type and order are not copied.
@@ -102,18 +112,7 @@ class MulticlassObjective:
         IndexError
             A label that is not in [0, K).
         """
-        if hasattr(second, "get_label"):
-            logits, labels = first, second.get_label()
-            sample_weight = second.get_weight()  # XGBoost: empty without weights
-        else:
-            labels, logits = first, second
-        logits = _check.logits(logits)
-        if logits.ndim != 2 or logits.shape[1] < 2:
-            raise ValueError(f"logits have shape {logits.shape}, not (rows, classes >= 2)")
-        labels = _labels(labels, *logits.shape)
-        if sample_weight is not None and np.size(sample_weight) == 0:
-            sample_weight = None
-        weight = _check.sample_weight(sample_weight, labels.shape)
+        logits, labels, weight = batch(first, second, sample_weight)
         grad = np.empty_like(logits, np.float32)
         hess = np.empty_like(grad)
         self._fill(grad, hess, logits, labels, weight)
@@ -146,20 +145,6 @@ class MulticlassObjective:
     def _factor(self, classes):
         """The factor of v p (1 - p) in the library's Hessian."""
         return {"xgboost": 2.0, "lightgbm": classes / (classes - 1), "exact": 1.0}[self.kind]
-
-
-def _labels(labels, rows, classes):
-    """Labels as int64; the libraries keep them in float32."""
-    labels = _check.number_array(labels, "labels")
-    _check.same_shape(labels, (rows,), "labels", "one per row of the logits")
-    with np.errstate(invalid="ignore"):
-        indices = labels.astype(np.int64)  # whatever nan becomes, it is not equal to nan
-    bad = np.flatnonzero((indices != labels) | (indices < 0) | (indices >= classes))
-    if bad.size:
-        label = labels[bad[0]]
-        kind = IndexError if label == np.floor(label) else ValueError
-        raise kind(f"labels[{bad[0]}] = {label} is not a class: an integer in [0, {classes})")
-    return indices
 
 
 def _diagonal(g, losses, target):
