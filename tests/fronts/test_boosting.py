@@ -61,6 +61,21 @@ def test_derivatives_are_exact_in_every_tail(layout, spread, classes):
     assert normal.mean() > 0.3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weighted_derivatives_are_rounded_once(kind):
+    """LightGBM's own are: with another rounding it finds other trees."""
+    if np.finfo(np.longdouble).eps > 1e-18:
+        pytest.skip("long double is double here: no oracle for float64")
+    logits, labels = case(600, 3, *LAYOUTS["LightGBM"])
+    weight = np.random.default_rng(5).uniform(0.5, 2, len(labels)).astype("float32")
+    grad, hess = multiclass_objective(kind)(labels, logits, weight)
+    exact_grad, exact_hess, _ = exact_derivatives(logits, labels)
+    factor = {"xgboost": 2, "lightgbm": 1.5, "exact": 1}[kind]
+    v = weight[:, None].astype(np.longdouble)
+    assert_ulps(grad, (v * exact_grad).astype(float), 0.501)
+    assert_ulps(hess, (factor * v * exact_hess).astype(float), 0.501)
+
+
 def test_confident_rows_right_and_wrong():
     logits = np.array([[20, 0, 0], [0, 20, 0], [0, 20, 20]], np.float32)
     grad, hess = multiclass_objective("exact")(np.zeros(3), logits)
@@ -93,6 +108,55 @@ def test_the_conventions(kind, weighted):
     np.testing.assert_allclose(hess, expected[kind], rtol=2.5e-7)
     onehot = np.eye(4)[labels.astype(int)]
     np.testing.assert_allclose(grad, v * (p - onehot), rtol=2.5e-7, atol=1e-16)
+
+
+# --- CatBoost: row by row -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+@pytest.mark.parametrize("classes", [2, 3, 10, 150])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0, 30.0])
+def test_catboost_derivatives_are_exact_in_every_tail(spread, classes, weight):
+    """Of v ln(p_t), which it maximizes: the signs are those of -loss."""
+    if np.finfo(np.longdouble).eps > 1e-18:
+        pytest.skip("long double is double here: no oracle for float64")
+    logits, labels = case(20, classes, "float64", spread=spread)
+    exact_grad, exact_diagonal, loss = exact_derivatives(logits, labels)
+    p = np.exp(logits.astype(np.longdouble) - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    objective = multiclass_objective("catboost")
+    for i, (row, label) in enumerate(zip(logits, labels, strict=True)):
+        grad, hessian = objective.calc_ders_multi(row, float(label), weight)
+        hessian = np.array(list(hessian))
+        exact = np.outer(p[i], p[i])
+        np.fill_diagonal(exact, -exact_diagonal[i])
+        # Gradients are good to 4 units of 2.2e-16. So are the factors p, but for p at the target,
+        # the exponential of a loss with that error, of 4 loss units.
+        np.testing.assert_allclose(grad, (-weight * exact_grad[i]).astype(float), rtol=1e-15)
+        allowed = 2.3e-16 * (16 + 8 * float(loss[i]))
+        np.testing.assert_allclose(hessian, (weight * exact).astype(float), rtol=allowed)
+
+
+def test_catboost_hessians_are_computed_on_demand():
+    """A row of it is a list that can be sliced, as CatBoost reads it: the upper triangle."""
+    objective = multiclass_objective("catboost")
+    grad, hessian = objective.calc_ders_multi(np.zeros(2), 1.0, 2.0)
+    assert grad == [-1.0, 1.0]
+    assert next(hessian) == [-0.5, 0.5]
+    assert next(hessian)[1:] == [-0.5]
+
+
+def test_what_catboost_must_not_hand_over():
+    objective = multiclass_objective("catboost")
+    for target in (0.5, -100.0):
+        with pytest.raises(ValueError, match=f"target = {target} is not a class"):
+            objective.calc_ders_multi(np.zeros(3), target, 1.0)
+    with pytest.raises(IndexError, match="3"):
+        objective.calc_ders_multi(np.zeros(3), 3.0, 1.0)
+    with pytest.raises(ValueError, match="give it classes_count"):
+        objective.calc_ders_range(np.zeros(3), np.zeros(3), None)
+    with pytest.raises(ValueError, match="n_threads = 0"):
+        multiclass_objective("catboost", n_threads=0)
 
 
 # --- layout -------------------------------------------------------------------------------
@@ -176,6 +240,8 @@ def test_objectives_can_be_copied_and_name_themselves():
     for twin in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
         assert vars(twin) == vars(objective)
     assert repr(objective) == "multiclass_objective('xgboost')"
+    other = pickle.loads(pickle.dumps(multiclass_objective("catboost")))
+    assert repr(other) == "multiclass_objective('catboost')"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ NEEDED = {
     "fronts/test_torch_opinfo.py": ["torch", "expecttest"],
     "fronts/test_jax*.py": ["jax", "optax"],
     "fronts/test_boosting_training.py": ["xgboost", "lightgbm", "sklearn"],
+    "fronts/test_boosting_defaults.py": ["xgboost", "lightgbm", "sklearn"],
+    "fronts/test_boosting_catboost.py": ["catboost"],
     "bench/test_fronts.py": ["rich"],
 }
 

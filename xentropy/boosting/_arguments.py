@@ -67,11 +67,11 @@ def _row_weights(weight, shape):
     weight = _check.number_array(weight, "weight")
     _check.same_shape(weight, shape, "weight", "one per label")
     with np.errstate(over="ignore", under="ignore"):
-        weight = weight.astype(np.float32)
-    _check.all_finite(weight, "weight")
-    if weight.min() < 0:
-        at = int(np.argmax(weight < 0))
-        raise ValueError(f"weight[{at}] = {weight[at]} is negative")
-    if not weight.any():
+        kept = weight.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(kept) | (weight < 0))
+    if bad.size:
+        at = bad[0]
+        raise ValueError(f"weight[{at}] = {weight[at]} is not finite in float32, or negative")
+    if not kept.any():
         raise ValueError("weight is 0 everywhere: no class has a frequency")
-    return weight
+    return kept

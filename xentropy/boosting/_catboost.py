@@ -48,8 +48,8 @@ class CatBoostObjective:
             asks for the leaves' values by Newton's method alone.
         """
         label = int(target)
-        if label != target:
-            raise ValueError(f"target = {target} is not a class: an integer")
+        if label != target or label < 0:
+            raise ValueError(f"target = {target} is not a class: an integer from 0 on")
         loss, g = _api.cross_entropy_with_grad(approxes, label, reduction="sum", n_threads=1)
         return (-weight * g).tolist(), _hessian(g, label, loss, weight)
 

@@ -113,6 +113,8 @@ class MulticlassObjective:
             A label that is not in [0, K).
         """
         logits, labels, weight = batch(first, second, sample_weight)
+        if weight is not None:  # so that products are rounded once
+            weight = weight.astype(np.result_type(logits, np.float32), copy=False)
         grad = np.empty_like(logits, np.float32)
         hess = np.empty_like(grad)
         self._fill(grad, hess, logits, labels, weight)
@@ -133,12 +135,10 @@ class MulticlassObjective:
                 out=scratch[: len(target)],
                 n_threads=self.n_threads,
             )
-            grad[part] = g
+            v = 1.0 if weight is None else weight[part, None]
+            np.multiply(g, v, out=grad[part], casting="same_kind")
             h = _diagonal(g, losses, target)
-            if weight is not None:
-                grad[part] *= weight[part, None]
-                h *= weight[part, None]
-            np.multiply(h, self._factor(classes), out=hess[part], casting="same_kind")
+            np.multiply(h, self._factor(classes) * v, out=hess[part], casting="same_kind")
         if self.kind == "xgboost":
             np.maximum(hess, LEAST_HESSIAN, out=hess)
 
