@@ -25,7 +25,7 @@ CHUNK_BYTES = 1 << 18
 
 
 def multiclass_objective(kind="exact", *, n_threads=None):
-    r"""An objective for XGBoost, LightGBM or CatBoost: softmax cross-entropy of integer labels.
+    """An objective for XGBoost, LightGBM or CatBoost: softmax cross-entropy of integer labels.
 
     Parameters
     ----------

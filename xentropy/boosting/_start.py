@@ -100,6 +100,10 @@ def multiclass_init_score(labels, num_class, weight=None):
     The start of LightGBM 3 and 4 (src/objective/multiclass_objective.hpp, BoostFromScore).
     `LGBMClassifier` numbers its classes in the order of ``np.unique(y)``.
 
+    Away from the defaults a model with a custom objective may still be another one: LightGBM
+    then draws other features for `feature_fraction`, and under ``boosting="dart"`` its own
+    start is part of the first trees and dropped with them.
+
     Examples
     --------
     >>> multiclass_init_score([0, 0, 0, 1], num_class=2).round(4).tolist()
