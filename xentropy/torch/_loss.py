@@ -1,17 +1,25 @@
 """The public function and module, and the choice of how a call is computed."""
 
 import torch
-from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch import Tensor
+from torch._C import (
+    _are_functorch_transforms_active,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+)
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import _reduction
+from torch.overrides import has_torch_function_variadic
 
 from .._kernels import make_options
 from . import _operator
 from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
+from ._recorded import recorded_cross_entropy
 from ._refusals import as_torch_has_it, by_torch
+from ._tracing import overridden, traced
 
 PLAIN = {torch.Tensor, torch.nn.Parameter}  # not tensor subclasses
 TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
@@ -105,6 +113,9 @@ def cross_entropy(
     >>> f"{loss.item():.2e}", [f"{g:.2e}" for g in logits.grad[0].tolist()]
     ('2.06e-09', ['-2.06e-09', '2.06e-09'])
     """
+    call = has_torch_function_variadic(input, target, weight, sample_weight) and locals()
+    if call and (answer := overridden(cross_entropy, call)) is not NotImplemented:
+        return answer
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     compiling = is_compiling()
@@ -119,7 +130,12 @@ def cross_entropy(
         base=base,
         n_threads=n_threads,
     )
+    if not compiling and _is_tracing():  # by torch.jit: a graph of torch's own operations
+        return traced((input, target, weight, sample_weight), options)
     return _routed((input, target, weight, sample_weight), options, inplace, compiling)
+
+
+cross_entropy.__prepare_scriptable__ = lambda: recorded_cross_entropy  # type: ignore[attr-defined]
 
 
 def _routed(tensors, options, inplace, compiling):
@@ -195,6 +211,12 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     `cross_entropy`; `sample_weight` goes with the call, ``loss(input, target, sample_weight)``.
     """
 
+    # Of TorchScript: attributes whose values the compiler may use.
+    __constants__ = (
+        *torch.nn.CrossEntropyLoss.__constants__,
+        *("normalizer", "z_loss", "logit_scale", "axis", "base", "n_threads", "inplace"),
+    )
+
     def __init__(
         self,
         weight=None,
@@ -221,7 +243,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self.n_threads = n_threads
         self.inplace = inplace
 
-    def forward(self, input, target, sample_weight=None):
+    def forward(self, input, target, sample_weight: Tensor | None = None):
         """The loss of these logits and targets."""
         return cross_entropy(
             input,

@@ -1,0 +1,102 @@
+"""Calls that are recorded: overrides by `__torch_function__`, torch.jit, torch.onnx.
+
+torch.compile and torch.export record the operators of `_operator`. What cannot keep those gets
+torch's own operations: they stand alone in a file that is loaded without xentropy.
+"""
+
+import math
+
+import torch
+from torch._decomp import register_decomposition
+from torch.compiler import is_compiling
+from torch.nn import functional
+from torch.overrides import (
+    _get_current_function_mode_stack,
+    _get_overloaded_args,
+    handle_torch_function,
+)
+from torch.utils._device import DeviceContext
+
+from . import _operator  # noqa: F401  the operator is registered
+from ._arrays import BITS16
+from ._formula import torch_cross_entropy
+from ._recorded import elementary, recorded_cross_entropy
+
+TENSORS = "input", "target", "weight", "sample_weight"
+
+
+def overridden(function, call):
+    """The call as objects or modes with `__torch_function__` answer it.
+
+    NotImplemented if there are none: torch's default device is such a mode, but concerns only
+    functions that make tensors. torch.compile sees to overrides itself.
+
+    Overrides are often tables of functions. They are asked with `function`, and if they do not
+    know it with torch's own, of which they know more often; in the reverse order while `function`
+    stands in torch's place. An option that torch does not have is for `function` alone.
+    """
+    if is_compiling():
+        return NotImplemented
+    tensors = tuple(call[name] for name in TENSORS)
+    modes = _get_current_function_mode_stack()
+    if not _get_overloaded_args(tensors) and all(isinstance(m, DeviceContext) for m in modes):
+        return NotImplemented
+    defaults = function.__kwdefaults__
+    arguments = {k: v for k, v in call.items() if not _is_default(v, defaults.get(k, call))}
+    functions = [function]
+    if not arguments.keys() & defaults.keys():
+        functions.insert(functional.cross_entropy is not function, torch_cross_entropy)
+    return _first_answer(functions, tensors, arguments)
+
+
+def _is_default(value, default):
+    """Without a comparison that a recorded value would record too."""
+    return value is default or (isinstance(value, (int, float)) and value == default)
+
+
+def _first_answer(functions, tensors, arguments):
+    """The answer to the first function that is implemented, else the error about the first."""
+    refused = None
+    positional = arguments.pop("input"), arguments.pop("target")
+    for function in functions:
+        try:
+            return handle_torch_function(function, tensors, *positional, **arguments)
+        except TypeError as error:
+            if not str(error).startswith("no implementation found"):
+                raise
+            refused = refused or error
+    raise refused
+
+
+@register_decomposition(torch.ops.xentropy.cross_entropy.default)
+def decomposed(*args, **kwargs):
+    """The operator in those of torch, for an exporter that knows no others: ONNX's."""
+    names = (a.name for a in torch.ops.xentropy.cross_entropy.default._schema.arguments)
+    call = dict(zip(names, args, strict=False), **kwargs)
+    dtype = call["dtype"]
+    tensors = tuple(call[name] for name in ("logits", *TENSORS[1:]))
+    tensors = tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
+    tensors = tensors[0] * call["logit_scale"], *tensors[1:]
+    nats = None if call["base"] is None else math.log(call["base"])
+    numbers = call["label_smoothing"] or None, call["z_loss"] or None, nats
+    names = "axis", "ignore_index", "reduction", "normalizer"
+    return elementary(tensors, numbers, *(call[name] for name in names))
+
+
+def traced(tensors, options):
+    """The loss while torch.jit.trace records what is called."""
+    logits, target, weight, sample_weight = tensors
+    if logits.dtype in BITS16 and torch.is_autocast_enabled("cpu"):
+        logits = logits.float()
+    names = "normalizer", "z_loss", "logit_scale", "axis", "base"
+    return recorded_cross_entropy(
+        logits,
+        target,
+        weight,
+        ignore_index=options.ignore_index,
+        reduction=options.reduction,
+        label_smoothing=options.label_smoothing,
+        sample_weight=sample_weight,
+        **{name: getattr(options, name) for name in names},
+        for_onnx=torch.onnx.is_in_onnx_export(),
+    )
