@@ -211,12 +211,6 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     `cross_entropy`; `sample_weight` goes with the call, ``loss(input, target, sample_weight)``.
     """
 
-    # Of TorchScript: attributes whose values the compiler may use.
-    __constants__ = (
-        *torch.nn.CrossEntropyLoss.__constants__,
-        *("normalizer", "z_loss", "logit_scale", "axis", "base", "n_threads", "inplace"),
-    )
-
     def __init__(
         self,
         weight=None,

@@ -1,9 +1,14 @@
 """Replaces torch's cross entropy by xentropy's, for code that one cannot edit."""
 
+import threading
+
 from torch.nn import functional
 
 from ._formula import torch_cross_entropy
 from ._loss import cross_entropy
+
+_lock = threading.Lock()
+_active = []  # patches, in the order in which they began
 
 
 def patch():
@@ -12,11 +17,13 @@ def patch():
     torch.nn.CrossEntropyLoss looks it up at every call, also for existing instances. A name
     bound earlier by ``from torch.nn.functional import cross_entropy`` remains torch's; graphs
     compiled earlier are not changed. Tensors that are not on the CPU go to torch's function.
+    Objects and modes with `__torch_function__`, and torch.fx, are given torch's function.
 
     Returns
     -------
     context manager
-        Its exit restores the function that was there before. The patch holds for all threads.
+        Its exit restores the function that was there before, once those that began later have
+        ended too. The patch holds for all threads.
 
     Examples
     --------
@@ -27,24 +34,34 @@ def patch():
     >>> f"{loss.item():.2e}"
     '2.06e-09'
     """
-    before = functional.cross_entropy
-    functional.cross_entropy = cross_entropy
-    return _Patched(before)
+    return _Patched().__enter__()
 
 
 def unpatch():
-    """Restore torch's own function."""
-    functional.cross_entropy = torch_cross_entropy
+    """Restore torch's own function, whatever patches there are."""
+    with _lock:
+        _active.clear()
+        functional.cross_entropy = torch_cross_entropy
 
 
 class _Patched:
     """Restores the function at the end of a with statement."""
 
-    def __init__(self, before):
-        self._before = before
-
     def __enter__(self):
+        with _lock:
+            if self not in _active:
+                self._before = functional.cross_entropy
+                _active.append(self)
+                functional.cross_entropy = cross_entropy
         return self
 
     def __exit__(self, *error):
-        functional.cross_entropy = self._before
+        with _lock:
+            if self not in _active:
+                return
+            place = _active.index(self)
+            _active.remove(self)
+            if place == len(_active):
+                functional.cross_entropy = self._before
+            elif _active[place]._before is cross_entropy:  # what it found was this patch
+                _active[place]._before = self._before

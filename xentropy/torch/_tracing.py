@@ -10,11 +10,7 @@ import torch
 from torch._decomp import register_decomposition
 from torch.compiler import is_compiling
 from torch.nn import functional
-from torch.overrides import (
-    _get_current_function_mode_stack,
-    _get_overloaded_args,
-    handle_torch_function,
-)
+from torch.overrides import _get_current_function_mode_stack, handle_torch_function
 from torch.utils._device import DeviceContext
 
 from . import _operator  # noqa: F401  the operator is registered
@@ -22,6 +18,7 @@ from ._arrays import BITS16
 from ._formula import torch_cross_entropy
 from ._recorded import elementary, recorded_cross_entropy
 
+PLAIN = torch.Tensor, torch.nn.Parameter
 TENSORS = "input", "target", "weight", "sample_weight"
 
 
@@ -38,8 +35,8 @@ def overridden(function, call):
     if is_compiling():
         return NotImplemented
     tensors = tuple(call[name] for name in TENSORS)
-    modes = _get_current_function_mode_stack()
-    if not _get_overloaded_args(tensors) and all(isinstance(m, DeviceContext) for m in modes):
+    plain = all(t is None or type(t) in PLAIN for t in tensors)
+    if plain and all(isinstance(m, DeviceContext) for m in _get_current_function_mode_stack()):
         return NotImplemented
     defaults = function.__kwdefaults__
     arguments = {k: v for k, v in call.items() if not _is_default(v, defaults.get(k, call))}
