@@ -101,7 +101,9 @@ def cross_entropy(
     torch.func, derivatives of the gradient and gradients in `weight` or `sample_weight` are
     computed by torch's own function, with the options above in torch's operations on top of it.
     In torch.compile, torch.export and under dispatch modes the operators
-    ``torch.ops.xentropy.cross_entropy`` and ``cross_entropy_backward`` are called.
+    ``torch.ops.xentropy.cross_entropy`` and ``cross_entropy_backward`` are called. torch.jit and
+    torch.onnx record torch's own operations, with every option. Objects and modes with
+    `__torch_function__`, torch.fx among them, see the call of this function.
 
     Examples
     --------
