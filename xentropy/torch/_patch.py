@@ -8,7 +8,7 @@ from ._formula import torch_cross_entropy
 from ._loss import cross_entropy
 
 _lock = threading.Lock()
-_active = []  # patches, in the order in which they began
+_active: list["_Patched"] = []  # patches, in the order in which they began
 
 
 def patch():

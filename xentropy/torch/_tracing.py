@@ -68,8 +68,8 @@ def _first_answer(functions, tensors, arguments):
 @register_decomposition(torch.ops.xentropy.cross_entropy.default)
 def decomposed(*args, **kwargs):
     """The operator in those of torch, for an exporter that knows no others: ONNX's."""
-    names = (a.name for a in torch.ops.xentropy.cross_entropy.default._schema.arguments)
-    call = dict(zip(names, args, strict=False), **kwargs)
+    parameters = torch.ops.xentropy.cross_entropy.default._schema.arguments
+    call = dict(zip((p.name for p in parameters), args, strict=False), **kwargs)
     dtype = call["dtype"]
     tensors = tuple(call[name] for name in ("logits", *TENSORS[1:]))
     tensors = tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
