@@ -67,17 +67,27 @@ def _first_answer(functions, tensors, arguments):
 
 @register_decomposition(torch.ops.xentropy.cross_entropy.default)
 def decomposed(*args, **kwargs):
-    """The operator in those of torch, for an exporter that knows no others: ONNX's."""
+    """The operator in those of torch, for an exporter that knows no others: ONNX's.
+
+    An option is a number, or an element of the operator's tensor `numbers`.
+    """
     parameters = torch.ops.xentropy.cross_entropy.default._schema.arguments
     call = dict(zip((p.name for p in parameters), args, strict=False), **kwargs)
     dtype = call["dtype"]
+    if call.get("numbers") is not None:
+        call |= zip(call["names"].split(), call["numbers"].to(dtype).unbind(), strict=True)
     tensors = tuple(call[name] for name in ("logits", *TENSORS[1:]))
     tensors = tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
     tensors = tensors[0] * call["logit_scale"], *tensors[1:]
-    nats = None if call["base"] is None else math.log(call["base"])
-    numbers = call["label_smoothing"] or None, call["z_loss"] or None, nats
+    base = call["base"]
+    nats = base.log() if isinstance(base, torch.Tensor) else base and math.log(base)
+    numbers = _unless_zero(call["label_smoothing"]), _unless_zero(call["z_loss"]), nats
     names = "axis", "ignore_index", "reduction", "normalizer"
     return elementary(tensors, numbers, *(call[name] for name in names))
+
+
+def _unless_zero(number):
+    return number if isinstance(number, torch.Tensor) or number else None
 
 
 def traced(tensors, options):
