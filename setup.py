@@ -127,7 +127,7 @@ def extension(tiers):
     return Extension(
         "xentropy._kernels",
         sources=[BINDINGS, *kernel_sources(tiers)],
-        depends=sorted(glob(f"{KERNELS}/**/*.h", recursive=True) + glob("xentropy/*.pxi")),
+        depends=sorted(glob("xentropy/**/*.h", recursive=True) + glob("xentropy/*.pxi")),
         include_dirs=["xentropy", KERNELS, np.get_include()],
         define_macros=[
             ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),

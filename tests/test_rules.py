@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xentropy" / "kernels"
 KERNELS = sorted(PACKAGE.rglob("*.[hc]*"))
 HEADERS = [path for path in KERNELS if path.suffix == ".h"]
+BINDINGS = sorted(PACKAGE.parent.glob("*.h"))
 CODE = [
     ROOT / "setup.py",
     *sorted((ROOT / "xentropy").glob("**/*.p[xy]*")),
+    *BINDINGS,
     *KERNELS,
     *sorted((ROOT / "tests").glob("**/*.*")),
     *sorted((ROOT / "bench").glob("**/*.*")),
@@ -151,20 +153,23 @@ def test_every_header_compiles_alone(tmp_path):
         pytest.skip(f"no C++ compiler {compiler} here")
     known, machine = settings(), architecture(compiler.split()[-1])
     tier, flags = list(known.TIERS[machine].items())[-1]
-    command = [*compiler.split(), *known.COMMON, *known.KERNEL, *flags, f"-I{PACKAGE}"]
+    folders = [f"-I{PACKAGE}", f"-I{PACKAGE.parent}"]
+    command = [*compiler.split(), *known.COMMON, *known.KERNEL, *flags, *folders]
     command += [f"-DXENTROPY_TIER={tier}", f"-DXENTROPY_TIERS=X({tier})"]
     header = tmp_path / "intrinsics.h"
     header.write_text(f"#include <{INTRINSICS[machine]}>\n")
     subprocess.run([*command, "-x", "c++-header", header, "-o", f"{header}.gch"], check=True)
 
     def fails(path):
-        first = [] if room_of(path.relative_to(PACKAGE).as_posix()) == "driver" else [header]
+        plain = path in BINDINGS or path.parent.name == "driver"
+        first = [] if plain else [header]
         given = [word for each in (*first, path) for word in ("-include", each)]
         check = [*command, *given, "-fsyntax-only", "-x", "c++", os.devnull]
         return subprocess.run(check, capture_output=True, text=True).stderr
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        said = dict(zip(map(name_of, HEADERS), pool.map(fails, HEADERS), strict=True))
+        every = HEADERS + BINDINGS
+        said = dict(zip(map(name_of, every), pool.map(fails, every), strict=True))
     assert_none(f"{name}: {error}" for name, error in said.items() if error)
 
 

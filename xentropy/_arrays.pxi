@@ -7,32 +7,61 @@ cdef enum:
     STACK_BYTES = 8192  # up to here a call's workspace is on the stack
 
 
+# Scratch of a call, and where it comes from. Python's allocator shows it to tracemalloc, for which
+# it may acquire the GIL: what must not wait for Python takes malloc.
 cdef struct Memory:
-    char* scratch  # starts at a cache line
+    PyThreadState* python  # of the thread that has released the GIL, or NULL
+    void* (*allocate)(size_t n_bytes) noexcept nogil
+    void (*deallocate)(void* data) noexcept nogil
+    size_t lacking  # the bytes that could not be had, or 0
+    char* scratch   # starts at a cache line
     char* raw
     char[STACK_BYTES + 64] small
 
 
-cdef inline char* cache_line(char* memory) noexcept:
+cdef inline char* cache_line(char* memory) noexcept nogil:
     """The address rounded up to a cache line."""
     return memory + (64 - <size_t>memory % 64) % 64
 
 
-cdef void* take(Memory* m, size_t results, size_t scratch) except NULL:
-    """Memory for so many bytes of results, followed by scratch; to be released."""
+cdef void* take(Memory* m, size_t results, size_t scratch) noexcept nogil:
+    """Memory for so many bytes of results, followed by scratch; to be released. NULL: none."""
     results = (results + 63) // 64 * 64
     m.raw = NULL
     cdef char* start = m.small
     if results + scratch > STACK_BYTES:
-        m.raw = start = <char*>PyMem_RawMalloc(results + scratch + 64)
+        m.raw = start = <char*>m.allocate(results + scratch + 64)
         if start == NULL:
-            raise MemoryError(f"no memory for {results + scratch} bytes of scratch")
+            m.lacking = results + scratch
+            return NULL
     m.scratch = cache_line(start) + results
     return cache_line(start)
 
 
-cdef inline void release(Memory* m) noexcept:
-    PyMem_RawFree(m.raw)
+cdef inline void release(Memory* m) noexcept nogil:
+    m.deallocate(m.raw)
+
+
+# Up to so many elements (1 us) a call keeps the GIL: another Python thread would hold a released
+# one for 5 ms.
+cdef size_t GIL_ELEMENTS = 1 << 11
+
+
+cdef inline void leave_python(Memory* m, size_t elements) noexcept:
+    """Begin work on so many elements, without the GIL unless it is short."""
+    m.allocate, m.deallocate, m.lacking = PyMem_RawMalloc, PyMem_RawFree, 0
+    m.python = NULL
+    if elements >= GIL_ELEMENTS:
+        m.python = PyEval_SaveThread()
+
+
+cdef inline int back_to_python(Memory* m) except -1:
+    """End it; MemoryError if memory was lacking."""
+    if m.python != NULL:
+        PyEval_RestoreThread(m.python)
+    if m.lacking:
+        raise MemoryError(f"no memory for {m.lacking} bytes of scratch")
+    return 0
 
 
 # --- arrays to layouts -----------------------------------------------------------------
@@ -64,7 +93,7 @@ cdef int code_of(cnp.ndarray array) except -2:
     return code
 
 
-cdef inline bint is_float(int code) noexcept:
+cdef inline bint is_float(int code) noexcept nogil:
     return kF16 <= code <= kF64
 
 
@@ -72,7 +101,7 @@ cdef inline bint is_integer(int code) noexcept:
     return kI8 <= code <= kU64
 
 
-cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept:
+cdef void append_axis(Axes* axes, Py_ssize_t length, Py_ssize_t stride) noexcept nogil:
     """Append an inner dimension, merged with the one before if both are one stride apart."""
     cdef int last = axes.ndim - 1
     # abs() of a Py_ssize_t would go through a Python object: some 20 ns.

@@ -25,7 +25,7 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
             and disjoint(out, grad_output)):
         return None
     # 2. The labels, before anything is written.
-    cdef TargetReport report = inspect(c, s.threads)
+    cdef TargetReport report = inspect_for_python(c, s.threads)
     if (report.bad_row >= 0 or report.non_finite) and not checked:
         return None
     if report.bad_row >= 0:
@@ -41,9 +41,25 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
         losses = empty_rows(logits, <uint64_t>1 << s.class_axis, False, c.float64)
         c.row_loss = cnp.PyArray_DATA(losses)
         c.row_loss_float64 = c.float64
-    cdef double total = run(c, s.threads) / c.terms.divisor
+    cdef double total = run_for_python(c, s.threads) / c.terms.divisor
     loss = total if losses is None else unboxed(losses)
     return (loss, gradient) if with_grad else loss
+
+
+cdef TargetReport inspect_for_python(const CrossEntropyCall* c, int n_threads) except *:
+    cdef Memory memory
+    leave_python(&memory, c.rows)
+    cdef TargetReport report = inspect(c, n_threads, &memory)
+    back_to_python(&memory)
+    return report
+
+
+cdef double run_for_python(const CrossEntropyCall* c, int n_threads) except? -1:
+    cdef Memory memory
+    leave_python(&memory, c.rows * c.terms.classes)
+    cdef double total = run(c, n_threads, &memory)
+    back_to_python(&memory)
+    return total
 
 
 cdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
@@ -183,14 +199,18 @@ cdef void inspect_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
     )
 
 
-cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
-    """The report on all targets, summed in the order of chunks: bits do not depend on threads."""
+cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads, Memory* m) noexcept nogil:
+    """The report on all targets, summed in the order of chunks: bits do not depend on threads.
+
+    It counts only if there was memory, as does the result of `run`.
+    """
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows, n_threads)
-    cdef Memory memory
     cdef TargetReport total
     cdef Py_ssize_t chunk
     total.bad_row, total.weight, total.non_finite = -1, 0, False
-    cdef TargetReport* report = <TargetReport*>take(&memory, p.chunks * sizeof(TargetReport), 0)
+    cdef TargetReport* report = <TargetReport*>take(m, p.chunks * sizeof(TargetReport), 0)
+    if report == NULL:
+        return total
     execute(inspect_chunk, c, &p, report, NULL, 0)
     for chunk in range(p.chunks):
         total.weight += report[chunk].weight
@@ -198,7 +218,7 @@ cdef TargetReport inspect(const CrossEntropyCall* c, int n_threads) except *:
         if report[chunk].bad_row >= 0:
             total.bad_row = report[chunk].bad_row
             break
-    release(&memory)
+    release(m)
     return total
 
 
@@ -209,21 +229,22 @@ cdef void compute_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
     )
 
 
-cdef double run(const CrossEntropyCall* c, int n_threads) except? -1:
+cdef double run(const CrossEntropyCall* c, int n_threads, Memory* m) noexcept nogil:
     """Returns the summed loss; writes the gradient and the rows' losses if c has arrays."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
     cdef size_t team = team_for(c.terms.classes, n_threads)
     if 0 < 2 * c.rows <= team and 2 * c.rows <= parts_of(c[0]):
-        return run_split(c, &p, <int>team)
-    cdef Memory memory
+        return run_split(c, &p, <int>team, m)
     cdef Py_ssize_t chunk
     cdef double total = 0
     cdef size_t each = workspace_bytes(current[0], c[0])
-    cdef double* loss = <double*>take(&memory, p.chunks * sizeof(double), each * p.team)
-    execute(compute_chunk, c, &p, loss, memory.scratch, each)
+    cdef double* loss = <double*>take(m, p.chunks * sizeof(double), each * p.team)
+    if loss == NULL:
+        return 0
+    execute(compute_chunk, c, &p, loss, m.scratch, each)
     for chunk in range(p.chunks):  # in this order: bits do not depend on threads
         total += loss[chunk]
-    release(&memory)
+    release(m)
     return total
 
 
@@ -241,20 +262,21 @@ cdef void compute_part(const void* row_step, const Plan* p, Py_ssize_t part, voi
     run_part(current[0], s.call[0], s.step, s.row, part, <double*>loss, s.scratch)
 
 
-cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except? -1:
+cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team,
+                      Memory* m) noexcept nogil:
     """`run` with the same bits, for fewer rows than half the threads: each row is split."""
     cdef Plan all_parts, whole
-    cdef Memory memory
     cdef Py_ssize_t chunk
     cdef double total = 0
     cdef RowStep s
     cdef size_t workspace = split_workspace_bytes(current[0], c[0])
-    cdef double* loss = <double*>take(&memory, c.rows * sizeof(double), workspace)
-    s.call, s.scratch = c, memory.scratch
+    cdef double* loss = <double*>take(m, c.rows * sizeof(double), workspace)
+    if loss == NULL:
+        return 0
+    s.call, s.scratch = c, m.scratch
     all_parts.rows = all_parts.chunks = parts_of(c[0])
     whole.rows = whole.chunks = whole.team = 1
     all_parts.per_chunk = whole.per_chunk = 1
-    all_parts.keeps_gil = whole.keeps_gil = False
     all_parts.team = <int>min(<size_t>team, <size_t>all_parts.chunks)
     for s.row in range(<Py_ssize_t>c.rows):
         s.step = Step.kExps
@@ -266,5 +288,5 @@ cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team) except
             execute(compute_part, &s, &all_parts, loss, NULL, 0)
     for chunk in range(p.chunks):
         total += finish_rows(c[0], begin(p, chunk), end(p, chunk), loss)
-    release(&memory)
+    release(m)
     return total

@@ -18,6 +18,7 @@ cimport numpy as cnp
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.math cimport INFINITY, NAN, isfinite, isnan, log
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp, strcpy
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
@@ -32,6 +33,9 @@ cnp.import_array()
 cdef extern from "Python.h":
     double PyFloat_AS_DOUBLE(object)
     long long PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
+    ctypedef struct PyThreadState
+    PyThreadState* PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState*)
 
 cdef extern from "numpy/arrayobject.h":
     PyObject* PyArray_HANDLER(cnp.ndarray)
@@ -237,3 +241,4 @@ include "_results.pxi"
 include "_options.pxi"
 include "_cross_entropy.pxi"
 include "_softmax.pxi"
+include "_xla.pxi"

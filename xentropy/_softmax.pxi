@@ -99,7 +99,8 @@ cdef int run_softmax(const SoftmaxCall* c, int n_threads) except -1:
     cdef Plan p = plan(c.rows, c.classes, c.rows * c.classes, n_threads)
     cdef Memory memory
     cdef size_t each = workspace_bytes(current[0], c[0])
-    take(&memory, 0, each * p.team)
-    execute(normalize_chunk, c, &p, NULL, memory.scratch, each)
-    release(&memory)
-    return 0
+    leave_python(&memory, c.rows * c.classes)
+    if take(&memory, 0, each * p.team) != NULL:
+        execute(normalize_chunk, c, &p, NULL, memory.scratch, each)
+        release(&memory)
+    return back_to_python(&memory)

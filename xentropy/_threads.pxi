@@ -49,7 +49,7 @@ def get_num_threads():
     return default_threads()
 
 
-cdef int default_threads() noexcept:
+cdef int default_threads() noexcept nogil:
     if after_fork:
         return 1
     return load_int(&requested_threads) or min(
@@ -102,12 +102,12 @@ def _account(double saved):
     return in_debt()
 
 
-cdef inline bint in_debt() noexcept:
+cdef inline bint in_debt() noexcept nogil:
     cdef double until = load(&serial_until)
     return until > 0 and openmp.omp_get_wtime() < until
 
 
-cdef size_t team_for(size_t elements, int asked) noexcept:
+cdef size_t team_for(size_t elements, int asked) noexcept nogil:
     """The most threads that may share the work on so many elements; `asked` is 0 for None."""
     if elements < PARALLEL_ELEMENTS or after_fork:
         return 1
@@ -118,27 +118,20 @@ cdef size_t team_for(size_t elements, int asked) noexcept:
 
 # --- chunks ----------------------------------------------------------------------------
 
-# Up to so many elements (1 us) a call keeps the GIL: another Python thread would hold a released
-# one for 5 ms.
-cdef size_t GIL_ELEMENTS = 1 << 11
-
-
 cdef struct Plan:
     Py_ssize_t rows
     Py_ssize_t per_chunk
     Py_ssize_t chunks
     int team
-    bint keeps_gil
 
 
-cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept:
+cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept nogil:
     """How a batch is cut into chunks, and how many threads share its elements."""
     cdef Plan p
     p.rows = rows
     p.per_chunk = chunk_rows(rows, classes)
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
     p.team = <int>min(team_for(elements, asked), <size_t>p.chunks)
-    p.keeps_gil = elements < GIL_ELEMENTS
     return p
 
 
@@ -208,16 +201,12 @@ cdef void run_serial(Job* job) noexcept nogil:
 
 
 cdef void execute(Work work, const void* call, const Plan* p, void* results, char* scratch,
-                  size_t each) noexcept:
-    """Do all chunks of the plan, without the GIL unless the call is short."""
+                  size_t each) noexcept nogil:
+    """Do all chunks of the plan."""
     cdef Job job
     job.work, job.call, job.p, job.results = work, call, p, results
     job.scratch, job.each, job.next = scratch, each, 0
-    if p.keeps_gil:
+    if p.team > 1:
+        run_parallel(&job)
+    else:
         run_serial(&job)
-        return
-    with nogil:
-        if p.team > 1:
-            run_parallel(&job)
-        else:
-            run_serial(&job)

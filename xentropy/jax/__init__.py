@@ -1,9 +1,9 @@
 r"""Softmax cross-entropy for JAX on the CPU, with optax's names, arguments and results.
 
-The kernels are called through XLA's foreign function interface, on XLA's own memory: neither
-arguments nor results are copied, for some 15 us a call (`python -m bench.fronts --front jax`).
-Nothing is compiled for it, and JAX is needed only here. `jax.pure_callback` would copy every
-result, cost 100 us a call, and can deadlock on arrays that JAX has yet to copy (jax-ml/jax#24255).
+XLA calls the kernels through its foreign function interface, in machine code and on its own memory:
+neither arguments nor results are copied, and no call needs the interpreter, so that signals, exits
+and deep stacks are as with JAX's own operations. `jax.pure_callback` would copy every result, cost
+100 us a call, and can deadlock on arrays that JAX has yet to copy (jax-ml/jax#24255).
 
 The loss is one call, which reads the logits; the gradient another, which reads them and writes
 the gradient, already multiplied by the upstream gradient: 12 bytes an element in float32 for both,
@@ -14,6 +14,16 @@ On other devices, and for arguments that the kernels do not support (element-wis
 be broadcast, other dtypes), the functions are optax's. Reverse mode may be nested; forward mode
 (`jax.jvp`, `jax.jacfwd`) raises JAX's TypeError. A batch that is sharded over devices belongs into
 `jax.shard_map`: XLA does not know that it could split the call.
+
+A program that `jax.export` saves contains the names of the kernels, `ffi_targets`. JAX's list of
+names that stay has its own alone, so it has to be told that these do; and the process that loads
+the program imports xentropy.jax first:
+
+>>> from jax import export
+>>> checks = [export.DisabledSafetyCheck.custom_call(name) for name in ffi_targets]
+>>> step = jax.jit(lambda x, y: softmax_cross_entropy_with_integer_labels(x, y).mean())
+>>> shapes = jax.ShapeDtypeStruct((2, 3), "float32"), jax.ShapeDtypeStruct((2,), "int32")
+>>> saved = export.export(step, disabled_checks=checks)(*shapes).serialize()
 """
 
 try:
@@ -25,5 +35,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 from ._loss import softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
+from ._primitives import ffi_targets
 
-__all__ = ["softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"]
+__all__ = ["ffi_targets", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels"]

@@ -1,14 +1,13 @@
 """The losses of rows and their gradient as functions of XLA, with their derivatives."""
 
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import _api
-from ._xla import register
+from .._kernels import xla_handlers
 
 IGNORED = -1  # the label of a row that does not count
 
@@ -63,7 +62,6 @@ _gradient.defvjp(_gradient_forward, _gradient_backward)
 
 def _on_cpu(name, formula, axis, *operands):
     """The kernel if the computation runs on a CPU, else the formula."""
-    _register()
     formula = partial(formula, axis)
     # The formula determines the result's type, and over which axes of a mesh it varies.
     result = jax.eval_shape(formula, *operands)
@@ -85,28 +83,16 @@ def _gradient_formula(axis, logits, target, upstream):
     return jax.vjp(lambda x: _formula(axis, x, target), logits)[1](upstream)[0]
 
 
-def _losses_kernel(axis, inputs, results):
-    logits, target = inputs
-    results[0][...] = _api.cross_entropy(
-        logits, target, axis=axis, ignore_index=IGNORED, reduction="none"
-    )
-
-
-def _gradient_kernel(axis, inputs, results):
-    logits, target, upstream = inputs
-    _api.cross_entropy_with_grad(
-        logits,
-        target,
-        axis=axis,
-        ignore_index=IGNORED,
-        reduction="none",
-        grad_output=upstream,
-        out=results[0],
-    )
-
-
-@cache
 def _register():
-    """At the first call: an error while JAX starts would leave it without its CPU backend."""
-    register("xentropy_losses", _losses_kernel)
-    register("xentropy_gradient", _gradient_kernel)
+    """The kernels as targets of XLA's foreign function interface; returns their names.
+
+    JAX keeps them until it starts, so this does not start it; an XLA that does not take them raises
+    its error then, and names them. Once more is no error.
+    """
+    handlers = xla_handlers()
+    for name, handler in handlers.items():
+        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    return tuple(handlers)
+
+
+ffi_targets = _register()
