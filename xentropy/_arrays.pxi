@@ -32,6 +32,9 @@ cdef void* take(Memory* m, size_t results, size_t scratch) noexcept nogil:
     if results + scratch > STACK_BYTES:
         m.raw = start = <char*>m.allocate(results + scratch + 64)
         if start == NULL:
+            release_kept_pages()
+            m.raw = start = <char*>m.allocate(results + scratch + 64)
+        if start == NULL:
             m.lacking = results + scratch
             return NULL
     m.scratch = cache_line(start) + results

@@ -1,16 +1,14 @@
 # Arrays for results. Part of _kernels.pyx.
 
 cdef extern from "kernels/driver/pages.h" namespace "xentropy" nogil:
+    bint pages_serve(size_t n_bytes)
     void* allocate_pages(size_t n_bytes)
     void free_pages(void* data)
-    bint pages_supported()
+    void release_kept_pages()
     size_t pages_size(const void* data)
     bint pages_reused(const void* data)
-    void set_page_reuse(bint keep)
 
-# From this size on malloc returns freed memory to the system at once, and the next result would be
-# untouched pages (pages.cpp). Smaller blocks it reuses itself.
-cdef Py_ssize_t PAGES_BYTES = 32 << 20
+cdef bint keeps_results = os.environ.get("XENTROPY_KEEP_RESULT") != "0"
 
 # NumPy's interface for allocators: arrays own their memory, and resize() works, as usual.
 
@@ -47,20 +45,28 @@ pages_handler.allocator.calloc = pages_calloc
 pages_handler.allocator.realloc = pages_realloc
 pages_handler.allocator.free = pages_free
 cdef object pages_capsule = PyCapsule_New(&pages_handler, "mem_handler", NULL)
-set_page_reuse(os.environ.get("XENTROPY_KEEP_RESULT") != "0")
 
 
 cdef cnp.ndarray fresh(cnp.ndarray like):
     """An uninitialised result: shape, dtype and memory order of `like`, native bytes."""
-    if not pages_supported() or cnp.PyArray_NBYTES(like) < PAGES_BYTES:
-        return empty_like(like)
-    theirs = cnp.PyDataMem_SetHandler(pages_capsule)
+    theirs = set_pages_handler(cnp.PyArray_NBYTES(like))
     try:
-        if not is_default(theirs):  # the user has set an allocator
-            cnp.PyDataMem_SetHandler(theirs)
         return empty_like(like)
     finally:
-        cnp.PyDataMem_SetHandler(theirs)
+        if theirs is not None:
+            cnp.PyDataMem_SetHandler(theirs)
+
+
+cdef object set_pages_handler(size_t n_bytes):
+    """Let NumPy allocate the next array on our pages; the handler to restore, or None.
+
+    None if there is nothing to gain, or if the user has set an allocator.
+    """
+    if not keeps_results or not pages_serve(n_bytes):
+        return None
+    if not is_default(cnp.PyDataMem_GetHandler()):
+        return None
+    return cnp.PyDataMem_SetHandler(pages_capsule)
 
 
 cdef bint is_default(object handler) except -1:
@@ -74,6 +80,10 @@ cdef bint is_default(object handler) except -1:
 # system zeroes on first touch, so that they are in cache.
 cdef Py_ssize_t STREAM_BYTES = 4 << 20
 
+# From this size on malloc always returns freed memory to the system, so that what it gives is
+# untouched.
+cdef Py_ssize_t UNTOUCHED_BYTES = 32 << 20
+
 
 cdef bint past_caches(cnp.ndarray result, cnp.ndarray x, bint given) except -1:
     """Is the result to be written past the caches? Not in place, nor if it fits into them."""
@@ -84,11 +94,9 @@ cdef bint past_caches(cnp.ndarray result, cnp.ndarray x, bint given) except -1:
 
 cdef bint is_untouched(cnp.ndarray result) except -1:
     """Is a fresh result on pages that the system has yet to provide?"""
-    if cnp.PyArray_NBYTES(result) < PAGES_BYTES:
-        return False
-    if PyArray_HANDLER(result) != <PyObject*>pages_capsule:
-        return True
-    return not pages_reused(cnp.PyArray_DATA(result))
+    if PyArray_HANDLER(result) == <PyObject*>pages_capsule:
+        return not pages_reused(cnp.PyArray_DATA(result))
+    return cnp.PyArray_NBYTES(result) >= UNTOUCHED_BYTES
 
 
 cdef cnp.ndarray empty_like(cnp.ndarray like):
@@ -103,11 +111,18 @@ cdef cnp.ndarray empty_rows(cnp.ndarray x, uint64_t class_axes, bint keepdims, b
     """An uninitialised array for one value per row, in C order."""
     cdef cnp.npy_intp[64] shape
     cdef int d, ndim = 0
+    cdef size_t n_bytes = 8 if float64 else 4
     for d in range(cnp.PyArray_NDIM(x)):
         if keepdims or not class_axes >> d & 1:
             shape[ndim] = 1 if class_axes >> d & 1 else cnp.PyArray_DIM(x, d)
+            n_bytes *= shape[ndim]
             ndim += 1
-    return cnp.PyArray_EMPTY(ndim, shape, cnp.NPY_DOUBLE if float64 else cnp.NPY_FLOAT, 0)
+    theirs = set_pages_handler(n_bytes)
+    try:
+        return cnp.PyArray_EMPTY(ndim, shape, cnp.NPY_DOUBLE if float64 else cnp.NPY_FLOAT, 0)
+    finally:
+        if theirs is not None:
+            cnp.PyDataMem_SetHandler(theirs)
 
 
 cdef object unboxed(cnp.ndarray array):

@@ -325,22 +325,26 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   return check_softmax<S>(tier, report, softmax) && good;
 }
 
-// Threads allocate, write and free blocks of pages of two alternating sizes.
+// Threads allocate, write and free blocks of every shelf; nobody else writes to one meanwhile.
 void exercise_pages() {
-  if (!pages_supported()) return;
-  const auto loop = [](size_t thread) {
-    for (size_t i = 0; i < 50; ++i) {
-      const size_t bytes = (64 << 10) * (1 + (i + thread) % 2);
+  const size_t sizes[] = {64 << 10, 100 << 10, 70 << 10, 3 << 20, 5 << 20, 33 << 20};
+  const auto loop = [&sizes](size_t thread) {
+    for (size_t i = 0; i < 300; ++i) {
+      const size_t bytes = sizes[(i * (thread + 1)) % 6];
+      if (!pages_serve(bytes)) continue;
       char* data = static_cast<char*>(allocate_pages(bytes));
-      if (!data || pages_size(data) != bytes) abort();
-      if (pages_reused(data) && data[bytes - 1] != 0 && data[bytes - 1] != 7) abort();
-      std::memset(data, 7, bytes);
+      if (!data || uintptr_t(data) % 64 || pages_size(data) < bytes) abort();
+      if (pages_reused(data) && pages_size(data) > bytes + bytes / 4) abort();
+      data[0] = data[bytes - 1] = char(thread);
+      if (i % 50 == 49) release_kept_pages();
+      if (data[0] != char(thread) || data[bytes - 1] != char(thread)) abort();
       free_pages(data);
     }
   };
   std::vector<std::thread> team;
   for (size_t t = 0; t < kThreads; ++t) team.emplace_back(loop, t);
   for (std::thread& t : team) t.join();
+  release_kept_pages();
 }
 
 }  // namespace

@@ -1,9 +1,6 @@
-"""Large results: NumPy's own arrays in every respect, on pages that are used again."""
+"""Results of 64 KB and more: NumPy's own arrays in every respect, on memory that is used again."""
 
 import ctypes
-import os
-import subprocess
-import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,17 +11,18 @@ from helpers.support import assert_bits, make_logits
 
 import xentropy as xe
 
-SHAPE = 16, 600_000  # 38 MB: above the size from which memory is kept
+# One for each shelf of pages.cpp: 0.1, 2, 8 and 38 MB.
+SHAPES = (16, 1_600), (16, 32_000), (16, 125_000), (16, 600_000)
 SMAPS = Path("/proc/self/smaps")
 MIB = 1 << 20
 
 linux = pytest.mark.skipif(not SMAPS.exists(), reason="pages are kept on Linux alone")
 
 
-@pytest.fixture(scope="module")
-def case():
-    x = make_logits(SHAPE)
-    target = np.arange(SHAPE[0])
+@pytest.fixture(scope="module", params=SHAPES, ids=str)
+def case(request):
+    x = make_logits(request.param)
+    target = np.arange(len(x))
     out = np.empty_like(x)
     xe.cross_entropy_with_grad(x, target, out=out)
     return x, target, out
@@ -32,12 +30,6 @@ def case():
 
 def gradient(case):
     return xe.cross_entropy_with_grad(*case[:2])[1]
-
-
-def kept_bytes():
-    """What the process holds without using it: the system may take it at any time."""
-    lines = SMAPS.read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("LazyFree:")) << 10
 
 
 def test_a_fresh_result_is_an_array_like_any_other(case):
@@ -52,7 +44,6 @@ def test_a_fresh_result_is_an_array_like_any_other(case):
     assert own.ctypes.data % (2 * MIB) != 0
 
 
-@linux
 def test_the_memory_of_a_freed_result_serves_the_next_of_its_size(case):
     first = gradient(case)
     second = gradient(case)
@@ -67,27 +58,15 @@ def test_the_memory_of_a_freed_result_serves_the_next_of_its_size(case):
     assert not np.may_share_memory(probabilities, third)
 
 
-@linux
-def test_one_block_is_kept_and_the_system_may_take_it(case):
-    several = [gradient(case) for _ in range(4)]
-    n_bytes = several[0].nbytes
-    several.clear()
-    assert n_bytes / 2 <= kept_bytes() <= n_bytes + MIB
-    gradient((case[0][:15], case[1][:15]))  # of another size: unmaps what was kept
-    assert kept_bytes() <= n_bytes * 15 / 16 + MIB
-    held = gradient((case[0][:15], case[1][:15]))
-    assert kept_bytes() <= MIB
-    del held
-
-
 def test_resize_keeps_the_elements(case):
     grad = gradient(case)
-    grad.resize((SHAPE[0] + 1, SHAPE[1]))
+    grad.resize((len(grad) + 1, grad.shape[1]))
     assert_bits(grad[:-1], case[2])
     assert (grad[-1] == 0).all()
     grad.resize((3, 4))
     assert_bits(grad, case[2].reshape(-1)[:12].reshape(3, 4))
     assert grad.flags.owndata
+    assert_bits(gradient(case), case[2])
 
 
 def test_a_view_keeps_the_memory_alive(case):
@@ -120,33 +99,6 @@ def test_threads_do_not_share_a_result(case):
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(run, range(8)))
-
-
-PROGRAM = """
-import numpy as np, xentropy as xe
-x = np.zeros((16, 600_000), np.float32)
-places = set()
-for _ in range(3):
-    grad = xe.softmax(x, axis=1)
-    assert grad.flags.owndata and (grad == np.float32(1 / 600_000)).all()
-    del grad
-lazy = sum(int(s.split()[1]) for s in open("/proc/self/smaps") if s.startswith("LazyFree:"))
-print(lazy >> 10)
-"""
-
-
-@linux
-@pytest.mark.parametrize(("value", "kept"), [(None, True), ("1", True), ("0", False)])
-def test_keeping_can_be_switched_off(value, kept):
-    environment = {k: v for k, v in os.environ.items() if k != "XENTROPY_KEEP_RESULT"}
-    if value is not None:
-        environment["XENTROPY_KEEP_RESULT"] = value
-    command = [sys.executable, "-c", PROGRAM]
-    mib = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout
-    assert (int(mib) > 18) == kept
-    assert int(mib) < 38
 
 
 def test_no_memory_is_a_memory_error():

@@ -1,51 +1,98 @@
-// Memory for large results.
+// Memory for results.
 //
 // The first access to a page costs more than the kernel, because the system allocates and zeroes it
 // (measured on one thread: 0.29e9 elements/s with pages of 4 KB, 1.0e9 with huge pages, 2.3e9 with
 // pages that are already mapped). From 32 MB on malloc returns freed memory to the system at once,
-// so that a loop pays this cost in every step. Therefore:
+// so that a loop pays this cost in every step. Below, it depends on the C library, on what is next
+// to the block, and on MALLOC_TRIM_THRESHOLD_, which Dask sets. Therefore freed blocks are kept:
 //
-//   1. a block is mapped at a multiple of 2 MB: whole huge pages first, no byte beyond the block;
-//   2. at most one freed block, the last, is kept for the next result of the same size. It is
-//      marked with MADV_FREE: the system counts its pages as available and reclaims them whenever
-//      it needs memory; until then their contents are unchanged;
-//   3. a request of another size unmaps it.
+//   1. On shelves by size, of a few places each: this bounds what an idle process holds.
+//   2. A freed block takes the first place of its shelf, the one that was there the second, and so
+//      on until a place was empty. What leaves the last place, the oldest, is given back.
+//   3. A request takes the first block of its shelf that is large enough and at most a quarter too
+//      large, so that batches of varying length reuse each other's. If there is none, the oldest is
+//      given back before memory is requested.
+//   4. Below 4 MB a block is from malloc: many of them may be alive, and a mapping each could be
+//      more than the system allows a process. From 4 MB on it is a mapping of its own at a multiple
+//      of 2 MB: whole huge pages first, no byte beyond the block.
+//   5. The huge pages of a kept block are marked with MADV_FREE: the system counts them as
+//      available and reclaims them whenever it needs memory; until then their contents are
+//      unchanged. That costs 3 us at 4 MB, 14 at 64 MB. Of small pages it would be 10 us per MB,
+//      and twice the time to write to them, half of the kernel's: what has no huge pages is not
+//      marked.
+//   6. If the system refuses memory, all that is kept is given back, and it is asked once more.
+//
+// So a process holds at most 8 x 1 + 4 x 4 MB of blocks from malloc and 5 x 2 MB behind the huge
+// pages: 34 MB that are not marked. There are no locks: a place is emptied and filled by one atomic
+// exchange, and a block's header belongs to whoever has taken it. A fork in between costs the child
+// one block.
 #include "driver/pages.h"
 
-#if defined(__linux__)
 #include <stdint.h>
+#include <stdlib.h>
+
+#if defined(__linux__)
 #include <sys/mman.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(data, size)
+#define ASAN_UNPOISON_MEMORY_REGION(data, size)
 #endif
 
 namespace xentropy {
 
-#if defined(__linux__) && defined(MADV_FREE)
-
 namespace {
 
-constexpr size_t kHugePage = size_t(2) << 20;
-constexpr size_t kAlign = size_t(64) << 10;  // the largest base page size of Linux
+#if defined(__linux__) && defined(MADV_FREE)
+constexpr bool kMaps = true;
+#else
+constexpr bool kMaps = false;  // only blocks from malloc are kept
+#endif
 
-struct Header {
-  size_t size;  // of the data
+constexpr size_t KB = 1024, MB = 1024 * KB;
+constexpr size_t kMapped = 4 * MB;  // from here on a block is a mapping
+constexpr size_t kAlign = 64 * KB;  // the largest base page size of Linux
+constexpr size_t kLine = 64;
+
+struct Header {  // in the cache line before the data
+  char* start;   // of the memory that malloc or the system has returned
+  size_t size;   // of the data
   bool reused;
 };
 
-// The block that is kept, or null. Threads take it and replace it by one atomic exchange.
-char* kept = nullptr;
-bool keeps = true;
+struct Shelf {
+  size_t from;  // the smallest block that belongs here
+  int places;
+  char* kept[8];  // data of blocks, the last freed first, or null
+};
+
+Shelf shelves[] = {{64 * KB, 8, {}}, {1 * MB, 4, {}}, {kMapped, 4, {}}, {32 * MB, 1, {}}};
+
+// Null for blocks that are not worth keeping.
+Shelf* shelf_of(size_t bytes) {
+  Shelf* found = nullptr;
+  for (Shelf& shelf : shelves)
+    if (bytes >= shelf.from) found = &shelf;
+  return found;
+}
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 Header* header_of(const void* data) {
-  return reinterpret_cast<Header*>(static_cast<char*>(const_cast<void*>(data)) - kAlign);
+  return reinterpret_cast<Header*>(static_cast<char*>(const_cast<void*>(data)) - kLine);
 }
 
-char* exchange(char* block) { return __atomic_exchange_n(&kept, block, __ATOMIC_ACQ_REL); }
-
-void unmap(char* data) {
-  if (data) munmap(data - kAlign, header_of(data)->size + kAlign);
+char* exchange(char** place, char* data) {
+  return __atomic_exchange_n(place, data, __ATOMIC_ACQ_REL);
 }
+
+// --- memory from the system ---
+
+#if defined(__linux__) && defined(MADV_FREE)
+
+constexpr size_t kHugePage = 2 * MB;
 
 // Maps `size` bytes at a multiple of kHugePage; the header is in the kAlign bytes before.
 char* map(size_t size) {
@@ -60,46 +107,102 @@ char* map(size_t size) {
   // If the advice is refused, only speed is lost. The last, partial huge page is excluded, because
   // it would be more memory than requested.
   madvise(data, size / kHugePage * kHugePage, MADV_HUGEPAGE);
+  *header_of(data) = {first, size, false};
   return data;
+}
+
+void unmap(const Header& block) { munmap(block.start, block.size + kAlign); }
+
+bool mark(char* data, size_t size) {
+  return madvise(data, size / kHugePage * kHugePage, MADV_FREE) == 0;
+}
+
+#else
+
+char* map(size_t) { return nullptr; }
+void unmap(const Header&) {}
+bool mark(char*, size_t) { return false; }
+
+#endif
+
+char* from_malloc(size_t size) {
+  char* start = static_cast<char*>(malloc(size + 2 * kLine));
+  if (!start) return nullptr;
+  char* data = reinterpret_cast<char*>(round_up(uintptr_t(start) + kLine, kLine));
+  *header_of(data) = {start, size, false};
+  return data;
+}
+
+bool is_mapped(size_t size) { return kMaps && size >= kMapped; }
+
+char* create(size_t size) { return is_mapped(size) ? map(size) : from_malloc(size); }
+
+void destroy(char* data) {
+  if (!data) return;
+  const Header block = *header_of(data);
+  ASAN_UNPOISON_MEMORY_REGION(data, block.size);
+  if (is_mapped(block.size))
+    unmap(block);
+  else
+    free(block.start);
+}
+
+// --- the shelves ---
+
+// Puts a block into the first place, and what was there into the next.
+void keep(Shelf* shelf, char* data) {
+  for (int i = 0; i < shelf->places && data; ++i) data = exchange(&shelf->kept[i], data);
+  destroy(data);
+}
+
+// A kept block of `size` bytes or somewhat more, or null.
+char* take(Shelf* shelf, size_t size) {
+  for (int i = 0; i < shelf->places; ++i) {
+    char* data = exchange(&shelf->kept[i], nullptr);
+    if (!data) continue;
+    const size_t found = pages_size(data);
+    if (found >= size && found - size <= size / 4) return data;
+    data = exchange(&shelf->kept[i], data);  // back; another thread may have filled the place
+    if (data) keep(shelf, data);
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-bool pages_supported() { return true; }
+bool pages_serve(size_t bytes) { return shelf_of(bytes) && (kMaps || bytes < kMapped); }
 size_t pages_size(const void* data) { return header_of(data)->size; }
 bool pages_reused(const void* data) { return header_of(data)->reused; }
-void set_page_reuse(bool keep) { keeps = keep; }
 
 void* allocate_pages(size_t bytes) {
   if (bytes > SIZE_MAX / 2) return nullptr;
-  const size_t size = round_up(bytes ? bytes : 1, kAlign);
-  char* data = exchange(nullptr);
-  if (data && pages_size(data) == size) {
+  const size_t size = is_mapped(bytes) ? round_up(bytes, kAlign) : bytes;
+  Shelf* shelf = shelf_of(size);
+  char* data = shelf ? take(shelf, size) : nullptr;
+  if (data) {
+    ASAN_UNPOISON_MEMORY_REGION(data, pages_size(data));
     header_of(data)->reused = true;
     return data;
   }
-  unmap(data);
-  data = map(size);
-  if (data) *header_of(data) = {size, false};
-  return data;
+  if (shelf) destroy(exchange(&shelf->kept[shelf->places - 1], nullptr));
+  data = create(size);
+  if (data) return data;
+  release_kept_pages();
+  return create(size);
 }
 
 void free_pages(void* memory) {
   char* data = static_cast<char*>(memory);
   if (!data) return;
-  if (keeps && madvise(data, pages_size(data), MADV_FREE) == 0) data = exchange(data);
-  unmap(data);
+  const size_t size = pages_size(data);
+  if (!pages_serve(size) || (is_mapped(size) && !mark(data, size))) return destroy(data);
+  ASAN_POISON_MEMORY_REGION(data, size);
+  keep(shelf_of(size), data);
 }
 
-#else
-
-bool pages_supported() { return false; }
-size_t pages_size(const void*) { return 0; }
-bool pages_reused(const void*) { return false; }
-void set_page_reuse(bool) {}
-void* allocate_pages(size_t) { return nullptr; }
-void free_pages(void*) {}
-
-#endif
+void release_kept_pages() {
+  for (Shelf& shelf : shelves)
+    for (char*& place : shelf.kept) destroy(exchange(&place, nullptr));
+}
 
 }  // namespace xentropy

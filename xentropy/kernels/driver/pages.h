@@ -1,16 +1,18 @@
-// Memory for large results: huge pages, and reuse of the last freed block.
+// Memory for results of 64 KB and more: huge pages, and reuse of freed blocks.
 #pragma once
 #include <stddef.h>
 
 namespace xentropy {
 
-// Null if the system has no memory left, or if pages_supported() is false.
+// Whether results of so many bytes are better off here than with malloc.
+bool pages_serve(size_t bytes);
+
+// At a multiple of 64 bytes. Null if the system has no memory left.
 void* allocate_pages(size_t bytes);
 void free_pages(void* data);
+void release_kept_pages();  // gives all that is kept back to the system
 
-bool pages_supported();
 size_t pages_size(const void* data);  // bytes, at least as many as requested
 bool pages_reused(const void* data);  // its pages were written before: no page faults
-void set_page_reuse(bool keep);       // whether free_pages keeps a block; initially true
 
 }  // namespace xentropy
