@@ -10,7 +10,7 @@ error, and the call is repeated, marked as checked.
 
 Thread safety does not depend on the GIL. Shared state is either set once, at import (tiers,
 tables, NumPy's memory handler), or read and written atomically (numbers of threads, their debt, the
-block of memory that pages.cpp keeps); `after_fork` is set while a child has one thread only.
+blocks of memory that pages.cpp keeps); `after_fork` is set while a child has one thread only.
 """
 
 cimport cython
