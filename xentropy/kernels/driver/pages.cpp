@@ -10,22 +10,24 @@
 //   2. A freed block takes the first place of its shelf, the one that was there the second, and so
 //      on until a place was empty. What leaves the last place, the oldest, is given back.
 //   3. A request takes the first block of its shelf that is large enough and at most a quarter too
-//      large, so that batches of varying length reuse each other's. If there is none, the oldest is
-//      given back before memory is requested.
-//   4. Below 4 MB a block is from malloc: many of them may be alive, and a mapping each could be
-//      more than the system allows a process. From 4 MB on it is a mapping of its own at a multiple
-//      of 2 MB: whole huge pages first, no byte beyond the block.
+//      large, so that batches of varying length reuse each other's. If there is none, the last
+//      place is emptied before memory is requested.
+//   4. Below 4 MB a block is from malloc: many results may be alive, and the number of mappings of
+//      a process is limited. From 4 MB on a block is a mapping of its own at a multiple of 2 MB:
+//      whole huge pages first, no byte beyond the block.
 //   5. The huge pages of a kept block are marked with MADV_FREE: the system counts them as
 //      available and reclaims them whenever it needs memory; until then their contents are
-//      unchanged. That costs 3 us at 4 MB, 14 at 64 MB. Of small pages it would be 10 us per MB,
-//      and twice the time to write to them, half of the kernel's: what has no huge pages is not
-//      marked.
+//      unchanged. That costs 3 us at 4 MB, 14 us at 64 MB. Pages of 4 KB are not marked: it would
+//      be 10 us per MB, and as much again for the next writes, together half of the kernel's time.
+//      Where the system refuses the mark (old ones, sandboxes, locked memory), blocks of 4 MB and
+//      more are left to malloc.
 //   6. If the system refuses memory, all that is kept is given back, and it is asked once more.
 //
-// So a process holds at most 8 x 1 + 4 x 4 MB of blocks from malloc and 5 x 2 MB behind the huge
-// pages: 34 MB that are not marked. There are no locks: a place is emptied and filled by one atomic
-// exchange, and a block's header belongs to whoever has taken it. A fork in between costs the child
-// one block.
+// So a process keeps at most 8 x 1 + 4 x 4 MB from malloc and 5 x 2 MB behind huge pages, 34 MB,
+// that are not marked; marked are 4 x 32 MB and one larger block at most.
+//
+// There are no locks: a place is emptied and filled by one atomic exchange, and a block's header
+// belongs to whoever has taken it. A fork in between costs the child one block.
 #include "driver/pages.h"
 
 #include <stdint.h>
@@ -77,6 +79,8 @@ Shelf* shelf_of(size_t bytes) {
     if (bytes >= shelf.from) found = &shelf;
   return found;
 }
+
+bool marks = kMaps;  // until the system refuses
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -170,7 +174,10 @@ char* take(Shelf* shelf, size_t size) {
 
 }  // namespace
 
-bool pages_serve(size_t bytes) { return shelf_of(bytes) && (kMaps || bytes < kMapped); }
+bool pages_serve(size_t bytes) {
+  return shelf_of(bytes) && (bytes < kMapped || __atomic_load_n(&marks, __ATOMIC_RELAXED));
+}
+
 size_t pages_size(const void* data) { return header_of(data)->size; }
 bool pages_reused(const void* data) { return header_of(data)->reused; }
 
@@ -195,9 +202,14 @@ void free_pages(void* memory) {
   char* data = static_cast<char*>(memory);
   if (!data) return;
   const size_t size = pages_size(data);
-  if (!pages_serve(size) || (is_mapped(size) && !mark(data, size))) return destroy(data);
+  Shelf* shelf = shelf_of(size);
+  if (!shelf) return destroy(data);
+  if (size >= kMapped && !mark(data, size)) {
+    __atomic_store_n(&marks, false, __ATOMIC_RELAXED);
+    return destroy(data);
+  }
   ASAN_POISON_MEMORY_REGION(data, size);
-  keep(shelf_of(size), data);
+  keep(shelf, data);
 }
 
 void release_kept_pages() {
