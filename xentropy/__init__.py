@@ -13,7 +13,8 @@ except ImportError as error:
 
 from ._api import cross_entropy, cross_entropy_with_grad, kl_divergence
 from ._config import __version__, get_num_threads, set_num_threads, show_config
-from ._softmax import entropy, log_softmax, logsumexp, softmax
+from ._logsumexp import logsumexp
+from ._softmax import entropy, log_softmax, softmax
 
 __all__ = [
     "__version__",

@@ -45,28 +45,6 @@ def log_softmax(x, axis=None, *, out=None, n_threads=None):
     return _elementwise("log_softmax", x, axis, out, n_threads) if result is None else result
 
 
-def logsumexp(x, axis=None, *, keepdims=False, n_threads=None):
-    r"""Log-sum-exp, :math:`\ln \sum_c e^{x_c}`, as `scipy.special.logsumexp`.
-
-    Parameters
-    ----------
-    x, axis, n_threads
-        As for `softmax`.
-    keepdims : bool, default False
-        Keep the reduced axes, with length 1.
-
-    Returns
-    -------
-    ndarray or scalar
-        float32, or float64 for float64 and integer `x`, in nats. -inf for nothing but -inf
-        and for no elements at all; inf if there is a +inf; nan if there is a nan.
-    """
-    keepdims = _check.flag(keepdims, "keepdims")
-    arguments = "logsumexp", x, axis, keepdims, None, -math.inf, n_threads
-    values = _kernels.reduce_rows(*arguments)
-    return reduced(*arguments) if values is None else values
-
-
 def entropy(logits, *, axis=-1, base=None, n_threads=None):
     r"""Entropy of softmax(logits), :math:`H(p) = -\sum_c p_c \log_b p_c`, of every row.
 
@@ -91,26 +69,26 @@ def entropy(logits, *, axis=-1, base=None, n_threads=None):
     return reduced(*arguments, name="logits") if values is None else values
 
 
-def _softmax_input(x, axis, name):
-    """The array, integers as float64, and its class axes as sorted numbers >= 0."""
-    x = _check.number_array(x, name)
+def class_axes(axis, shape, name):
+    """The class axes of an array of this shape as sorted numbers >= 0."""
     if axis is None:
-        return x, tuple(range(x.ndim))
+        return tuple(range(len(shape)))
     axes = axis if isinstance(axis, tuple) else (axis,)
     found = set()
     for each in axes:
         number = _check.integer(each, "axis")
-        if not -x.ndim <= number < x.ndim:
-            raise ValueError(f"axis = {number} is out of range for {name} of shape {x.shape}")
-        if number % x.ndim in found:
-            raise ValueError(f"axis = {axis} names dimension {number % x.ndim} twice")
-        found.add(number % x.ndim)
-    return x, tuple(sorted(found))
+        if not -len(shape) <= number < len(shape):
+            raise ValueError(f"axis = {number} is out of range for {name} of shape {shape}")
+        if number % len(shape) in found:
+            raise ValueError(f"axis = {axis} names dimension {number % len(shape)} twice")
+        found.add(number % len(shape))
+    return tuple(sorted(found))
 
 
 def _elementwise(what, x, axis, out, n_threads):
     """softmax or log_softmax of any arguments: converted where needed, or their error raised."""
-    x, axes = _softmax_input(x, axis, "x")
+    x = _check.number_array(x, "x")
+    axes = class_axes(axis, x.shape, "x")
     n_threads = _check.n_threads(n_threads)
     if out is not None:
         _check.out(out, x, "x", {})
@@ -119,7 +97,8 @@ def _elementwise(what, x, axis, out, n_threads):
 
 def reduced(what, x, axis, keepdims, base, empty, n_threads, *, name="x", float64=False):
     """A reduction of any arguments: converted where needed, or their error raised."""
-    x, axes = _softmax_input(x, axis, name)
+    x = _check.number_array(x, name)
+    axes = class_axes(axis, x.shape, name)
     base = _check.base(base)
     n_threads = _check.n_threads(n_threads)
     plain = x, axes, keepdims, base, empty, n_threads

@@ -233,7 +233,8 @@ def cross_entropy_target_grad(
 
 def _flattened(x, axis):
     """Rows (R, C) over one axis, several or all (None); their shape, axes and the inverse."""
-    x = np.asarray(x, np.float64)
+    x = np.asarray(x)
+    x = x.astype(np.result_type(x, np.float64))  # complex numbers stay
     axes = range(x.ndim) if axis is None else np.atleast_1d(axis)
     axes = sorted(a % x.ndim for a in axes)
     moved = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
@@ -258,11 +259,36 @@ def log_softmax(x, axis=None):
     return back(-_Rows(rows).neg_log_p)
 
 
-def logsumexp(x, axis=None, *, keepdims=False):
-    """log(sum_c exp(x_c)) over `axis` (all axes if None)."""
-    rows, shape, axes, _ = _flattened(x, axis)
-    lse = _Rows(rows).lse.reshape(shape)
-    return np.expand_dims(lse, tuple(axes)) if keepdims else lse[()]
+def logsumexp(x, axis=None, b=None, *, keepdims=False, return_sign=False):
+    """log S, S = sum_c b_c exp(x_c), over `axis` (all axes if None); b is 1 if None.
+
+    x and b broadcast; a term of weight 0 is not there. With `return_sign`: log|S| and the sign of
+    S, for a complex S its phase S / |S|. Without it, S < 0 has no logarithm (nan), and that of a
+    complex S is the one whose imaginary part is in (-pi, pi].
+    """
+    x, weights = np.broadcast_arrays(x, 1.0 if b is None else b)
+    (rows, shape, axes, _), weights = _flattened(x, axis), _flattened(weights, axis)[0]
+    lse, sign = _log_and_sign(rows, weights)
+    if b is None and not np.iscomplexobj(rows):
+        lse = _Rows(rows).lse
+    if not return_sign:
+        real = not np.iscomplexobj(sign)
+        lse = np.where(sign < 0, np.nan, lse) if real else lse + 1j * np.angle(sign + 0)  # no -0
+    both = lse.reshape(shape), sign.reshape(shape)
+    both = [np.expand_dims(each, tuple(axes)) if keepdims else each[()] for each in both]
+    return tuple(both) if return_sign else both[0]
+
+
+def _log_and_sign(x, weights):
+    """log|S| and S / |S| of every row, S = sum_c weights_c exp(x_c) = exp(peak) * total."""
+    counted = weights != 0
+    peak = np.max(np.where(counted, x.real, -np.inf), axis=1, keepdims=True, initial=-np.inf)
+    x = np.where(np.isinf(peak) & np.isfinite(x), 0.0, x)  # beside infinite terms: any number
+    peak = np.where(np.isfinite(peak), peak, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        terms = np.where(counted, weights * np.exp(np.where(counted, x - peak, 0.0)), 0.0)
+        total = terms.sum(axis=1)
+        return peak[:, 0] + np.log(np.abs(total)), np.sign(total)
 
 
 def entropy(logits, *, axis=-1, base=None):

@@ -273,10 +273,18 @@ SOFTMAX += [
     ]
 ]
 SOFTMAX += [("axis (0, 1.0)", {"axis": (0, 1.0)}, TypeError, ["axis", "1.0"])]
-KEEPDIMS = [
-    (f"keepdims {value!r}", {"keepdims": value}, TypeError, ["keepdims", re.escape(repr(value))])
+FLAGS = [
+    (f"{name} {value!r}", {name: value}, TypeError, [name, re.escape(repr(value))])
+    for name in ("keepdims", "return_sign")
     for value in ("yes", None, 2, 0.5, [], np.ones(2), np.timedelta64(1, "s"))
 ]
+SUM = wrong_arrays("b", X, without=["None", "complex"])
+SUM += [
+    ("b of another shape", {"b": np.ones(3)}, ValueError, ["b", r"\(3,\)", r"\(3, 4\)"]),
+    ("axis of neither", {"b": X[None], "axis": 3}, ValueError, ["axis = 3 ", r"\(1, 3, 4\)"]),
+    ("x and a", {"a": X}, TypeError, ["x and a"]),
+]
+SUM += [case for case in SOFTMAX if case[0] != "x: complex"]
 BASE = outside("base", RANGES["base"]) + wrong_numbers("base", none=True)
 LOGITS = [("0-d", {"logits": np.float32(1)}, ValueError, ["axis|scalar"])]
 LOGITS += wrong_arrays("logits", X) + outside("axis", AXES) + wrong_integers("axis", none=True)
@@ -299,7 +307,7 @@ CALLS = [
     (xe.cross_entropy_with_grad, base_call(), COMMON + GRAD_OUTPUT + OUT),
     (xe.softmax, {"x": X, "axis": 1}, SOFTMAX + OUT),
     (xe.log_softmax, {"x": X, "axis": 1}, SOFTMAX + OUT),
-    (xe.logsumexp, {"x": X, "axis": 1}, SOFTMAX + KEEPDIMS),
+    (xe.logsumexp, {"x": X, "axis": 1}, SUM + FLAGS),
     (xe.entropy, {"logits": X}, LOGITS + BASE),
     (xe.kl_divergence, {"target": T, "logits": X}, KL),
     (xe.set_num_threads, {"n": 1}, N),
