@@ -227,7 +227,9 @@ class Call(Maker):
         if self.name in ("entropy", "kl_divergence") and self.chance(0.3):
             made["base"] = self.pick([2, 10.0])
         if self.name == "logsumexp":
-            made["keepdims"] = self.chance(0.5)
+            made["keepdims"], made["return_sign"] = self.chance(0.5), self.chance(0.3)
+            if self.chance(0.4):
+                made["b"] = self.given(self.quarters(shape[self.pick([0, 0, -1, len(shape)]) :]))
         if self.name in ("softmax", "log_softmax") and dtype.kind not in "iu":
             x = np.asarray(made["x"])
             if self.chance(0.4):
