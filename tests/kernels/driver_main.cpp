@@ -327,7 +327,7 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
 
 // Threads allocate, write and free blocks of every shelf; nobody else writes to one meanwhile.
 void exercise_pages() {
-  const size_t sizes[] = {64 << 10, 100 << 10, 70 << 10, 3 << 20, 5 << 20, 33 << 20};
+  const size_t sizes[] = {128 << 10, 200 << 10, 150 << 10, 3 << 20, 5 << 20, 33 << 20};
   const auto loop = [&sizes](size_t thread) {
     for (size_t i = 0; i < 300; ++i) {
       const size_t bytes = sizes[(i * (thread + 1)) % 6];

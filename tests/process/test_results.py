@@ -1,4 +1,4 @@
-"""Results of 64 KB and more: NumPy's own arrays in every respect, on memory that is used again."""
+"""Results of 128 KB and more: NumPy's own arrays in every respect, on memory that is used again."""
 
 import ctypes
 import tracemalloc
@@ -11,8 +11,8 @@ from helpers.support import assert_bits, make_logits
 
 import xentropy as xe
 
-# One for each shelf of pages.cpp: 0.1, 2, 8 and 38 MB.
-SHAPES = (16, 1_600), (16, 32_000), (16, 125_000), (16, 600_000)
+# One for each shelf of pages.cpp: 0.2, 2, 8 and 38 MB.
+SHAPES = (16, 2_500), (16, 32_000), (16, 125_000), (16, 600_000)
 SMAPS = Path("/proc/self/smaps")
 MIB = 1 << 20
 

@@ -3,8 +3,10 @@
 // The first access to a page costs more than the kernel, because the system allocates and zeroes it
 // (measured on one thread: 0.29e9 elements/s with pages of 4 KB, 1.0e9 with huge pages, 2.3e9 with
 // pages that are already mapped). From 32 MB on malloc returns freed memory to the system at once,
-// so that a loop pays this cost in every step. Below, it depends on the C library, on what is next
-// to the block, and on MALLOC_TRIM_THRESHOLD_, which Dask sets. Therefore freed blocks are kept:
+// so that a loop pays this cost in every step. From 128 KB on it may: that depends on the C
+// library, on what is next to the block, and on MALLOC_TRIM_THRESHOLD_, which Dask sets. Therefore
+// freed blocks are kept (of smaller ones, 3 % of the time of a call would be lost to change
+// allocators):
 //
 //   1. On shelves by size, of a few places each: this bounds what an idle process holds.
 //   2. A freed block takes the first place of its shelf, the one that was there the second, and so
@@ -70,7 +72,7 @@ struct Shelf {
   char* kept[8];  // data of blocks, the last freed first, or null
 };
 
-Shelf shelves[] = {{64 * KB, 8, {}}, {1 * MB, 4, {}}, {kMapped, 4, {}}, {32 * MB, 1, {}}};
+Shelf shelves[] = {{128 * KB, 8, {}}, {1 * MB, 4, {}}, {kMapped, 4, {}}, {32 * MB, 1, {}}};
 
 // Null for blocks that are not worth keeping.
 Shelf* shelf_of(size_t bytes) {

@@ -1,4 +1,4 @@
-// Memory for results of 64 KB and more: huge pages, and reuse of freed blocks.
+// Memory for results of 128 KB and more: huge pages, and reuse of freed blocks.
 #pragma once
 #include <stddef.h>
 
