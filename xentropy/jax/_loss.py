@@ -126,6 +126,16 @@ def _one_axis(array, axis):
     return array.reshape(*array.shape[: -len(axis)], -1)
 
 
+def _varying_alike(*arrays):
+    """The arrays, in `jax.shard_map` all varying over the axes of the mesh that one varies over.
+
+    JAX casts the operands of its operations so, and adds up gradients in what was replicated, but
+    not those of kernels. A choice among one array is an operation that costs nothing.
+    """
+    first = sum(jnp.zeros_like(x, jnp.int32, ()) for x in arrays)
+    return [jax.lax.select_n(first, x) for x in arrays]
+
+
 @partial(jax.jit, static_argnums=0)
 def _of_labels(axis, logits, labels, counted):
     classes = logits.shape[axis]
@@ -136,7 +146,7 @@ def _of_labels(axis, logits, labels, counted):
     valid = (labels >= 0) & (labels < classes)
     chosen = valid if counted is None else valid & counted
     target = jnp.where(chosen, labels.astype(jnp.int32), IGNORED)
-    rows = jnp.where(valid, losses(axis, logits, target), jnp.nan)
+    rows = jnp.where(valid, losses(axis, *_varying_alike(logits, target)), jnp.nan)
     rows = rows if counted is None else jnp.where(counted, rows, 0)
     return rows.astype(logits.dtype)
 
@@ -149,4 +159,4 @@ def _of_probabilities(axis, logits, labels, counted):
     if counted is not None:  # what is masked may hold anything
         mask = jnp.expand_dims(counted, axis)
         logits, labels = jnp.where(mask, logits, 0), jnp.where(mask, labels, 0)
-    return losses(axis, logits, labels).astype(dtype)
+    return losses(axis, *_varying_alike(logits, labels)).astype(dtype)
