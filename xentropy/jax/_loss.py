@@ -86,7 +86,7 @@ def softmax_cross_entropy(logits, labels, axis=-1, where=None):
     if rows is None or np.shape(labels) != np.shape(logits) or not hasattr(labels, "dtype"):
         return optax.softmax_cross_entropy(logits, labels, axis, where)
     logits, last, _, counted = rows
-    return _of_probabilities(last, logits, _one_axis(jnp.asarray(labels), axes), counted)
+    return _of_probabilities(last, logits, _one_axis(_array(labels), axes), counted)
 
 
 def _rows(logits, axis, where):
@@ -97,7 +97,7 @@ def _rows(logits, axis, where):
     """
     if not is_kind(logits, jnp.floating):
         return None
-    logits = jnp.asarray(logits)
+    logits = _array(logits)
     axes = (axis,) if isinstance(axis, int) else axis
     if logits.dtype.name not in DTYPES or not isinstance(axes, tuple):
         return None
@@ -118,6 +118,11 @@ def _rows(logits, axis, where):
     return _one_axis(logits, axis), last, shape, where
 
 
+def _array(value):
+    """As `jnp.asarray`, which copies what is being differentiated outside of `jax.jit`."""
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
+
+
 def _one_axis(array, axis):
     """The array with several class axes merged into a last one, in the order given."""
     if isinstance(axis, int):
@@ -132,7 +137,10 @@ def _varying_alike(*arrays):
     JAX casts the operands of its operations so, and adds up gradients in what was replicated, but
     not those of kernels. A choice among one array is an operation that costs nothing.
     """
-    first = sum(jnp.zeros_like(x, jnp.int32, ()) for x in arrays)
+    scalars = [jnp.zeros_like(x, jnp.int32, ()) for x in arrays]
+    if not hasattr(jax, "typeof") or len({*map(jax.typeof, scalars)}) == 1:
+        return arrays  # also before 0.6, whose types do not say it
+    first = sum(scalars)
     return [jax.lax.select_n(first, x) for x in arrays]
 
 
