@@ -1,15 +1,14 @@
 """The losses of rows and their gradient as functions of XLA, with their derivatives."""
 
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.custom_derivatives import SymbolicZero
 
 from .._kernels import xla_handlers
-from ._linear import linear
+from ._rules import linear, with_derivatives
 
 IGNORED = -1  # the label of a row that does not count
 
@@ -19,29 +18,48 @@ def is_kind(value, kind):
     return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, kind)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loss_in_logits(axis, operands, tangent):
+    return linear(partial(_along, axis), partial(_gradient, axis), operands, tangent)
+
+
+def _loss_in_target(axis, operands, tangent):
+    """The loss is linear in probabilities: a product 0 * inf with them is 0 here too."""
+    logits, target = operands
+    transpose = partial(_target_gradient, axis, target.dtype)
+    return linear(partial(losses, axis), transpose, (logits,), tangent)
+
+
+@with_derivatives(_loss_in_logits, _loss_in_target)
 def losses(axis, logits, target):
     """One loss a row, float32 (float64 for float64 logits); target: labels or probabilities."""
     return _on_cpu("xentropy_losses", _formula, axis, logits, target)
 
 
-@partial(losses.defjvp, symbolic_zeros=True)
-def _losses_jvp(axis, primals, tangents):
-    logits, target = primals
+def _gradient_in_logits(axis, operands, tangent):
+    product = partial(_hessian_product, axis)  # symmetric
+    return linear(product, product, operands, tangent)
 
-    def in_logits(tangent):
-        functions = partial(_along, axis), partial(_gradient, axis)
-        return linear(*functions, (logits, target), tangent)
 
-    def in_target(tangent):  # in which the loss is linear
-        functions = partial(losses, axis), partial(_target_gradient, axis, target.dtype)
-        return linear(*functions, (logits,), tangent)
+def _gradient_in_target(axis, operands, tangent):
+    """upstream (p sum(tangent) - tangent)."""
+    logits, _, upstream = operands
+    tangent = _wide(tangent)
+    change = jax.nn.softmax(_wide(logits), axis) * tangent.sum(axis, keepdims=True) - tangent
+    return (jnp.expand_dims(upstream, axis) * change).astype(logits.dtype)
 
-    return losses(axis, logits, target), _total(tangents, in_logits, in_target)
+
+def _gradient_in_upstream(axis, operands, tangent):
+    return linear(partial(_gradient, axis), partial(_along, axis), operands[:2], tangent)
+
+
+@with_derivatives(_gradient_in_logits, _gradient_in_target, _gradient_in_upstream)
+def _gradient(axis, logits, target, upstream):
+    """The gradient in the logits, times the upstream gradient of its row."""
+    return _on_cpu("xentropy_gradient", _gradient_formula, axis, logits, target, upstream)
 
 
 def _along(axis, logits, target, direction):
-    """The derivative along a direction: the gradient's product with it, row by row."""
+    """The derivative along a direction: of each row, the gradient's product with it."""
     logits, target = _wide(logits), _wide(target)
     ones = jnp.ones_like(jax.lax.index_in_dim(logits, 0, axis, keepdims=False))
     return (_gradient(axis, logits, target, ones) * direction).sum(axis)
@@ -53,39 +71,12 @@ def _target_gradient(axis, dtype, logits, upstream):
     return (-jnp.expand_dims(upstream, axis) * log_p).astype(dtype)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _gradient(axis, logits, target, upstream):
-    """The gradient in the logits, times the upstream gradient of its row."""
-    return _on_cpu("xentropy_gradient", _gradient_formula, axis, logits, target, upstream)
-
-
-@partial(_gradient.defjvp, symbolic_zeros=True)
-def _gradient_jvp(axis, primals, tangents):
-    logits, target, upstream = primals
-
-    def in_logits(tangent):  # a Hessian is its own transpose
-        product = partial(_hessian_product, axis)
-        return linear(product, product, primals, tangent)
-
-    def in_target(tangent):  # upstream (p sum(target) - target)
-        tangent = _wide(tangent)
-        p = jax.nn.softmax(_wide(logits), axis)
-        change = p * tangent.sum(axis, keepdims=True) - tangent
-        return (jnp.expand_dims(upstream, axis) * change).astype(logits.dtype)
-
-    def in_upstream(tangent):
-        functions = partial(_gradient, axis), partial(_along, axis)
-        return linear(*functions, (logits, target), tangent)
-
-    return _gradient(axis, *primals), _total(tangents, in_logits, in_target, in_upstream)
-
-
 def _hessian_product(axis, logits, target, upstream, direction):
     """Of each row, upstream sum(target) (diag(p) - p p^T) direction."""
     x, v = _wide(logits), _wide(direction)
     p = jax.nn.softmax(x, axis)
-    # The Hessian of equal numbers is 0. Relative to that of the largest logit, the directions
-    # have a mean that keeps its digits where p is almost 1.
+    # The Hessian takes equal numbers to 0. Without that of the largest logit, directions have a
+    # mean that keeps its digits where p is almost 1.
     v = v - jnp.take_along_axis(v, jnp.argmax(x, axis, keepdims=True), axis)
     product = p * (v - (p * v).sum(axis, keepdims=True)) * jnp.expand_dims(upstream, axis)
     if is_kind(target, jnp.integer):  # a row that does not count may hold anything
@@ -95,19 +86,10 @@ def _hessian_product(axis, logits, target, upstream, direction):
     return product.astype(logits.dtype)
 
 
-def _total(tangents, *derivatives):
-    """The sum of the derivatives, without those whose tangent is known to be 0."""
-    pairs = zip(derivatives, tangents, strict=False)  # labels have neither
-    return reduce(jnp.add, (of(t) for of, t in pairs if type(t) is not SymbolicZero))
-
-
 def _wide(array):
-    """float32 of a half precision type: products and sums are not rounded to it."""
-    return (
-        array.astype(jnp.promote_types(array.dtype, jnp.float32))
-        if is_kind(array, jnp.floating)
-        else array
-    )
+    """Half precision as float32, so that products and sums are not rounded to it."""
+    half = is_kind(array, jnp.floating) and array.dtype.itemsize == 2
+    return array.astype(jnp.float32) if half else array
 
 
 # --- the kernels, and optax on other devices ------------------------------------------------
