@@ -273,32 +273,6 @@ def test_scan_and_checkpoint():
     assert_bits(through_scan(logits), jax.grad(lambda x: OURS(x, target).sum())(logits))
 
 
-@pytest.mark.parametrize("kind", TARGETS)
-def test_reverse_mode_twice_is_right(kind):
-    logits, target, upstream = case(kind, (3, 4))
-    second = [
-        jax.jit(jax.jacrev(jax.grad(lambda x, f=f: (f(x, target) * upstream).sum())))(logits)
-        for f in PAIRS[kind]
-    ]
-    np.testing.assert_allclose(*second, rtol=0, atol=1e-6)  # optax's formula, other order
-    assert np.abs(second[0]).max() > 0.1
-
-
-def test_forward_mode_is_refused():
-    logits, target, _ = case("labels")
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: OURS(x, target), (logits,), (logits,))
-
-
-@pytest.mark.parametrize(("what", "calls"), [("loss", 1), ("grad", 1), ("value_and_grad", 2)])
-def test_calls_of_the_kernels(what, calls):
-    logits, target, _ = case("labels")
-    transform = {"loss": lambda f: f, "grad": jax.grad, "value_and_grad": jax.value_and_grad}
-    function = jax.jit(transform[what](lambda x: OURS(x, target).mean()))
-    compiled = function.lower(logits).compile().as_text()
-    assert compiled.count('custom_call_target="xentropy_') == calls
-
-
 # --- the interface --------------------------------------------------------------------------
 
 

@@ -105,7 +105,7 @@ class Case:
     def rounding(self, exact):
         """16-bit results are rounded once more, to half a unit in the last place."""
         if not bits16(self.dtype):
-            return 0.0
+            return np.zeros(exact.shape)
         limits = ml_dtypes.finfo(self.dtype)
         return 0.51 * (float(limits.eps) * abs(exact) + float(limits.smallest_subnormal))
 

@@ -10,10 +10,15 @@ the gradient, already multiplied by the upstream gradient: 12 bytes an element i
 and only the second where only the gradient is used. A gradient computed together with the loss
 would have to be read and scaled later: 16 bytes, and one more rounding.
 
+The two are transposes of one another as far as JAX knows: forward mode (`jax.jvp`, `jax.linearize`,
+`jax.jacfwd`) multiplies the gradient by the direction, row by row, and reverse mode keeps nothing
+but logits and target. Second derivatives (`jax.hessian`, `jax.jvp` of `jax.grad`, either mode over
+either) are formulas that XLA compiles, exact where a probability is almost 1, and may be
+differentiated again; all of it under `jax.vmap`, `jax.lax.scan` and `jax.checkpoint`.
+
 On other devices, and for arguments that the kernels do not support (element-wise masks, labels to
-be broadcast, other dtypes), the functions are optax's. Reverse mode may be nested; forward mode
-(`jax.jvp`, `jax.jacfwd`) raises JAX's TypeError. A batch that is sharded over devices belongs into
-`jax.shard_map`: XLA does not know that it could split the call.
+be broadcast, other dtypes), the functions are optax's. A batch that is sharded over devices belongs
+into `jax.shard_map`: XLA does not know that it could split the call.
 
 A program that `jax.export` saves contains the names of the kernels, `ffi_targets`. JAX's list of
 names that stay has its own alone, so it has to be told that these do; and the process that loads

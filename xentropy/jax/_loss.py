@@ -42,6 +42,12 @@ def softmax_cross_entropy_with_integer_labels(logits, labels, axis=-1, where=Non
     A label out of range has loss nan, as in optax. Its gradient is 0; in optax it is that of
     the log-sum-exp. Formula, exactness and edge cases are those of `xentropy.cross_entropy`.
 
+    Differentiable in the logits, in forward and reverse mode and any number of times. Reverse mode
+    saves logits and labels only: it reads the logits again and writes the gradient. Forward mode
+    (`jax.jvp`) has the cost of a gradient and a product with it, in float32 for half precision;
+    `jax.jacfwd` computes that gradient once for all directions. A product with the Hessian is
+    XLA's: one softmax and two sums a row. Rows that do not count have derivatives 0 in all modes.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp
@@ -80,6 +86,10 @@ def softmax_cross_entropy(logits, labels, axis=-1, where=None):
     Notes
     -----
     A probability of 0 contributes 0 even where the logit is -inf, where optax gives nan.
+
+    Derivatives in the logits are those of `softmax_cross_entropy_with_integer_labels`. In the
+    probabilities the loss is linear: their gradient is -log_softmax(logits), and is computed only
+    where it is asked for; along a direction it is the loss of the direction, one more call.
     """
     axes = tuple(range(np.ndim(logits))) if axis is None else axis
     rows = _rows(logits, axes, where)
