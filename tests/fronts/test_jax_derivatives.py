@@ -488,6 +488,16 @@ def test_the_transpose_of_the_transpose(kind):
     assert_bits(forth(case.direction)[0], along(case.direction))
 
 
+@pytest.mark.parametrize("mode", ALONG)
+@pytest.mark.parametrize("kind", TARGETS)
+def test_nothing_is_promoted_implicitly(mode, kind):
+    case = Case(kind, "bfloat16")
+    along = jax.jit(partial(ALONG[mode], case.losses))
+    case.target = case.target.astype(jnp.int32 if kind == "labels" else jnp.bfloat16)
+    with jax.numpy_dtype_promotion("strict"):
+        along(case.logits, case.direction)
+
+
 def test_label_tangents_and_no_jit():
     case = Case("labels")
     none = np.zeros(case.target.shape, jax.dtypes.float0)

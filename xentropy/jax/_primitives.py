@@ -62,7 +62,7 @@ def _along(axis, logits, target, direction):
     """The derivative along a direction: of each row, the gradient's product with it."""
     logits, target = _wide(logits), _wide(target)
     ones = jnp.ones_like(jax.lax.index_in_dim(logits, 0, axis, keepdims=False))
-    return (_gradient(axis, logits, target, ones) * direction).sum(axis)
+    return (_gradient(axis, logits, target, ones) * _wide(direction)).sum(axis)
 
 
 def _target_gradient(axis, dtype, logits, upstream):
