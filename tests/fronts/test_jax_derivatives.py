@@ -36,7 +36,6 @@ THEIRS = {
     "labels": optax.softmax_cross_entropy_with_integer_labels,
     "probabilities": optax.softmax_cross_entropy,
 }
-SHAPES = [((7, 13), -1), ((3, 5, 2), 1)]
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +113,12 @@ class Case:
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-@pytest.mark.parametrize(("shape", "axis"), SHAPES)
-@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
-def test_jvp_and_linearize(kind, dtype, shape, axis, wrap):
+@pytest.mark.parametrize(
+    ("wrap", "shape", "axis"),
+    [(jax.jit, (3, 5, 2), 1), (lambda f: f, (7, 13), -1)],
+    ids=["jit", "eager"],
+)
+def test_jvp_and_linearize(kind, dtype, wrap, shape, axis):
     case = Case(kind, dtype, shape, axis)
     losses, along = wrap(partial(jax.jvp, case.losses))((case.logits,), (case.direction,))
     plain, linear = jax.linearize(wrap(case.losses), case.logits)
@@ -181,8 +183,8 @@ def test_product_with_the_hessian(mode, kind, dtype):
 @pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_hessians_by_all_modes(kind, outer, inner, dtype):
-    case = Case(kind, dtype, (2, 4))
+def test_hessians_by_all_modes(kind, outer, inner):
+    case = Case(kind, shape=(2, 4))
     hessian = jax.jit(outer(inner(case.weighted)))(case.logits).reshape(-1, 8)
     for unit, row in zip(np.eye(8), hessian, strict=True):
         exact, bound = case.product(unit.reshape(2, 4))
@@ -333,15 +335,13 @@ ALONG = {
 
 @pytest.mark.parametrize("mode", ALONG)
 @pytest.mark.parametrize("kind", TARGETS)
-@pytest.mark.parametrize("spoilt", ["logits", "both"])
-def test_masked_rows_may_hold_anything(mode, kind, spoilt):
+def test_masked_rows_may_hold_anything(mode, kind):
     case = Case(kind)
     mask = jnp.arange(7) % 3 != 1
     bad = jnp.where(mask[:, None], 0, jnp.nan)
     along = jax.jit(partial(ALONG[mode], lambda x: OURS[kind](x, case.target, where=mask)))
     clean = along(case.logits, case.direction)
-    direction = case.direction + bad if spoilt == "both" else case.direction
-    assert_bits(along(case.logits + bad, direction), clean)
+    assert_bits(along(case.logits + bad, case.direction + bad), clean)
     assert not np.asarray(clean)[~np.asarray(mask)].any()
 
 
@@ -423,7 +423,7 @@ def test_other_platforms_get_the_formula(kind):
 # --- transformations ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ALONG)
+@pytest.mark.parametrize("mode", ["jvp", "jvp of grad", "grad of jvp"])
 @pytest.mark.parametrize("axes", [(0, 0, 0), (2, None, None), (None, 0, None), (None, None, 1)])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_vmap(mode, axes, kind):
