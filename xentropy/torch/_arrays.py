@@ -14,6 +14,7 @@ try:
 except ImportError:
     bfloat16 = None
 
+CPU = torch.device("cpu")
 BFLOAT16 = torch.bfloat16
 BITS16 = {torch.float16, BFLOAT16}
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -66,7 +67,7 @@ def loss_tensor(loss, dtype):
     """A loss of the kernels, a number or an array, as a tensor of this dtype."""
     if isinstance(loss, np.ndarray):
         return torch.from_numpy(loss).to(dtype)
-    return torch.scalar_tensor(loss, dtype=dtype)
+    return torch.scalar_tensor(loss, dtype=dtype, device=CPU)  # whatever the default device is
 
 
 def compute(with_grad, tensors, options, upstream=None, out=None):

@@ -1,7 +1,9 @@
 """The public function and module, and the choice of how a call is computed."""
 
+import functools
+
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch._C import (
     _are_functorch_transforms_active,
     _is_tracing,
@@ -14,7 +16,7 @@ from torch.nn import _reduction
 from torch.overrides import has_torch_function_variadic
 
 from .._kernels import make_options
-from . import _operator
+from . import _numbers, _operator
 from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
 from ._recorded import recorded_cross_entropy
@@ -73,8 +75,13 @@ def cross_entropy(
         As torch has it.
     label_smoothing : float in [0, 1]
         As torch has it.
-    sample_weight, normalizer, z_loss, logit_scale, axis, base, n_threads
-        As in `xentropy.cross_entropy`; `sample_weight` is a tensor.
+    sample_weight : Tensor, optional
+        Weight of each row, finite: shape of the labels. Rows of weight 0 are not read.
+    normalizer, logit_scale : float or Tensor of one number
+        As in `xentropy.cross_entropy`. A tensor may require a gradient: that in `logit_scale` takes
+        one more pass over logits and gradient in backward, 2 reads; that in `normalizer` none.
+    z_loss, axis, base, n_threads
+        As in `xentropy.cross_entropy`.
     inplace : bool, default False
         The gradient overwrites the logits' storage, so the step needs no memory of their size.
         Autograd raises in backward if another operation has saved the logits. Nothing is
@@ -90,7 +97,8 @@ def cross_entropy(
     Raises
     ------
     TypeError, ValueError, IndexError, RuntimeError, NotImplementedError
-        As torch raises them for the same arguments; the message names the argument.
+        As torch raises them for the same arguments; the message names the argument, and ends
+        with torch's own.
     RuntimeError
         `inplace` would overwrite a leaf that requires a gradient, or logits that share memory
         with each other; in backward, logits that have been modified since.
@@ -100,10 +108,15 @@ def cross_entropy(
     Tensors on other devices, tensor subclasses, forward-mode derivatives, transforms of
     torch.func, derivatives of the gradient and gradients in `weight` or `sample_weight` are
     computed by torch's own function, with the options above in torch's operations on top of it.
+    Under vmap in backward (``is_grads_batched``, ``jacobian(vectorize=True)``) each gradient of the
+    batch is computed by itself.
+
     In torch.compile, torch.export and under dispatch modes the operators
-    ``torch.ops.xentropy.cross_entropy`` and ``cross_entropy_backward`` are called. torch.jit and
-    torch.onnx record torch's own operations, with every option. Objects and modes with
-    `__torch_function__`, torch.fx among them, see the call of this function.
+    ``torch.ops.xentropy.cross_entropy`` and ``cross_entropy_backward`` are called, or torch's own
+    function if a tensor other than the logits requires a gradient. Numbers that change from step to
+    step are compiled once, as Python's or as tensors. torch.jit and torch.onnx record torch's own
+    operations, with every option. Objects and modes with `__torch_function__`, torch.fx among them,
+    see the call of this function.
 
     Examples
     --------
@@ -147,6 +160,8 @@ def _routed(tensors, options, inplace, compiling):
         return by_torch(tensors, options)
     if compiling or _len_torch_dispatch_stack():
         return _traced(tensors, options, dtype)
+    if options.normalizer is not None or type(options.logit_scale) is not float:
+        return _with_numbers(tensors, options, dtype, inplace)
     return _eager(tensors, options, dtype, inplace)
 
 
@@ -181,16 +196,26 @@ def _widened(dtype):
 
 def _traced(tensors, options, dtype):
     """In a graph or under a dispatch mode: the operator, differentiable in the logits alone."""
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors[1:]):
+    _numbers.check(options, tensors[0].device)
+    derived = *tensors[1:], *_numbers.tensors(options)
+    if is_grad_enabled() and any(x is not None and x.requires_grad for x in derived):
         return by_torch(tensors, options)
     return _operator.call(tensors, options, dtype)
+
+
+def _with_numbers(tensors, options, dtype, inplace):
+    """`_eager`, where `normalizer` and `logit_scale` may be tensors."""
+    if not _numbers.tensors(options):
+        return _eager(tensors, options, dtype, inplace)
+    call = functools.partial(_eager, dtype=dtype, inplace=inplace)
+    return _numbers.by_value(call, tensors, options, inplace)
 
 
 def _eager(tensors, options, dtype, inplace):
     """Computed by the kernels now, with autograd's record if a gradient is required."""
     logits, target, weight, sample_weight = tensors
     try:
-        if not torch.is_grad_enabled():
+        if not is_grad_enabled():
             return loss_tensor(compute(False, tensors, options), dtype)
         if weight is not None and weight.requires_grad:
             return by_torch(tensors, options)
@@ -202,7 +227,7 @@ def _eager(tensors, options, dtype, inplace):
         if inplace:
             check_in_place(logits, derived)
         return apply(logits, derived, (target, weight, sample_weight, options, dtype, inplace))
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
         return as_torch_has_it(error, tensors, options)
 
 

@@ -8,31 +8,67 @@ autograd.Function (torch's issues 176592 and 139500).
 
 from collections import namedtuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._kernels import Options, make_options
-from ._arrays import compute, loss_tensor
+from ._arrays import CPU, compute, loss_tensor
+
+# What the options are when they are constants of a graph.
+DEFAULTS = {
+    "normalizer": None,
+    "label_smoothing": 0.0,
+    "z_loss": 0.0,
+    "logit_scale": 1.0,
+    "base": None,
+}
+
+ARRAYS = Tensor, np.ndarray, np.generic  # NumPy's numbers are arrays to torch.compile
 
 # The record while torch.compile traces, which it cannot through a class compiled by Cython.
 TracedOptions = namedtuple("TracedOptions", Options.NAMES)  # type: ignore[misc]
 
 
 def call(tensors, options, dtype):
-    """The operator, whose schema is flat, on a call's tensors and options."""
+    """The operator, whose schema is flat, on a call's tensors and options.
+
+    A number that is not the default goes as an element of a tensor: it may be one, and Python's may
+    change from step to step, which would compile a graph for each value of a constant.
+    """
+    given = {name: getattr(options, name) for name in DEFAULTS}
+    given = {name: value for name, value in given.items() if not _is_default(name, value)}
     return cross_entropy(
         *tensors,
         axis=options.axis,
         ignore_index=options.ignore_index,
         reduction=options.reduction,
-        normalizer=options.normalizer,
-        label_smoothing=options.label_smoothing,
-        z_loss=options.z_loss,
-        logit_scale=options.logit_scale,
-        base=options.base,
+        **DEFAULTS,
         n_threads=options.n_threads,
         dtype=dtype,
+        names=" ".join(given),
+        numbers=torch.stack([*map(_as_tensor, given.values())]) if given else None,
     )
+
+
+def _is_default(name, value):
+    return not isinstance(value, ARRAYS) and value == DEFAULTS[name]
+
+
+def _as_tensor(value):
+    """A number, or a tensor of one, as a float64 tensor without dimensions."""
+    if isinstance(value, ARRAYS):
+        value = torch.as_tensor(value, dtype=torch.float64, device=CPU)
+        return value.detach().reshape(())
+    # Not torch.scalar_tensor, which makes a constant of a symbolic float.
+    return torch.ones((), dtype=torch.float64, device=CPU) * value
+
+
+def _options(names, numbers, **given):
+    """The record of an operator's options; `numbers` have the values of those called `names`."""
+    if numbers is not None:
+        given |= zip(names.split(), numbers.tolist(), strict=True)
+    return make_options(**given)
 
 
 @torch.library.custom_op("xentropy::cross_entropy", mutates_args=())
@@ -51,9 +87,13 @@ def cross_entropy(
     base: float | None,
     n_threads: int | None,
     dtype: torch.dtype,
+    names: str = "",
+    numbers: Tensor | None = None,
 ) -> Tensor:
-    """The loss, of type `dtype`."""
-    options = make_options(
+    """The loss, of type `dtype`. The options called `names` have the values in `numbers`."""
+    options = _options(
+        names,
+        numbers,
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -70,7 +110,7 @@ def cross_entropy(
 
 @cross_entropy.register_fake
 def _(logits, target, weight, sample_weight, axis, ignore_index, reduction, *others):
-    *_, dtype = others
+    dtype = next(each for each in others if isinstance(each, torch.dtype))
     if reduction != "none":
         return logits.new_empty((), dtype=dtype)
     rows = list(logits.shape)
@@ -94,9 +134,13 @@ def cross_entropy_backward(
     logit_scale: float,
     base: float | None,
     n_threads: int | None,
+    names: str = "",
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """The gradient in the logits; `upstream` is the one in the loss."""
-    options = make_options(
+    options = _options(
+        names,
+        numbers,
         axis=axis,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -119,14 +163,39 @@ def _(upstream, logits, *others):
 
 
 def _setup_context(ctx, inputs, output):
-    logits, target, weight, sample_weight, *options, _ = inputs
-    ctx.save_for_backward(logits, target, weight, sample_weight)
-    ctx.options = options
+    logits, target, weight, sample_weight, *options, _, names, numbers = inputs
+    ctx.save_for_backward(logits, target, weight, sample_weight, numbers)
+    ctx.options = *options, names
 
 
 def _backward(ctx, upstream):
-    gradient = cross_entropy_backward(upstream, *ctx.saved_tensors, *ctx.options)
-    return gradient, *[None] * (4 + len(ctx.options))
+    *tensors, numbers = ctx.saved_tensors
+    gradient = cross_entropy_backward(upstream, *tensors, *ctx.options, numbers)
+    return gradient, *[None] * (5 + len(ctx.options))
 
 
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _one_by_one(operator):
+    """The rule of vmap: a call for each element of the batch."""
+
+    def rule(info, in_dims, *arguments):
+        results = []
+        for i in range(info.batch_size):
+            pairs = zip(arguments, in_dims, strict=True)
+            results.append(operator(*(a if d is None else a.select(d, i) for a, d in pairs)))
+        return torch.stack(results), 0
+
+    operator.register_vmap(rule)
+
+
+if hasattr(cross_entropy, "register_vmap"):  # since torch 2.5
+    _one_by_one(cross_entropy)
+    _one_by_one(cross_entropy_backward)
+
+
+def backward(upstream, tensors, options):
+    """The gradient in the logits where `upstream` is a batch under vmap: exact, each by itself."""
+    flat = (getattr(options, name) for name in Options.NAMES)
+    return cross_entropy_backward(upstream, *tensors, *flat)

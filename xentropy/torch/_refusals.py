@@ -1,8 +1,11 @@
 """Calls that torch refuses: its types of errors, with messages that name the argument."""
 
 import torch
+from torch.compiler import is_compiling
 
-from ._formula import formula, only_torch
+from .. import _check
+from . import _numbers
+from ._formula import FLOATS, formula, is_dense, only_torch
 
 
 def by_torch(tensors, options, text=None):
@@ -12,39 +15,75 @@ def by_torch(tensors, options, text=None):
     """
     for name, value in zip(("input", "target", "weight"), tensors, strict=False):
         if not isinstance(value, torch.Tensor) and (name != "weight" or value is not None):
+            _check.reduction(options.reduction)  # which torch looks at first
             raise TypeError(f"{name} must be a tensor, not {type(value).__name__}")
+    if not only_torch(tensors[3], options):
+        _check_ours(tensors[0], options)
     try:
         return formula(tensors, options)
     except Exception as error:
-        text = _what_is_wrong(tensors, options) or text
+        theirs = str(error).partition("\n")[0]
+        text = _what_is_wrong(tensors, options, theirs) or text
         if text is None:
             raise
-        raise type(error)(text) from error
+        raise type(error)(f"{text} (torch: {theirs})") from error
 
 
 def as_torch_has_it(error, tensors, options):
     """torch's result or error for a call that the kernels' checks have refused with `error`."""
-    if isinstance(error, IndexError) or not only_torch(tensors[3], options):
+    dense = all(tensor is None or is_dense(tensor) for tensor in tensors)
+    if isinstance(error, IndexError | RuntimeError) and dense:
+        raise error
+    if not only_torch(tensors[3], options):
         raise error
     return by_torch(tensors, options, str(error).replace("logits", "input"))
 
 
-def _what_is_wrong(tensors, options):
+def _check_ours(logits, options):
+    """The options that torch does not have, as the kernels check them."""
+    _numbers.check(options, logits.device)
+    if is_compiling():  # a check of a symbolic number compiles a graph for its value alone
+        return
+    _check.finite_factor(options.z_loss, "z_loss")
+    _check.base(options.base)
+    if not isinstance(options.normalizer, torch.Tensor):
+        _check.normalizer(options.normalizer, options.reduction)
+    if not isinstance(options.logit_scale, torch.Tensor):
+        _check.logit_scale(options.logit_scale)
+
+
+def _what_is_wrong(tensors, options, theirs):
     """The message if torch refuses the call for its types or devices, else None."""
     logits, target, weight, _ = tensors
+    if "label_smoothing" in theirs:  # the one that torch speaks of, if there are two faults
+        try:
+            _check.real_between(options.label_smoothing, "label_smoothing", 0, 1)
+        except (TypeError, ValueError) as error:
+            return str(error)
     devices = {str(t.device) for t in (logits, target, weight) if t is not None}
     if len(devices) > 1:
         return f"input, target and weight are on different devices: {', '.join(sorted(devices))}"
-    if not logits.is_floating_point():
-        hint = " (integers are class indices: are input and target swapped?)"
-        return f"input must be floating, not {logits.dtype}{hint}"
-    if target.is_floating_point() and target.shape == logits.shape:
-        if options.ignore_index >= 0:
-            return "ignore_index has no meaning for class probabilities"
-        return None
+    for name, value in zip(("input", "target", "weight"), tensors, strict=False):
+        if value is not None and not is_dense(value):
+            kind = "nested" if value.is_nested else value.layout
+            return f"{name} must be a dense tensor, not {kind}"
+    if logits.dtype not in FLOATS:
+        swapped = not (logits.is_complex() or logits.is_floating_point() or logits.is_quantized)
+        hint = " (integers are class indices: are input and target swapped?)" if swapped else ""
+        return f"input must be float16, bfloat16, float32 or float64, not {logits.dtype}{hint}"
+    if target.dtype in FLOATS and target.shape == logits.shape:
+        is_wrong = options.ignore_index >= 0
+        return "ignore_index has no meaning for class probabilities" if is_wrong else None
+    return _what_is_wrong_with_labels(logits, target, weight)
+
+
+def _what_is_wrong_with_labels(logits, target, weight):
+    if target.dtype is torch.uint8 and logits.dim() > 2:
+        return f"target must be int64 for input of {logits.dim()} dimensions, not torch.uint8"
     if target.dtype not in (torch.int64, torch.uint8):
-        kinds = f"int64 (class indices), or floating of shape {tuple(logits.shape)} (probabilities)"
-        return f"target must be {kinds}, not {target.dtype} of shape {tuple(target.shape)}"
+        kinds = f"float16 to float64 of shape {tuple(logits.shape)} (probabilities)"
+        found = f"{target.dtype} of shape {tuple(target.shape)}"
+        return f"target must be int64 (class indices), or {kinds}, not {found}"
     if weight is not None and weight.dtype != logits.dtype:
         return f"weight must be {logits.dtype} as input, not {weight.dtype}"
     return None
