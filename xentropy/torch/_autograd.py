@@ -10,9 +10,16 @@ What a step costs in passes over memory the size of the logits, reads + writes:
 import math
 
 import torch
+from torch._C import _are_functorch_transforms_active
+from torch._C._functorch import (
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+)
 from torch.autograd.graph import increment_version
 
 from .._softmax import log_softmax
+from . import _operator
 from ._arrays import BITS16, array, compute, loss_tensor
 from ._formula import formula
 
@@ -63,6 +70,8 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream):
+        if is_legacy_batchedtensor(upstream) or _are_functorch_transforms_active():
+            return _transformed(ctx, upstream)
         logits, target, kept, *weights = ctx.saved_tensors
         derivable = torch.is_grad_enabled()  # create_graph
         given = kept is not None and not derivable and not graph_is_retained()
@@ -107,23 +116,65 @@ def _of_logits(ctx, tensors, kept, given, upstream):
     return compute(True, tensors, ctx.options, upstream, kept if given else None)[1]
 
 
-def _of_target(tensors, options, upstream):
+def _of_target(tensors, options, upstream, times=torch.Tensor.mul_):
     """The gradient in class probabilities, `xentropy.reference.cross_entropy_target_grad`."""
     logits, target, weight, sample_weight = tensors
     axis = options.axis if logits.dim() > 1 else 0
     x = logits.detach().float() if logits.dtype in BITS16 else logits.detach()
     x = x if options.logit_scale == 1 else x * options.logit_scale
-    gradient = torch.from_numpy(log_softmax(array(x), axis=axis))
+    if is_functorch_wrapped_tensor(x):  # forward mode, where no tensor has memory of its own
+        gradient = x.log_softmax(axis)
+    else:
+        gradient = torch.from_numpy(log_softmax(array(x), axis=axis))
     factor = (options.label_smoothing - 1) / math.log(options.base or math.e)
+    if factor == 0:  # 0 log 0 = 0
+        gradient.masked_fill_(gradient.isneginf(), 0)
+    if weight is not None:
+        by_class = gradient.movedim(axis, -1)
+        if not weight.all():
+            by_class.masked_fill_(by_class.isneginf() & (weight == 0), 0)
+        by_class.mul_(weight)
     if options.reduction == "mean":
-        rows = target.numel() // target.size(axis) if sample_weight is None else sample_weight.sum()
+        rows = target.numel() // target.size(axis)
+        if sample_weight is not None:
+            rows = sample_weight.sum(dtype=torch.float64).item()
         factor = factor / (options.normalizer or rows or 1)  # without rows the gradient is empty
     factor = factor * upstream.to(x.dtype)
-    factor = factor if sample_weight is None else factor * sample_weight
-    gradient.mul_(factor.unsqueeze(axis) if factor.dim() else factor)
-    if weight is not None:
-        gradient.movedim(axis, -1).mul_(weight)
+    factor = factor if sample_weight is None else factor * sample_weight.to(x.dtype)
+    gradient = times(gradient, factor.unsqueeze(axis) if factor.dim() else factor)
+    if sample_weight is not None:
+        gradient = gradient.masked_fill((sample_weight == 0).unsqueeze(axis), 0)
     return gradient.to(target.dtype)
+
+
+def _is_batched(upstream):
+    """Is it a batch of gradients to vmap, of torch.func or of autograd's own kind?"""
+    return is_batchedtensor(upstream) or is_legacy_batchedtensor(upstream)
+
+
+def _transformed(ctx, upstream):
+    """Both gradients where a transform follows the upstream gradient through backward.
+
+    A batch of them (vmap) has each gradient computed by itself, with one rounding. Other
+    transforms see a product. The kept gradient is left as it is.
+    """
+    logits, target, kept, *weights = ctx.saved_tensors
+    tensors = logits, target, *(weights or (None, None))
+    if torch.is_grad_enabled():
+        return *_differentiable(ctx, tensors, upstream), None
+    for_logits, for_target, _ = ctx.needs_input_grad
+    of_logits = of_target = None
+    if for_logits and logits is not None and _is_batched(upstream):
+        of_logits = _operator.backward(upstream, tensors, ctx.options)
+    elif for_logits:
+        unit = kept
+        if kept is None:
+            unit = _operator.backward(torch.ones_like(upstream), tensors, ctx.options)
+        axis = ctx.options.axis if unit.dim() > 1 else 0
+        of_logits = unit * (upstream.unsqueeze(axis) if upstream.dim() else upstream).to(unit.dtype)
+    if for_target:
+        of_target = _of_target(tensors, ctx.options, upstream, torch.mul)
+    return of_logits, of_target, None
 
 
 def _differentiable(ctx, tensors, upstream):
