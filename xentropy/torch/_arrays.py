@@ -52,7 +52,7 @@ def array(tensor):
     if tensor.dtype is BFLOAT16:
         if bfloat16 is None:
             raise TypeError("bfloat16 tensors need ml_dtypes: pip install ml_dtypes")
-        return tensor.detach().view(torch.int16).numpy().view(bfloat16)
+        return tensor.detach().resolve_neg().view(torch.int16).numpy().view(bfloat16)
     return tensor.numpy(force=True)
 
 
