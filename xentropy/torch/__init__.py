@@ -7,8 +7,9 @@
     loss = cross_entropy(logits, target)     # arguments, results and errors as torch has them
     loss.backward()                          # free: the gradient was computed with the loss
 
-`patch` replaces torch's function in code that one cannot edit. Tensors that are not on the CPU are
-always passed to torch's own function.
+`patch` replaces torch's function in code that one cannot edit. `softmax`, `log_softmax`,
+`logsumexp`, `entropy` and `kl_divergence` have gradients as well. Tensors that are not on the CPU
+are always passed to torch's own functions.
 """
 
 try:
@@ -22,5 +23,16 @@ except ImportError as error:
 
 from ._loss import CrossEntropyLoss, cross_entropy
 from ._patch import patch, unpatch
+from ._softmax import entropy, kl_divergence, log_softmax, logsumexp, softmax
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "patch", "unpatch"]
+__all__ = [
+    "CrossEntropyLoss",
+    "cross_entropy",
+    "entropy",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "patch",
+    "softmax",
+    "unpatch",
+]
