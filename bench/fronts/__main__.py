@@ -25,6 +25,7 @@ MARK = re.compile(r"(<!-- fronts: (\w+) from (\S+) -->\n).*?(<!-- fronts: end --
 # Name: module of this package, the distributions that it compares with.
 FRONTS = {
     "torch": ("torch_front", ("torch",)),
+    "torch_softmax": ("torch_softmax_front", ("torch",)),
     "language_model": ("language_model", ("torch",)),
     "jax": ("jax_front", ("jax", "jaxlib", "optax")),
     "boosting": ("boosting_front", ("xgboost", "lightgbm", "scikit-learn")),
