@@ -4,7 +4,7 @@
 
 Loss and gradient of float32 rows of 1024 classes, for results from 64 KB to 1 GB, in a process that
 has loaded nothing else, and in one where torch and JAX, if they are installed, take a step of
-the same size before each round. Page faults are those of one call without out=.
+the same size before each of the two. Page faults are those of one call without out=.
 """
 
 import argparse
@@ -45,15 +45,16 @@ def measure(cell, names, threads, rounds):
     fresh = Way(lambda: xe.cross_entropy_with_grad(logits, target, n_threads=threads))
     given = Way(lambda: xe.cross_entropy_with_grad(logits, target, out=out, n_threads=threads))
     loops = max(1, round(SHORT / min(seconds_of(given, 1) for _ in range(3))))
-    taken, faults = [], []
-    for _ in range(rounds + 1):
-        for step in steps:
-            step()
-        before = page_faults()
-        first = seconds_of(fresh, loops)
-        faults.append((page_faults() - before) / loops)
-        taken.append((first, seconds_of(given, loops)))
-    medians = (statistics.median(times) for times in zip(*taken[1:], strict=True))
+    taken, faults = {fresh: [], given: []}, []
+    for turn in range(rounds + 1):
+        for way in (fresh, given) if turn % 2 else (given, fresh):
+            for step in steps:
+                step()
+            before = page_faults()
+            taken[way].append(seconds_of(way, loops))
+            if way is fresh:
+                faults.append((page_faults() - before) / loops)
+    medians = (statistics.median(times[1:]) for times in taken.values())
     return *medians, statistics.median(faults[1:])
 
 

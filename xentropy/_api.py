@@ -177,8 +177,9 @@ def cross_entropy_with_grad(
     -----
     The page faults of untouched memory cost more than the computation. Freed results of 128 KB
     and more are therefore kept for later ones of about their size: at most 24 MB of those below
-    4 MB; on Linux also four below 32 MB and one above, marked (MADV_FREE) so that the system may
-    reclaim them, but for 2 MB each. XENTROPY_KEEP_RESULT=0 in the environment switches that off.
+    4 MB; on Linux also four below 32 MB and one above, of which the system may reclaim (MADV_FREE)
+    all but the last below 32 MB, and 2 MB each. XENTROPY_KEEP_RESULT=0 in the environment switches
+    that off.
 
     Examples
     --------

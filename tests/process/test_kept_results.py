@@ -127,12 +127,12 @@ every = np.geomspace(128 * KB, 60 * MB, 40)
 for sizes in (every, every[::-1], [900 * KB] * 20 + [3.9 * MB] * 20 + [31.9 * MB] * 6):
     assert freed(sizes) > 150 * MB
     held, taken = unmarked() - before, marked()
-    assert held <= 35 * MB, held  # 34, and the pages of the headers
-    assert taken <= (4 * 32 + 60) * MB, taken
+    assert held <= 65 * MB, held  # 64, and the pages of the headers
+    assert taken <= (3 * 32 + 60) * MB, taken
     assert taken > 32 * MB
 freed([100 * MB])
 freed([200 * MB])  # of the largest, the last one only
-assert 199 * MB <= marked() <= (4 * 32 + 201) * MB, marked()
+assert 199 * MB <= marked() <= (3 * 32 + 201) * MB, marked()
 """
 
 
@@ -143,7 +143,7 @@ def test_what_an_idle_process_keeps_is_bounded():
 @pytest.mark.parametrize(("value", "kept"), [("", True), ("1", True), ("0", False)])
 def test_keeping_can_be_switched_off(value, kept):
     run(
-        START + KEPT + f"freed([5 * MB, 40 * MB])\nassert (marked() > 36 * MB) == {kept}\n"
+        START + KEPT + f"freed([5 * MB, 6 * MB, 40 * MB])\nassert (marked() > 41 * MB) == {kept}\n"
         f"assert (marked() > 0) == {kept}",
         XENTROPY_KEEP_RESULT=value,
     )

@@ -19,14 +19,17 @@
 //      whole huge pages first, no byte beyond the block.
 //   5. The huge pages of a kept block are marked with MADV_FREE: the system counts them as
 //      available and reclaims them whenever it needs memory; until then their contents are
-//      unchanged. That costs 3 us at 4 MB, 14 us at 64 MB. Pages of 4 KB are not marked: it would
-//      be 10 us per MB, and as much again for the next writes, together half of the kernel's time.
-//      Where the system refuses the mark (old ones, sandboxes, locked memory), blocks of 4 MB and
-//      more are left to malloc.
+//      unchanged. The other threads' cores must drop each page from their TLB, which costs some 7
+//      us per MB, 10 % of the kernel's time and more below 32 MB. There the block that was freed
+//      last, the one that a loop takes again, is marked only when the next one displaces it. Pages
+//      of 4 KB are never marked: writing them again would take twice as long. Where the system
+//      refuses the mark (old ones, sandboxes, locked memory), blocks of 4 MB and more are left to
+//      malloc.
 //   6. If the system refuses memory, all that is kept is given back, and it is asked once more.
 //
-// So a process keeps at most 8 x 1 + 4 x 4 MB from malloc and 5 x 2 MB behind huge pages, 34 MB,
-// that are not marked; marked are 4 x 32 MB and one larger block at most.
+// So a process keeps at most 8 x 1 + 4 x 4 MB from malloc, 32 MB of the block freed last, and 4 x 2
+// MB behind huge pages, 64 MB, that are not marked; marked are 3 x 32 MB and one larger block at
+// most.
 //
 // There are no locks: a place is emptied and filled by one atomic exchange, and a block's header
 // belongs to whoever has taken it. A fork in between costs the child one block.
@@ -69,10 +72,12 @@ struct Header {  // in the cache line before the data
 struct Shelf {
   size_t from;  // the smallest block that belongs here
   int places;
+  int unmarked;   // so many first places hold blocks that are not marked
   char* kept[8];  // data of blocks, the last freed first, or null
 };
 
-Shelf shelves[] = {{128 * KB, 8, {}}, {1 * MB, 4, {}}, {kMapped, 4, {}}, {32 * MB, 1, {}}};
+Shelf shelves[] = {
+    {128 * KB, 8, 8, {}}, {1 * MB, 4, 4, {}}, {kMapped, 4, 1, {}}, {32 * MB, 1, 0, {}}};
 
 // Null for blocks that are not worth keeping.
 Shelf* shelf_of(size_t bytes) {
@@ -157,7 +162,13 @@ void destroy(char* data) {
 
 // Puts a block into the first place, and what was there into the next.
 void keep(Shelf* shelf, char* data) {
-  for (int i = 0; i < shelf->places && data; ++i) data = exchange(&shelf->kept[i], data);
+  for (int i = 0; i < shelf->places && data; ++i) {
+    if (i == shelf->unmarked && !mark(data, pages_size(data))) {
+      __atomic_store_n(&marks, false, __ATOMIC_RELAXED);
+      break;
+    }
+    data = exchange(&shelf->kept[i], data);
+  }
   destroy(data);
 }
 
@@ -206,10 +217,6 @@ void free_pages(void* memory) {
   const size_t size = pages_size(data);
   Shelf* shelf = shelf_of(size);
   if (!shelf) return destroy(data);
-  if (size >= kMapped && !mark(data, size)) {
-    __atomic_store_n(&marks, false, __ATOMIC_RELAXED);
-    return destroy(data);
-  }
   ASAN_POISON_MEMORY_REGION(data, size);
   keep(shelf, data);
 }
