@@ -95,7 +95,7 @@ def end(*kind, how):
     """End this process with a step in flight."""
     step, x = compiled_step(*kind, (20000, 1000))
     if how == "thread":
-        threading.Thread(target=step, args=(x,), daemon=True).start()
+        threading.Thread(target=step, args=(x,)).start()
         return
     step(x)
     if how == "error":
