@@ -16,6 +16,7 @@ from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS, make_options
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS = ("none", "sum", "mean")
+OR_LEAVE_OUT = " or use ignore_index/sample_weight"  # which only cross entropy has
 
 
 def taken(result):
@@ -25,10 +26,13 @@ def taken(result):
     return result
 
 
-def as_array(value, name):
-    """`value` as a base-class array; an array is not copied."""
+def as_array(value, name, instead=""):
+    """`value` as a base-class array; an array is not copied.
+
+    `instead` ends the error for masked arrays: what else the call offers.
+    """
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; fill it or use ignore_index/sample_weight")
+        raise TypeError(f"{name} is a masked array; fill it{instead}")
     try:
         return np.asarray(value)
     except TypeError as error:
@@ -59,9 +63,9 @@ def number_array(value, name):
     return float_array(array, name)
 
 
-def logits(value):
-    """Logits: floating, at least one dimension."""
-    array = as_array(value, "logits")
+def logits(value, instead=""):
+    """Logits: floating, at least one dimension; `instead` as for `as_array`."""
+    array = as_array(value, "logits", instead)
     hint = ""
     if array.dtype.kind in "iub":
         hint = " (integers are class indices: are logits and target swapped?)"
@@ -86,7 +90,7 @@ def class_axis(axis, array, name="logits"):
 
 def target(value, logits_shape, row_shape):
     """Class indices, one per row, or class probabilities, one per logit."""
-    array = as_array(value, "target")
+    array = as_array(value, "target", OR_LEAVE_OUT)
     if array.size == 0 and array.shape == row_shape and array.dtype == np.float64:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if array.dtype.kind in "iu":

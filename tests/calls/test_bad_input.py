@@ -186,3 +186,20 @@ def test_the_result_of_a_softmax_may_not_overlap_its_input_in_part(function):
     x, out = shared[:12].reshape(3, 4), shared[1:13].reshape(3, 4)
     refused(function, {"x": x, "axis": 1, "out": out}, ValueError, ["out overlaps x"])
     refused(function, {"x": x, "axis": 1, "out": x[::-1]}, ValueError, ["out overlaps x"])
+
+
+def test_masked_arrays_are_told_what_the_call_offers():
+    """Cross entropy alone can leave rows out; elsewhere masked values can only be filled."""
+    masked, p = np.ma.array([[1.0, 2.0]], mask=[[False, True]]), np.array([[0.5, 0.5]])
+    fill = "is a masked array; fill it"
+    for loss in (xe.cross_entropy, xe.cross_entropy_with_grad):
+        for arguments in ((masked, [0]), (p, np.ma.array([0])), (p, masked)):
+            with pytest.raises(TypeError, match=f"{fill} or use ignore_index/sample_weight$"):
+                loss(*arguments)
+    functions = xe.softmax, xe.log_softmax, xe.logsumexp, xe.entropy
+    others = [(function, (masked,)) for function in functions]
+    others += [(xe.logsumexp, (p, None, masked))]
+    others += [(xe.kl_divergence, (masked, p)), (xe.kl_divergence, (p, masked))]
+    for function, arguments in others:
+        with pytest.raises(TypeError, match=f"{fill}$"):
+            function(*arguments)
