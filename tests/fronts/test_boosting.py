@@ -261,8 +261,9 @@ def test_labels_that_are_no_class(label, error):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((np.zeros(3), np.zeros(3)), ValueError, r"logits have shape \(3,\)"),
-        ((np.zeros(3), np.zeros((3, 1))), ValueError, "classes >= 2"),
+        ((np.zeros(3), np.zeros(3)), ValueError, r"logits have shape \(3,\).*set num_class"),
+        ((np.zeros(3), np.zeros((3, 1))), ValueError, "classes >= 2.*set num_class"),
+        ((np.zeros(3), np.zeros((3, 2, 2))), ValueError, r"classes >= 2\)$"),
         ((np.zeros(2), np.zeros((3, 2))), ValueError, "labels has shape"),
         ((np.zeros(3), np.zeros((3, 2), int)), TypeError, "logits must be float"),
         ((np.zeros(3), np.zeros((3, 2)), np.ones(2)), ValueError, "sample_weight has shape"),

@@ -4,6 +4,8 @@ import numpy as np
 
 from .. import _check
 
+ONE_SCORE = ": the library computes one score a row; set num_class, to 2 for two classes"
+
 
 def batch(first, second, sample_weight):
     """Logits (N, K), labels as int64 (N,) and weights (N,) or None, in either order of arguments.
@@ -18,7 +20,8 @@ def batch(first, second, sample_weight):
         labels, logits = first, second
     logits = _check.logits(logits)
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits have shape {logits.shape}, not (rows, classes >= 2)")
+        hint = ONE_SCORE if logits.ndim == 1 or logits.shape[1:] == (1,) else ""
+        raise ValueError(f"logits have shape {logits.shape}, not (rows, classes >= 2){hint}")
     labels = class_indices(labels, logits.shape[1], len(logits))
     if sample_weight is not None and np.size(sample_weight) == 0:
         sample_weight = None  # XGBoost's, if there are none

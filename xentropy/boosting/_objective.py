@@ -64,9 +64,12 @@ def multiclass_objective(kind="exact", *, n_threads=None):
       With ``params["objective"] = "multi:softprob"`` beside `obj`, as `XGBClassifier` has it,
       a model predicts probabilities and evaluates `mlogloss` as ever.
     * LightGBM (`num_class` is wanted): the start, `multiclass_init_score`, unless
-      ``boost_from_average=False``. A model predicts logits without that start, by `predict_proba`
-      too: ``softmax(model.predict(x, raw_score=True) + scores, axis=1)`` are the probabilities.
-      To stop early by `multiclass_logloss`.
+      ``boost_from_average=False``. A model predicts logits without that start, and so do
+      `predict` and `predict_proba` of `LGBMClassifier`, for any custom objective. With
+      ``logits = model.predict(x, raw_score=True) + scores``, ``softmax(logits, axis=1)`` are the
+      probabilities and ``model.classes_[logits.argmax(axis=1)]`` the classes; scikit-learn's
+      model selection needs a `scoring` that computes them. For two classes give
+      `LGBMClassifier` ``num_class=2, metric="None"``. To stop early by `multiclass_logloss`.
     * CatBoost: `learning_rate` and ``bootstrap_type="Bayesian"``, which it sets by the name of
       the loss, and ``eval_metric="MultiClass"``. It predicts probabilities.
 

@@ -47,6 +47,10 @@ def multiclass_base_score(labels, num_class, weight=None):
     starts both from 0.5 and takes only one number, so that there is nothing to give;
     XGBoost 3.1 starts from :math:`f_c` itself.
 
+    In `xgboost.cv` the built-in objective starts each fold from the classes of its training
+    rows. So does a `fpreproc` that is called with ``(train, test, params)`` and returns ``train,
+    test, {**params, "base_score": multiclass_base_score(train.get_label(), K)}``.
+
     XGBoost adds up the weights in float32, here it is float64: with two million weighted rows
     its own scores were off by 7e-6.
 
@@ -99,6 +103,11 @@ def multiclass_init_score(labels, num_class, weight=None):
     -----
     The start of LightGBM 3 and 4 (src/objective/multiclass_objective.hpp, BoostFromScore).
     `LGBMClassifier` numbers its classes in the order of ``np.unique(y)``.
+
+    In `lightgbm.cv` the built-in objective starts each fold from the classes of its training
+    rows. So does a `fpreproc` that is called with ``(train, test, params)``, computes the scores
+    of ``train.construct().get_label()``, calls `set_init_score` of both, constructed, with one
+    row of them for each of `num_data()`, and returns its three arguments.
 
     Away from the defaults a model with a custom objective may still be another one: LightGBM
     then draws other features for `feature_fraction`, and under ``boosting="dart"`` its own
