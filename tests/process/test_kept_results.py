@@ -168,6 +168,34 @@ def test_where_the_system_refuses_memory_what_is_kept_is_given_back(what):
     run(f"WHAT = {what!r}\n{START}{KEPT}{NO_MEMORY}", XENTROPY_KEEP_RESULT="1")
 
 
+REFUSED = """
+from numpy._core.multiarray import get_handler_name
+
+def is_mapped(address):
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ranges = (line.split()[0].split("-") for line in lines)
+    return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+
+first, second, third = results = [xe.softmax(logits(5 * MB), axis=1) for _ in range(3)]
+addresses = [result.ctypes.data for result in results]
+assert all(map(is_mapped, addresses))
+assert ctypes.CDLL(None).mlock(ctypes.c_void_p(addresses[0]), ctypes.c_size_t(4096)) == 0
+del results
+del first  # is kept as it is
+assert is_mapped(addresses[0])
+del second  # displaces it, and it is to be marked
+assert not any(map(is_mapped, addresses[:2]))
+del third
+assert not is_mapped(addresses[2])
+assert get_handler_name(xe.softmax(logits(5 * MB), axis=1)) == "default_allocator"
+"""
+
+
+def test_where_the_system_refuses_the_mark_nothing_is_kept_that_no_result_would_take():
+    """Locked memory cannot be marked; one locked page is enough."""
+    run(f"{START}{REFUSED}", XENTROPY_KEEP_RESULT="1")
+
+
 FORKS = """
 expected = {n: xe.softmax(logits(n), axis=1) for n in (200 * KB, 2 * MB, 5 * MB, 33 * MB)}
 going = True

@@ -165,6 +165,7 @@ void keep(Shelf* shelf, char* data) {
   for (int i = 0; i < shelf->places && data; ++i) {
     if (i == shelf->unmarked && !mark(data, pages_size(data))) {
       __atomic_store_n(&marks, false, __ATOMIC_RELAXED);
+      release_kept_pages();  // what nobody would take again
       break;
     }
     data = exchange(&shelf->kept[i], data);
@@ -215,10 +216,9 @@ void free_pages(void* memory) {
   char* data = static_cast<char*>(memory);
   if (!data) return;
   const size_t size = pages_size(data);
-  Shelf* shelf = shelf_of(size);
-  if (!shelf) return destroy(data);
+  if (!pages_serve(size)) return destroy(data);
   ASAN_POISON_MEMORY_REGION(data, size);
-  keep(shelf, data);
+  keep(shelf_of(size), data);
 }
 
 void release_kept_pages() {
