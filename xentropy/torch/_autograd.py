@@ -22,6 +22,7 @@ from .._softmax import log_softmax
 from . import _operator
 from ._arrays import BITS16, array, compute, loss_tensor
 from ._formula import formula
+from ._routing import direct_apply
 
 try:  # torch has no public function for it (its issue 65536)
     graph_is_retained = torch._C._autograd._get_current_graph_task_keep_graph
@@ -89,11 +90,7 @@ class CrossEntropy(torch.autograd.Function):
         return of_logits, of_target, None
 
 
-# Bypasses the Python wrappers of apply and backward, which are for transforms (that are computed by
-# torch's own function) and for Functions of other kinds: 2 us less forward, 1 us backward.
-apply = super(torch.autograd.Function, CrossEntropy).apply
-if hasattr(CrossEntropy, "_backward_cls"):
-    CrossEntropy._backward_cls.apply = CrossEntropy.backward
+apply = direct_apply(CrossEntropy)
 
 
 def _of_logits(ctx, tensors, kept, given, upstream):

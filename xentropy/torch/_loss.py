@@ -21,9 +21,9 @@ from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
 from ._recorded import recorded_cross_entropy
 from ._refusals import as_torch_has_it, by_torch
+from ._routing import PLAIN
 from ._tracing import overridden, traced
 
-PLAIN = {torch.Tensor, torch.nn.Parameter}  # not tensor subclasses
 TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
 

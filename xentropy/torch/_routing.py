@@ -23,7 +23,7 @@ def on_kernels(*tensors):
     """
     if is_compiling():
         return False
-    if has_torch_function(tensors) and not _default_device_alone():
+    if has_torch_function(tensors) and not only_default_device():
         return False
     for tensor in tensors:
         if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
@@ -36,16 +36,16 @@ def on_kernels(*tensors):
     return not _len_torch_dispatch_stack() and _get_tracing_state() is None
 
 
-def _default_device_alone():
+def only_default_device():
     """Is the mode of torch.set_default_device the only one? It concerns constructors alone."""
     return all(type(mode) is DeviceContext for mode in _get_current_function_mode_stack())
 
 
 def direct_apply(function):
-    """The `apply` of an autograd.Function for calls that `on_kernels` has let pass.
+    """The `apply` of an autograd.Function for calls outside of transforms.
 
-    Bypasses the Python wrappers of apply and backward, which are for transforms and for Functions
-    of other kinds: 2 us less forward, 1 us backward.
+    Bypasses the Python wrappers of apply and backward, which are for transforms (torch's own
+    operations compute under those) and for Functions of other kinds: 2 us less forward, 1 us backward.
     """
     if hasattr(function, "_backward_cls"):
         function._backward_cls.apply = function.backward

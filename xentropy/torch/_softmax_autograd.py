@@ -24,7 +24,7 @@ import torch
 from .. import _kernels
 from .._api import kl_divergence
 from .._kernels import make_options
-from ._arrays import BITS16, SMALL_BYTES, array, arrays, compute, tensor
+from ._arrays import BITS16, SMALL_BYTES, array, arrays, compute, loss_tensor, tensor
 from ._routing import direct_apply, on_kernels
 
 MINUS_ONE = torch.tensor(-1.0, device="cpu")
@@ -50,14 +50,14 @@ def reduced(what, x, dims, keepdim=False, base=None, empty=-math.inf):
     """One value a row by the kernels, float32 or float64; `empty` for rows without elements."""
     (source,) = arrays((x,))
     values = _kernels.reduce_rows(what, source, dims, keepdim, base, empty, None, checked=True)
-    return torch.from_numpy(np.asarray(values))
+    return tensor(np.asarray(values))
 
 
 def divergence(target, logits, dim, reduction, base, dtype):
     """xentropy.kl_divergence of tensors."""
     t, x = array(target), array(logits)
     value = kl_divergence(t, x, reduction=reduction, axis=dim, base=base)
-    return torch.from_numpy(np.asarray(value)).to(dtype)
+    return loss_tensor(value, dtype)
 
 
 def torch_softmax_over(x, dims):

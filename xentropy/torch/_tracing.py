@@ -10,15 +10,14 @@ import torch
 from torch._decomp import register_decomposition
 from torch.compiler import is_compiling
 from torch.nn import functional
-from torch.overrides import _get_current_function_mode_stack, handle_torch_function
-from torch.utils._device import DeviceContext
+from torch.overrides import handle_torch_function
 
 from . import _operator  # noqa: F401  the operator is registered
 from ._arrays import BITS16
 from ._formula import torch_cross_entropy
 from ._recorded import elementary, recorded_cross_entropy
+from ._routing import PLAIN, only_default_device
 
-PLAIN = torch.Tensor, torch.nn.Parameter
 TENSORS = "input", "target", "weight", "sample_weight"
 
 
@@ -36,7 +35,7 @@ def overridden(function, call):
         return NotImplemented
     tensors = tuple(call[name] for name in TENSORS)
     plain = all(t is None or type(t) in PLAIN for t in tensors)
-    if plain and all(isinstance(m, DeviceContext) for m in _get_current_function_mode_stack()):
+    if plain and only_default_device():
         return NotImplemented
     defaults = function.__kwdefaults__
     arguments = {k: v for k, v in call.items() if not _is_default(v, defaults.get(k, call))}
