@@ -183,3 +183,25 @@ def test_vmap_of_the_operator_calls_it_for_each_element():
         assert torch.equal(found[i], OPERATOR(x[i], y[i], *PLAIN, torch.float32))
     one = torch.func.vmap(lambda b: OPERATOR(x[0], b, *PLAIN, torch.float32))(y)
     assert torch.equal(one[1], OPERATOR(x[0], y[1], *PLAIN, torch.float32))
+
+
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.1, "logit_scale": torch.tensor(2.0)}])
+def test_of_a_backward_that_calls_the_loss(options):
+    """It is called on the batch itself."""
+    y = torch.tensor([0, 2])
+
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return upstream * cross_entropy(upstream, y, reduction="none", **options).unsqueeze(1)
+
+    x, upstream = torch.zeros(2, 3, requires_grad=True), torch.randn(4, 2, 3)
+    result = Backward.apply(x)
+    (found,) = torch.autograd.grad(result, x, upstream, is_grads_batched=True, retain_graph=True)
+    for i in range(4):
+        (exact,) = torch.autograd.grad(result, x, upstream[i], retain_graph=True)
+        assert torch.allclose(found[i], exact, rtol=1e-5, atol=1e-6)

@@ -108,6 +108,68 @@ def test_the_type_of_a_recorded_loss_is_that_of_the_eager_one(dtype):
             assert_close(traced(2 * x, Y), criterion(2 * x, Y))
 
 
+WRONG = [
+    {"label_smoothing": 2.0, "z_loss": 0.1},
+    {"label_smoothing": torch.tensor(0.2), "z_loss": 0.1},
+    {"ignore_index": 2.5, "z_loss": 0.1},
+    {"axis": 5},
+    {"z_loss": torch.tensor(0.1)},
+    {"base": 0.5},
+    {"logit_scale": torch.ones(3)},
+    {"logit_scale": -1.0},
+    {"normalizer": torch.tensor(2.0), "reduction": "sum"},
+    {"sample_weight": torch.ones(6, 1)},
+    {"weight": torch.ones(4)},
+    {"reduction": "maximum"},
+]
+
+
+@pytest.mark.parametrize("options", WRONG, ids="-".join)
+def test_what_is_refused_is_not_traced(options):
+    """With the same error; a graph has no checks of its own."""
+    with pytest.raises((TypeError, ValueError, IndexError, RuntimeError)) as eager:
+        cross_entropy(X, Y, **options)
+    with pytest.raises(type(eager.value)) as traced:
+        torch.jit.trace(lambda x, y: cross_entropy(x, y, **options), (X, Y), check_trace=False)
+    assert str(traced.value) == str(eager.value)
+
+
+@pytest.mark.parametrize("record", ["trace", "script"])
+def test_tensors_of_one_number_are_inputs_of_a_recorded_graph(record):
+    class Loss(torch.nn.Module):
+        def forward(self, x, y, scale, count):
+            return cross_entropy(x, y, logit_scale=scale, normalizer=count)
+
+    first, second = torch.tensor([[2.0, 7.0], [0.5, 3.0]])
+    loss = Loss()
+    recorded = (
+        torch.jit.script(loss) if record == "script" else torch.jit.trace(loss, (X, Y, *first))
+    )
+    assert_close(recorded(X2, Y2, *second), loss(X2, Y2, *second))
+
+
+@pytest.mark.parametrize("record", ["trace", "script", "compile", "export"])
+def test_parameters_of_the_criterion_are_those_of_its_record(record):
+    names = "logit_scale", "normalizer"
+    criterion = CrossEntropyLoss(**{name: torch.nn.Parameter(torch.tensor(2.0)) for name in names})
+    records = {
+        "trace": lambda: torch.jit.trace(criterion, (X, Y)),
+        "script": lambda: torch.jit.script(criterion),
+        "compile": lambda: torch.compile(criterion, backend="aot_eager", fullgraph=True),
+        "export": lambda: torch.export.export(criterion, (X, Y)).module(),
+    }
+    recorded = records[record]()
+    for value in (2.0, 3.0):
+        for parameter in (*criterion.parameters(), *recorded.parameters()):
+            parameter.data.fill_(value)
+        assert_close(recorded(X2[:6], Y2[:6]), criterion(X2[:6], Y2[:6]))
+    gradients = []
+    for module in (recorded, criterion):
+        wanted = [getattr(module, name) for name in names]
+        gradients.append(torch.stack(torch.autograd.grad(module(X2[:6], Y2[:6]), wanted)))
+    assert_close(*gradients)
+
+
 def test_functions_that_call_ours_are_compiled():
     class Model(torch.nn.Module):
         def forward(self, a, b):
@@ -327,6 +389,14 @@ def test_onnx_computes_with_probabilities_and_while_patched(exporter, tmp_path):
     model = Head(torch.nn.CrossEntropyLoss())
     with patch():
         loss = by_onnx(exporter, tmp_path, model, X2, Y2)
+    assert_close(loss, model(X2, Y2).detach())
+
+
+def test_onnx_keeps_the_smoothing_beside_a_learned_scale(exporter, tmp_path):
+    """torch's own export loses it."""
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    model = Head(CrossEntropyLoss(label_smoothing=0.1, logit_scale=scale))
+    loss = by_onnx(exporter, tmp_path, model, X2, Y2)
     assert_close(loss, model(X2, Y2).detach())
 
 

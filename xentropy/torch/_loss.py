@@ -22,7 +22,7 @@ from ._autograd import apply, check_in_place
 from ._recorded import recorded_cross_entropy
 from ._refusals import as_torch_has_it, by_torch
 from ._routing import PLAIN
-from ._tracing import overridden, traced
+from ._tracing import overridden, traced, unrecorded
 
 TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
@@ -146,11 +146,18 @@ def cross_entropy(
         n_threads=n_threads,
     )
     if not compiling and _is_tracing():  # by torch.jit: a graph of torch's own operations
-        return traced((input, target, weight, sample_weight), options)
+        return _recorded((input, target, weight, sample_weight), options)
     return _routed((input, target, weight, sample_weight), options, inplace, compiling)
 
 
 cross_entropy.__prepare_scriptable__ = lambda: recorded_cross_entropy  # type: ignore[attr-defined]
+
+
+def _recorded(tensors, options):
+    """In a graph of torch.jit, which has none of the checks; so they are made here."""
+    with torch.no_grad():
+        unrecorded(_routed, tensors, options, False, False)
+    return traced(tensors, options)
 
 
 def _routed(tensors, options, inplace, compiling):
@@ -198,7 +205,8 @@ def _traced(tensors, options, dtype):
     """In a graph or under a dispatch mode: the operator, differentiable in the logits alone."""
     _numbers.check(options, tensors[0].device)
     derived = *tensors[1:], *_numbers.tensors(options)
-    if is_grad_enabled() and any(x is not None and x.requires_grad for x in derived):
+    wanted = is_grad_enabled() and any(x is not None and x.requires_grad for x in derived)
+    if wanted and not torch.onnx.is_in_onnx_export():  # which has no gradients, nor all of torch's
         return by_torch(tensors, options)
     return _operator.call(tensors, options, dtype)
 

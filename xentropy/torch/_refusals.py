@@ -1,6 +1,7 @@
 """Calls that torch refuses: its types of errors, with messages that name the argument."""
 
 import torch
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.compiler import is_compiling
 
 from .. import _check
@@ -31,6 +32,8 @@ def by_torch(tensors, options, text=None):
 
 def as_torch_has_it(error, tensors, options):
     """torch's result or error for a call that the kernels' checks have refused with `error`."""
+    if any(isinstance(t, torch.Tensor) and is_legacy_batchedtensor(t) for t in tensors):
+        return by_torch(tensors, options)  # called in a backward that is_grads_batched maps
     dense = all(tensor is None or is_dense(tensor) for tensor in tensors)
     if isinstance(error, IndexError | RuntimeError) and dense:
         raise error

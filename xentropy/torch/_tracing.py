@@ -106,3 +106,13 @@ def traced(tensors, options):
         **{name: getattr(options, name) for name in names},
         for_onnx=torch.onnx.is_in_onnx_export(),
     )
+
+
+def unrecorded(function, *arguments):
+    """A call that torch.jit.trace does not see."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        return function(*arguments)
+    finally:
+        torch._C._set_tracing_state(state)
