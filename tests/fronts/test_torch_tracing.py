@@ -400,11 +400,15 @@ def test_onnx_keeps_the_smoothing_beside_a_learned_scale(exporter, tmp_path):
     assert_close(loss, model(X2, Y2).detach())
 
 
-def test_onnx_takes_an_exported_program(tmp_path):
+@pytest.mark.parametrize("learned", [False, True])
+def test_onnx_takes_an_exported_program(learned, tmp_path):
     """torch.export keeps our operator; the exporter to ONNX gets its decomposition."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model = Head(CrossEntropyLoss(z_loss=0.1, weight=CLASSES, base=2.0))
+    options = {"z_loss": 0.1, "weight": CLASSES, "base": 2.0}
+    if learned:  # by torch's operations, for the derivative
+        options = {"label_smoothing": 0.1, "logit_scale": torch.nn.Parameter(torch.tensor(2.0))}
+    model = Head(CrossEntropyLoss(**options))
     program = torch.export.export(model, (X, Y))
     path = str(tmp_path / "model.onnx")
     with warnings.catch_warnings():

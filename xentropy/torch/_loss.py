@@ -24,6 +24,9 @@ from ._refusals import as_torch_has_it, by_torch
 from ._routing import PLAIN
 from ._tracing import overridden, traced, unrecorded
 
+# Since torch 2.7.
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
 
@@ -157,7 +160,7 @@ def _recorded(tensors, options):
     """In a graph of torch.jit, which has none of the checks; so they are made here."""
     with torch.no_grad():
         unrecorded(_routed, tensors, options, False, False)
-    return traced(tensors, options)
+    return traced(tensors, options, torch.onnx.is_in_onnx_export())
 
 
 def _routed(tensors, options, inplace, compiling):
@@ -206,9 +209,12 @@ def _traced(tensors, options, dtype):
     _numbers.check(options, tensors[0].device)
     derived = *tensors[1:], *_numbers.tensors(options)
     wanted = is_grad_enabled() and any(x is not None and x.requires_grad for x in derived)
-    if wanted and not torch.onnx.is_in_onnx_export():  # which has no gradients, nor all of torch's
-        return by_torch(tensors, options)
-    return _operator.call(tensors, options, dtype)
+    if not wanted or torch.onnx.is_in_onnx_export():  # which has no gradients, nor all of torch's
+        return _operator.call(tensors, options, dtype)
+    special = options.label_smoothing != 0 or tensors[1].is_floating_point()
+    if special and is_exporting():  # ONNX may be made of the program
+        return traced(tensors, options, for_onnx=True)
+    return by_torch(tensors, options)
 
 
 def _with_numbers(tensors, options, dtype, inplace):

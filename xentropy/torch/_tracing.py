@@ -89,8 +89,8 @@ def _unless_zero(number):
     return number if isinstance(number, torch.Tensor) or number else None
 
 
-def traced(tensors, options):
-    """The loss while torch.jit.trace records what is called."""
+def traced(tensors, options, for_onnx):
+    """The loss in torch's operations, while a graph records what is called."""
     logits, target, weight, sample_weight = tensors
     if logits.dtype in BITS16 and torch.is_autocast_enabled("cpu"):
         logits = logits.float()
@@ -104,7 +104,7 @@ def traced(tensors, options):
         label_smoothing=options.label_smoothing,
         sample_weight=sample_weight,
         **{name: getattr(options, name) for name in names},
-        for_onnx=torch.onnx.is_in_onnx_export(),
+        for_onnx=for_onnx,
     )
 
 
