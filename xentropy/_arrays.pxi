@@ -11,6 +11,7 @@ cdef enum:
 # it may acquire the GIL: what must not wait for Python takes malloc.
 cdef struct Memory:
     PyThreadState* python  # of the thread that has released the GIL, or NULL
+    uint64_t modes         # the caller's floating-point modes
     void* (*allocate)(size_t n_bytes) noexcept nogil
     void (*deallocate)(void* data) noexcept nogil
     size_t lacking  # the bytes that could not be had, or 0
@@ -51,15 +52,17 @@ cdef size_t GIL_ELEMENTS = 1 << 11
 
 
 cdef inline void leave_python(Memory* m, size_t elements) noexcept:
-    """Begin work on so many elements, without the GIL unless it is short."""
+    """Begin work on so many elements in the default modes, without the GIL unless it is short."""
     m.allocate, m.deallocate, m.lacking = PyMem_RawMalloc, PyMem_RawFree, 0
     m.python = NULL
     if elements >= GIL_ELEMENTS:
         m.python = PyEval_SaveThread()
+    m.modes = set_default_modes()
 
 
 cdef inline int back_to_python(Memory* m) except -1:
     """End it; MemoryError if memory was lacking."""
+    restore_modes(m.modes)
     if m.python != NULL:
         PyEval_RestoreThread(m.python)
     if m.lacking:

@@ -41,7 +41,7 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
         losses = empty_rows(logits, <uint64_t>1 << s.class_axis, False, c.float64)
         c.row_loss = cnp.PyArray_DATA(losses)
         c.row_loss_float64 = c.float64
-    cdef double total = run_for_python(c, s.threads) / c.terms.divisor
+    cdef double total = run_for_python(c, s.threads)
     loss = total if losses is None else unboxed(losses)
     return (loss, gradient) if with_grad else loss
 
@@ -55,9 +55,10 @@ cdef TargetReport inspect_for_python(const CrossEntropyCall* c, int n_threads) e
 
 
 cdef double run_for_python(const CrossEntropyCall* c, int n_threads) except? -1:
+    """The summed loss over the divisor."""
     cdef Memory memory
     leave_python(&memory, c.rows * c.terms.classes)
-    cdef double total = run(c, n_threads, &memory)
+    cdef double total = run(c, n_threads, &memory) / c.terms.divisor
     back_to_python(&memory)
     return total
 

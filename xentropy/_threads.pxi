@@ -27,6 +27,11 @@ cdef extern from *:
     void store_int "xentropy_store"(int* target, int value) nogil
 
 
+cdef extern from "kernels/driver/modes.h" namespace "xentropy" nogil:
+    uint64_t set_default_modes()
+    void restore_modes(uint64_t before)
+
+
 # --- the default number ----------------------------------------------------------------
 
 cdef int requested_threads = 0    # by set_num_threads; 0: OpenMP's default, ...
@@ -163,6 +168,7 @@ cdef struct Job:
 
 cdef void take_chunks(Job* job, int thread) noexcept nogil:
     """The loop of one thread: claim the next chunk until none is left."""
+    cdef uint64_t modes = set_default_modes()
     cdef char* scratch = job.scratch + job.each * <size_t>thread
     cdef Py_ssize_t chunk = fetch_add(&job.next, 1), brief = 0
     cdef double begun = openmp.omp_get_wtime(), brief_time = 0, long_time = 0, now
@@ -179,6 +185,7 @@ cdef void take_chunks(Job* job, int thread) noexcept nogil:
     fetch_add(&job.brief, brief)
     fetch_add(&job.brief_ns, <Py_ssize_t>(1e9 * brief_time))
     fetch_add(&job.long_ns, <Py_ssize_t>(1e9 * long_time))
+    restore_modes(modes)
 
 
 cdef void run_parallel(Job* job) noexcept nogil:

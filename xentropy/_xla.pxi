@@ -171,6 +171,14 @@ cdef void describe_dense(Layout* layout, XlaArray array, int64_t class_axis) noe
 
 cdef bint compute(const CrossEntropyCall* c, XlaArray target, Refusal* why) noexcept nogil:
     """The labels, before anything is written; then the losses or the gradient."""
+    cdef uint64_t modes = set_default_modes()
+    cdef bint done = compute_in_default_modes(c, target, why)
+    restore_modes(modes)
+    return done
+
+
+cdef bint compute_in_default_modes(const CrossEntropyCall* c, XlaArray target,
+                                   Refusal* why) noexcept nogil:
     cdef Memory memory
     memory.allocate, memory.deallocate, memory.lacking = malloc, free, 0
     cdef TargetReport report = inspect(c, 0, &memory)

@@ -153,6 +153,28 @@ def test_a_handler_of_signals_that_raises_is_heard_every_time(mode, dtype):
     assert (done.returncode, done.stdout) == (0, "{'Mine': 160}\n"), done.stderr
 
 
+# --- floating-point modes -------------------------------------------------------------------
+
+FLUSHED = """
+import numpy as np
+import xentropy as xe
+xe.set_num_threads(2)
+logits = np.tile(np.float16([6e-5, -4.93, 0.5024]), (1 << 17, 1))
+p = np.tile(np.float32([0, 0.98848355, 0.01151646]), (1 << 17, 1))
+right = xe.cross_entropy(logits, p, reduction="none", n_threads=1)
+loss = jax.jit(ce_p)(jnp.asarray(logits), jnp.asarray(p))
+assert (np.asarray(loss) == right).all(), loss
+for _ in range(20):
+    assert (xe.cross_entropy(logits, p, reduction="none") == right).all()
+"""
+
+
+def test_subnormal_logits_count_on_the_threads_of_xla_and_in_later_calls():
+    """XLA's threads flush subnormal numbers, and a team that is started there inherits that."""
+    done = run(start() + FLUSHED)
+    assert done.returncode == 0, done.stderr
+
+
 # --- deep stacks ----------------------------------------------------------------------------
 
 DEEP = """

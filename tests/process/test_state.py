@@ -1,4 +1,4 @@
-"""The state of the process: neither import nor calls change it, nor does clean input warn."""
+"""The state of the process: calls neither change it nor depend on it, and clean input is silent."""
 
 import os
 import sys
@@ -84,6 +84,62 @@ def test_neither_import_nor_calls_change_the_state_of_the_process(tier):
 def test_a_rounding_mode_of_the_user_stays():
     upward = 0x400000 if os.uname().machine == "aarch64" else 0x800
     run(STATE + f"libm.fesetround({upward}); before = state()\n" + CALLS)
+
+
+# Bits of x86's MXCSR and of ARM's FPCR. The first call in a mode starts OpenMP's threads, which
+# inherit it.
+MODES = {
+    "subnormal numbers are flushed": (0x8040, 1 << 24),
+    "rounding is upward": (0x4000, 1 << 22),
+    "rounding is toward zero": (0x6000, 3 << 22),
+    "invalid operations and divisions by zero trap": (0x280, 3 << 8),
+}
+IN_ANOTHER_MODE = """
+place, bits = (7, {mxcsr}) if platform.machine() in ("x86_64", "AMD64") else (0, {fpcr})
+
+def change_mode():
+    libm.fegetenv(environment := (ctypes.c_uint32 * 64)())
+    environment[place] ^= bits
+    libm.fesetenv(environment)
+
+rng, cases = np.random.default_rng(0), []
+for dtype in ("f2", "f4", "f8"):
+    for shape in ((3, 2), (30_000, 3), (3000, 100), (30, 9000), (2, 21, 5000)):
+        x = rng.normal(0, 60, shape).astype(dtype)
+        x[rng.random(shape) < 0.2] = np.finfo(dtype).tiny / 4
+        p = np.abs(x) / np.abs(x).sum(axis=1, dtype=float, keepdims=True)
+        cases.append((x, np.zeros(shape[:1] + shape[2:], int), p.astype(dtype)))
+x[0, :, 0] = np.inf
+
+def results(n_threads):
+    for x, labels, p in cases:
+        for target in (labels, p):
+            for reduction in ("none", "mean"):
+                options = dict(reduction=reduction, n_threads=n_threads)
+                yield from xe.cross_entropy_with_grad(x, target, **options)
+        for function in (xe.softmax, xe.log_softmax, xe.logsumexp, xe.entropy):
+            yield function(x, axis=1, n_threads=n_threads)
+
+def bits_of_results(n_threads):
+    return [np.asarray(each).tobytes() for each in results(n_threads)]
+
+change_mode()
+before = state()
+there = bits_of_results(3)
+same("calls")
+change_mode()
+here = bits_of_results(1)
+assert there == here, [i for i, (a, b) in enumerate(zip(there, here)) if a != b]
+assert bits_of_results(3) == here, "threads that were started in the other mode"
+"""
+
+
+@linux
+@pytest.mark.parametrize("tier", _kernels.tiers())
+@pytest.mark.parametrize("mode", MODES)
+def test_bits_do_not_depend_on_the_floating_point_modes_of_threads(mode, tier):
+    mxcsr, fpcr = MODES[mode]
+    run(STATE + IN_ANOTHER_MODE.format(mxcsr=mxcsr, fpcr=fpcr), XENTROPY_TIER=tier)
 
 
 def test_clean_input_causes_no_floating_point_error(recwarn):

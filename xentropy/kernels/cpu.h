@@ -1,8 +1,10 @@
-// What the CPU can execute, and which registers the operating system saves on a context switch.
+// What the CPU can execute, which registers the operating system saves on a context switch, and the
+// register of the floating-point modes.
 #pragma once
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#include <stdint.h>
 #include <string.h>
 
 namespace xentropy {
@@ -49,10 +51,35 @@ static inline bool cpu_supports(const char* tier) {
   return strncmp(tier, prefix, n) == 0 && tier[n] - '0' <= x86_64_level();
 }
 
+constexpr uint64_t kDefaultModes = 0x1f80;  // MXCSR: no exception traps
+constexpr uint64_t kModes = 0xffc0;         // without the flags of what has happened
+
+static inline uint64_t read_modes() {
+  uint32_t modes;
+  __asm__ volatile("stmxcsr %0" : "=m"(modes));
+  return modes;
+}
+static inline void write_modes(uint64_t modes) {
+  const uint32_t low = uint32_t(modes);
+  __asm__ volatile("ldmxcsr %0" : : "m"(low) : "memory");
+}
+
 #elif defined(__aarch64__)
 
 // NEON with fused multiply-add is part of the base architecture.
 static inline bool cpu_supports(const char* tier) { return strcmp(tier, "arm64") == 0; }
+
+constexpr uint64_t kDefaultModes = 0;  // FPCR
+constexpr uint64_t kModes = ~uint64_t(0);
+
+static inline uint64_t read_modes() {
+  uint64_t modes;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(modes));
+  return modes;
+}
+static inline void write_modes(uint64_t modes) {
+  __asm__ volatile("msr fpcr, %0" : : "r"(modes) : "memory");
+}
 
 #endif
 
