@@ -10,6 +10,7 @@ NEEDED = {
     "fronts/test_boosting_training.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_defaults.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_catboost.py": ["catboost"],
+    "fronts/test_boosting_selection.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_readme.py": ["xgboost", "lightgbm", "catboost"],
     "bench/test_fronts.py": ["rich"],
 }
