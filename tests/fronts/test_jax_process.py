@@ -105,9 +105,11 @@ def test_scratch_is_not_allocated_by_python_whose_tracemalloc_waits_for_the_gil(
 
 # --- signals --------------------------------------------------------------------------------
 
-# Without the garbage collector: JAX has a callback in it, and what is raised there, Python ignores.
+# Without the garbage collector, in which JAX has a callback: what is raised there, Python ignores.
+# And without JAX's operations beside the step: they lose one of some thousand, with optax too.
 INTERRUPTED = """
 import collections, gc, random, signal, time
+import numpy as np
 gc.disable()
 
 class Mine(BaseException):
@@ -127,7 +129,7 @@ for shape in ((32, 10), (256, 100)):
             end = time.monotonic() + 20
             while time.monotonic() < end:
                 value, grad = jax.block_until_ready(step(x))
-                if abs(float(value) / right - 1) > 0.01 or abs(float(grad.sum())) > 0.01:
+                if abs(float(value) / right - 1) > 0.01 or abs(np.float32(grad).sum()) > 0.01:
                     seen["wrong"] += 1
             seen["lost"] += 1
         except Mine:
