@@ -7,8 +7,8 @@ processes of their own:
 
 * a signal handler raises during a step: how many of the exceptions arrive, how many values are
   wrong;
-* the process ends with a step in flight: its exit codes, of which the last line tells the right
-  ones;
+* the process ends with a step in flight: its exit codes, of which the row `right` has those
+  that it should have;
 * a function calls itself and the loss up to the recursion limit: exit code, 0 if every value is
   right.
 """
