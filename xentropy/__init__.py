@@ -11,8 +11,9 @@ except ImportError as error:
         "the source folder."
     ) from error
 
-from ._api import cross_entropy, cross_entropy_with_grad, kl_divergence
+from ._api import cross_entropy, cross_entropy_with_grad
 from ._config import __version__, get_num_threads, set_num_threads, show_config
+from ._divergence import kl_divergence
 from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
 

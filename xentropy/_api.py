@@ -4,31 +4,73 @@ A call is passed to the bindings unchanged. If they return None, an argument nee
 is wrong: the arguments are checked, and the call is repeated.
 """
 
-import math
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 import numpy as np
 
 from . import _check, _kernels
 from ._kernels import make_options
-from ._softmax import reduced
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from ._types import (
+        FloatArray,
+        GradientOptions,
+        Loss,
+        NoReduction,
+        Number,
+        Options,
+        Rows,
+        ToOneNumber,
+    )
 
 
+@overload
 def cross_entropy(
-    logits,
-    target,
-    weight=None,
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
     *,
-    sample_weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    normalizer=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    logit_scale=1.0,
-    axis=1,
-    base=None,
-    n_threads=None,
-):
+    reduction: ToOneNumber = "mean",
+    **options: Unpack[Options],
+) -> float: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    reduction: NoReduction,
+    **options: Unpack[Options],
+) -> Rows: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    reduction: str,
+    **options: Unpack[Options],
+) -> Loss: ...
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex = -100,
+    reduction: str = "mean",
+    normalizer: Number | None = None,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
+    logit_scale: Number = 1.0,
+    axis: SupportsIndex = 1,
+    base: Number | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> Loss:
     r"""Softmax cross-entropy between logits and targets.
 
     For one row with scaled logits :math:`x = s \cdot \text{logits}` and target masses
@@ -128,24 +170,51 @@ def cross_entropy(
     return loss
 
 
+@overload
 def cross_entropy_with_grad(
-    logits,
-    target,
-    weight=None,
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
     *,
-    sample_weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    normalizer=None,
-    label_smoothing=0.0,
-    z_loss=0.0,
-    logit_scale=1.0,
-    axis=1,
-    base=None,
-    grad_output=None,
-    out=None,
-    n_threads=None,
-):
+    reduction: ToOneNumber = "mean",
+    **options: Unpack[GradientOptions],
+) -> tuple[float, FloatArray]: ...
+@overload
+def cross_entropy_with_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    reduction: NoReduction,
+    **options: Unpack[GradientOptions],
+) -> tuple[Rows, FloatArray]: ...
+@overload
+def cross_entropy_with_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    reduction: str,
+    **options: Unpack[GradientOptions],
+) -> tuple[Loss, FloatArray]: ...
+def cross_entropy_with_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex = -100,
+    reduction: str = "mean",
+    normalizer: Number | None = None,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
+    logit_scale: Number = 1.0,
+    axis: SupportsIndex = 1,
+    base: Number | None = None,
+    grad_output: ArrayLike | None = None,
+    out: NDArray[Any] | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[Loss, FloatArray]:
     r"""Softmax cross-entropy and its gradient in the logits, in one pass over memory.
 
     All parameters but the two below, the semantics and the errors are those of
@@ -210,17 +279,17 @@ def cross_entropy_with_grad(
 
 
 def checked_cross_entropy(
-    with_grad,
-    logits,
-    target,
-    weight,
-    sample_weight,
-    options,
-    grad_output=None,
-    out=None,
+    with_grad: bool,
+    logits: Any,
+    target: Any,
+    weight: Any,
+    sample_weight: Any,
+    options: _kernels.Options,
+    grad_output: Any = None,
+    out: Any = None,
     *,
-    float64=False,
-):
+    float64: bool = False,
+) -> Any:
     """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised."""
     logits = _check.logits(logits, _check.OR_LEAVE_OUT)
     axis = _check.class_axis(options.axis, logits)
@@ -245,42 +314,3 @@ def checked_cross_entropy(
             with_grad, *arrays, options, grad_output, out, checked=True, float64=float64
         )
     )
-
-
-def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, n_threads=None):
-    r"""Kullback-Leibler divergence, :math:`\sum_c t_c (\log_b t_c - \log_b p_c)`.
-
-    Of class probabilities t from p = softmax(logits), computed in float64 as cross entropy
-    minus entropy: the difference of two almost equal numbers is exact to about 1e-15, and may
-    be that much below 0. Its gradient in the logits is that of the cross entropy.
-
-    Parameters
-    ----------
-    target : array_like of float16, bfloat16, float32 or float64
-        Class probabilities, shape of the logits.
-    logits, reduction, axis, base, n_threads
-        As for `cross_entropy`; "mean" divides by the number of rows.
-
-    Returns
-    -------
-    float or ndarray
-        A float, or for reduction="none" one value a row, float32 (float64 for float64
-        logits).
-    """
-    target = _check.float_array(target, "target")
-    logits = _check.logits(logits)
-    reduction = _check.reduction(reduction)
-    options = make_options(axis=axis, reduction="none", base=base, n_threads=n_threads)
-    cross = checked_cross_entropy(False, logits, target, None, None, options, float64=True)
-    axes = _check.class_axis(axis, logits)
-    own = reduced("target_entropy", target, axes, False, base, math.nan, n_threads, float64=True)
-    with np.errstate(all="ignore"):  # silent, as the kernels are
-        rows = np.asarray(cross - own)
-        if reduction == "none":
-            dtype = np.float64 if logits.dtype.itemsize == 8 else np.float32
-            rows = rows.astype(dtype)
-            return rows if rows.ndim else rows[()]
-        total = float(np.sum(rows))
-    if reduction == "mean":
-        return total / rows.size if rows.size else math.nan
-    return total

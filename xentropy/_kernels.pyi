@@ -1,9 +1,6 @@
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Loss = float | np.floating[Any] | NDArray[Any]
+from ._types import FloatArray, Rows
 
 MOST_THREADS: int
 LEAST_SCALE: float
@@ -43,8 +40,7 @@ def make_options(
 ) -> Options: ...
 
 # Results of the functions below: None if an argument is not plain, so that it has to be converted
-# or refused. float: the loss, reduced. ndarray, or a scalar of NumPy for rows without dimensions:
-# values by row, or a softmax. tuple: (loss, gradient).
+# or refused.
 
 def cross_entropy(
     with_grad: bool,
@@ -58,13 +54,13 @@ def cross_entropy(
     *,
     checked: bool = False,
     float64: bool = False,
-) -> Loss | tuple[Loss, NDArray[Any]] | None: ...
+) -> Any: ...  # of `Loss`, or with_grad (loss, gradient); or None
 def exchanged(
     tensors: tuple[Any, ...], exchange: Any, dtypes: dict[Any, Any]
 ) -> tuple[Any, ...] | None: ...
 def normalize(
     what: str, x: Any, axis: Any, out: Any, n_threads: Any, *, checked: bool = False
-) -> np.floating[Any] | NDArray[Any] | None: ...
+) -> FloatArray | None: ...
 def reduce_rows(
     what: str,
     x: Any,
@@ -76,5 +72,5 @@ def reduce_rows(
     *,
     checked: bool = False,
     float64: bool = False,
-) -> np.floating[Any] | NDArray[Any] | None: ...
+) -> Rows | None: ...
 def xla_handlers() -> dict[str, Any]: ...

@@ -1,11 +1,25 @@
 """The softmax family: definitions, parameters and errors."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from . import _check, _kernels
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
-def softmax(x, axis=None, *, out=None, n_threads=None):
+    from ._types import Axes, FloatArray, Number, Rows
+
+
+def softmax(
+    x: ArrayLike,
+    axis: Axes = None,
+    *,
+    out: NDArray[Any] | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> FloatArray:
     r"""Softmax, :math:`p_c = e^{x_c} / \sum_j e^{x_j}`, as `scipy.special.softmax`.
 
     Parameters
@@ -35,7 +49,13 @@ def softmax(x, axis=None, *, out=None, n_threads=None):
     return _elementwise("softmax", x, axis, out, n_threads) if result is None else result
 
 
-def log_softmax(x, axis=None, *, out=None, n_threads=None):
+def log_softmax(
+    x: ArrayLike,
+    axis: Axes = None,
+    *,
+    out: NDArray[Any] | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> FloatArray:
     r"""Logarithm of softmax, :math:`x_c - \mathrm{lse}(x)`, as `scipy.special.log_softmax`.
 
     Exact where the probability is almost 1: ``log_softmax([20, 0])[0]`` is -2.06e-9 in
@@ -45,7 +65,13 @@ def log_softmax(x, axis=None, *, out=None, n_threads=None):
     return _elementwise("log_softmax", x, axis, out, n_threads) if result is None else result
 
 
-def entropy(logits, *, axis=-1, base=None, n_threads=None):
+def entropy(
+    logits: ArrayLike,
+    *,
+    axis: Axes = -1,
+    base: Number | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> Rows:
     r"""Entropy of softmax(logits), :math:`H(p) = -\sum_c p_c \log_b p_c`, of every row.
 
     Parameters
@@ -69,7 +95,7 @@ def entropy(logits, *, axis=-1, base=None, n_threads=None):
     return reduced(*arguments, name="logits") if values is None else values
 
 
-def class_axes(axis, shape, name):
+def class_axes(axis: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The class axes of an array of this shape as sorted numbers >= 0."""
     if axis is None:
         return tuple(range(len(shape)))
@@ -85,7 +111,7 @@ def class_axes(axis, shape, name):
     return tuple(sorted(found))
 
 
-def _elementwise(what, x, axis, out, n_threads):
+def _elementwise(what: str, x: Any, axis: Any, out: Any, n_threads: Any) -> FloatArray:
     """softmax or log_softmax of any arguments: converted where needed, or their error raised."""
     x = _check.number_array(x, "x")
     axes = class_axes(axis, x.shape, "x")
@@ -95,7 +121,18 @@ def _elementwise(what, x, axis, out, n_threads):
     return _check.taken(_kernels.normalize(what, x, axes, out, n_threads, checked=True))
 
 
-def reduced(what, x, axis, keepdims, base, empty, n_threads, *, name="x", float64=False):
+def reduced(
+    what: str,
+    x: Any,
+    axis: Any,
+    keepdims: bool,
+    base: Any,
+    empty: float,
+    n_threads: Any,
+    *,
+    name: str = "x",
+    float64: bool = False,
+) -> Rows:
     """A reduction of any arguments: converted where needed, or their error raised."""
     x = _check.number_array(x, name)
     axes = class_axes(axis, x.shape, name)

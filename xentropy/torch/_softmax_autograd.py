@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .. import _kernels
-from .._api import kl_divergence
+from .._divergence import kl_divergence
 from .._kernels import make_options
 from ._arrays import BITS16, SMALL_BYTES, array, arrays, compute, loss_tensor, tensor
 from ._routing import direct_apply, on_kernels

@@ -1,0 +1,52 @@
+"""Types that several modules share, for checkers of types: nothing imports this at run time."""
+
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
+
+# bfloat16, of which NumPy's stubs do not know, counts as one of these.
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+# One value a row. A single row has a scalar of NumPy, which has the interface of an array.
+Rows: TypeAlias = FloatArray
+Loss: TypeAlias = float | Rows
+
+Axes: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
+ToOneNumber: TypeAlias = Literal["mean", "sum"]
+NoReduction: TypeAlias = Literal["none"]
+
+
+class Divergence(TypedDict, total=False):
+    """What `kl_divergence` shares with the cross entropy, but for the reduction."""
+
+    axis: SupportsIndex
+    base: Number | None
+    n_threads: SupportsIndex | None
+
+
+class Formula(TypedDict, total=False):
+    """Options of the reference's cross entropy, but for the reduction."""
+
+    sample_weight: ArrayLike | None
+    ignore_index: SupportsIndex
+    normalizer: Number | None
+    label_smoothing: Number
+    z_loss: Number
+    logit_scale: Number
+    axis: SupportsIndex
+    base: Number | None
+
+
+class Options(Formula, total=False):
+    """Options of `cross_entropy`, but for the reduction."""
+
+    n_threads: SupportsIndex | None
+
+
+class GradientOptions(Options, total=False):
+    """Options of `cross_entropy_with_grad`, but for the reduction."""
+
+    grad_output: ArrayLike | None
+    out: NDArray[Any] | None
