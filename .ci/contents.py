@@ -9,7 +9,7 @@ import zipfile
 COMPILED = r"xentropy/_kernels\.[\w.-]*(so|pyd)"
 IN_A_WHEEL = (
     COMPILED,
-    r"xentropy/_kernels\.pyi",
+    r"xentropy/(_kernels|reference)\.pyi",
     r"xentropy/py\.typed",
     r"xentropy/((boosting|cli|jax|torch)/)?\w+\.py",
     r"xentropy_cpu-[\w.]+\.dist-info/[\w./]+",

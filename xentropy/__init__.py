@@ -2,14 +2,14 @@
 
 try:
     from . import _kernels  # noqa: F401
-except ImportError as error:
-    if error.name != __name__:  # it is there, but cannot be loaded
+except ImportError as _error:
+    if _error.name != __name__:  # it is there, but cannot be loaded
         raise
     raise ImportError(
         "xentropy is not built: its compiled module is missing. In the source folder run "
         "'pip install -e .'; elsewhere 'pip install xentropy-cpu', and start Python outside "
         "the source folder."
-    ) from error
+    ) from _error
 
 from ._api import cross_entropy, cross_entropy_with_grad
 from ._config import __version__, get_num_threads, set_num_threads, show_config

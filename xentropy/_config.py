@@ -1,8 +1,11 @@
 """Version, configuration and number of threads."""
 
+from __future__ import annotations
+
 import math
 import os
 from importlib.metadata import PackageNotFoundError, version
+from typing import SupportsIndex
 
 from . import _check, _kernels
 from ._quota import cpu_quota
@@ -13,7 +16,7 @@ except PackageNotFoundError:  # run from a folder that was built but not install
     __version__ = "unknown"
 
 
-def _limit_threads(quota):
+def _limit_threads(quota: float | None) -> None:
     """Limit the default to the quota, unless OMP_NUM_THREADS is set.
 
     With more threads the system would suspend all of them whenever the quota is used up.
@@ -25,7 +28,7 @@ def _limit_threads(quota):
 _limit_threads(cpu_quota())
 
 
-def show_config():
+def show_config() -> None:
     """Print version, tier, tiers available, compiler, OpenMP runtime and threads."""
     config = {"version": __version__, **_kernels.config()}
     config["tiers"] = ", ".join(config["tiers"])
@@ -33,7 +36,7 @@ def show_config():
         print(f"{name:<9} {value}")
 
 
-def set_num_threads(n):
+def set_num_threads(n: SupportsIndex | None) -> None:
     """Set the number of threads of calls without `n_threads`; None is the default.
 
     The default is OpenMP's: OMP_NUM_THREADS, or else the cores that this process was allowed at
@@ -44,6 +47,6 @@ def set_num_threads(n):
     _kernels.set_num_threads(_check.n_threads(n, "n") or 0)
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Return the number of threads of calls without `n_threads`."""
     return _kernels.get_num_threads()

@@ -1,6 +1,9 @@
 """logsumexp: the call of the kernels, and weights, signs and complex numbers around it."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
@@ -8,12 +11,57 @@ from . import _check, _kernels
 from ._signed_sums import log_of_sums
 from ._softmax import class_axes, reduced
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ._types import Axes, Numbers
+
 NEAR_ZERO = 2.0**-10
 
 
+@overload
 def logsumexp(
-    x=None, axis=None, b=None, keepdims=False, return_sign=False, *, a=None, n_threads=None
-):
+    x: ArrayLike | None = None,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: Literal[False] = False,
+    *,
+    a: ArrayLike | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> Numbers: ...
+@overload
+def logsumexp(
+    x: ArrayLike | None = None,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    *,
+    return_sign: Literal[True],
+    a: ArrayLike | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[Numbers, Numbers]: ...
+@overload
+def logsumexp(
+    x: ArrayLike | None = None,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    *,
+    a: ArrayLike | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> Numbers | tuple[Numbers, Numbers]: ...
+def logsumexp(
+    x: ArrayLike | None = None,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    *,
+    a: ArrayLike | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> Numbers | tuple[Numbers, Numbers]:
     r"""Log-sum-exp, :math:`\ln \sum_c b_c e^{x_c}`, as `scipy.special.logsumexp`.
 
     Parameters
@@ -79,13 +127,15 @@ def logsumexp(
         return _any_logsumexp(x, axis, b, keepdims, return_sign, _check.n_threads(n_threads))
 
 
-def _is_real(x):
+def _is_real(x: object) -> bool:
     """Is this an array of real numbers, so that `reduced` takes it or has the right error?"""
     array = _check.as_array(x, "x")
     return array.ndim > 0 and array.dtype.kind != "c"
 
 
-def _any_logsumexp(x, axis, b, keepdims, return_sign, n_threads):
+def _any_logsumexp(
+    x: Any, axis: Any, b: Any, keepdims: bool, return_sign: bool, n_threads: int | None
+) -> Any:
     """logsumexp of any arguments: converted where needed, or their error raised."""
     name = "x" if b is None else "x and b"
     x, b, dtype = _terms(x, b)
@@ -96,14 +146,16 @@ def _any_logsumexp(x, axis, b, keepdims, return_sign, n_threads):
         total = np.where(np.isnan(log), np.nan, log > -math.inf)
     else:
         log, total = _weighted(x, b, axes, n_threads)
+
+    def kept(array: Any, dtype: Any) -> Any:
+        array = array.astype(dtype)
+        return np.expand_dims(array, axes) if keepdims else array[()]
+
     if return_sign:
-        results = log.astype(np.empty(0, dtype).real.dtype), np.sign(total).astype(dtype)
-    elif dtype.kind == "c":
-        results = (_complex_log(log, total).astype(dtype),)
-    else:
-        results = (np.where(total < 0, np.nan, log).astype(dtype),)
-    results = [np.expand_dims(each, axes) if keepdims else each[()] for each in results]
-    return tuple(results) if return_sign else results[0]
+        return kept(log, np.empty(0, dtype).real.dtype), kept(np.sign(total), dtype)
+    if dtype.kind == "c":
+        return kept(_complex_log(log, total), dtype)
+    return kept(np.where(total < 0, np.nan, log), dtype)
 
 
 def _terms(x, b):

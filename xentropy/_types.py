@@ -12,6 +12,7 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 # One value a row. A single row has a scalar of NumPy, which has the interface of an array.
 Rows: TypeAlias = FloatArray
 Loss: TypeAlias = float | Rows
+Numbers: TypeAlias = NDArray[Any]  # the same of real or complex numbers
 
 Axes: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
 ToOneNumber: TypeAlias = Literal["mean", "sum"]
@@ -45,8 +46,17 @@ class Options(Formula, total=False):
     n_threads: SupportsIndex | None
 
 
-class GradientOptions(Options, total=False):
-    """Options of `cross_entropy_with_grad`, but for the reduction."""
+class Upstream(TypedDict, total=False):
+    """The upstream gradient."""
 
     grad_output: ArrayLike | None
+
+
+class GradientFormula(Formula, Upstream, total=False):
+    """Options of the reference's `cross_entropy_with_grad`, but for the reduction."""
+
+
+class GradientOptions(Options, Upstream, total=False):
+    """Options of `cross_entropy_with_grad`, but for the reduction."""
+
     out: NDArray[Any] | None

@@ -5,13 +5,21 @@ tree and once for each step of the leaves' values, and has no interface for many
 costs some 10 us and its Hessian as much again, where the built-in objective needs less than one.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from .. import _api
 from .._kernels import make_options
 from ._arguments import class_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 SINGLE_OUTPUT = (
     "CatBoost takes the model for one of a single output: "
@@ -24,10 +32,12 @@ class CatBoostObjective:
 
     no_jit = True  # CatBoost would compile the methods by numba, and warns if it cannot
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "multiclass_objective('catboost')"
 
-    def calc_ders_multi(self, approxes, target, weight):
+    def calc_ders_multi(
+        self, approxes: NDArray[np.float64], target: float, weight: float
+    ) -> tuple[list[float], Iterator[list[float]]]:
         r"""First and second derivatives of what CatBoost maximizes, :math:`v \ln p_t`.
 
         .. math:: g_c = v ([c = t] - p_c), \qquad h_{cd} = v \, p_c (p_d - [c = d])
@@ -53,12 +63,12 @@ class CatBoostObjective:
         loss, g = _api.cross_entropy_with_grad(approxes, label, reduction="sum", n_threads=1)
         return (-weight * g).tolist(), _hessian(g, label, loss, weight)
 
-    def calc_ders_range(self, approxes, targets, weights):
+    def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> NoReturn:
         """What CatBoost calls if it believes that the model has a single output: an error."""
         raise ValueError(SINGLE_OUTPUT)
 
 
-def _hessian(g, label, loss, weight):
+def _hessian(g: NDArray[Any], label: int, loss: float, weight: float) -> Iterator[list[float]]:
     """The rows of the Hessian, one after the other, from the gradient p - [c = t].
 
     Each adds up to 0: its diagonal is minus the sum of the others, products without the
@@ -77,17 +87,19 @@ class CatBoostLogloss:
 
     no_jit = True
 
-    def __init__(self, n_threads=None):
+    def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = n_threads
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "multiclass_logloss('catboost')"
 
-    def is_max_optimal(self):
+    def is_max_optimal(self) -> bool:
         """Is a higher value better? No."""
         return False
 
-    def evaluate(self, approxes, target, weight):
+    def evaluate(
+        self, approxes: Sequence[NDArray[np.float64]], target: Any, weight: Any
+    ) -> tuple[float, float]:
         """The weighted sum of the rows' losses, and that of their weights.
 
         Parameters
@@ -110,6 +122,6 @@ class CatBoostLogloss:
         loss = _api.checked_cross_entropy(False, logits, labels, None, weight, options)
         return loss, float(len(labels) if weight is None else weight.sum(dtype=np.float64))
 
-    def get_final_error(self, error, weight):
+    def get_final_error(self, error: float, weight: float) -> float:
         """The mean, from sums of what `evaluate` has returned."""
         return error / weight if weight else math.nan

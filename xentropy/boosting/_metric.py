@@ -1,5 +1,9 @@
 """The loss as an evaluation metric."""
 
+from __future__ import annotations
+
+from typing import Any, Literal, SupportsIndex, overload
+
 from .. import _api, _check
 from .._kernels import make_options
 from ._arguments import batch
@@ -8,7 +12,17 @@ from ._catboost import CatBoostLogloss
 KINDS = ("xgboost", "lightgbm", "catboost")
 
 
-def multiclass_logloss(kind, *, n_threads=None):
+@overload
+def multiclass_logloss(
+    kind: Literal["xgboost", "lightgbm"], *, n_threads: SupportsIndex | None = None
+) -> MulticlassLogloss: ...
+@overload
+def multiclass_logloss(
+    kind: Literal["catboost"], *, n_threads: SupportsIndex | None = None
+) -> CatBoostLogloss: ...
+def multiclass_logloss(
+    kind: str, *, n_threads: SupportsIndex | None = None
+) -> MulticlassLogloss | CatBoostLogloss:
     r"""A metric for evaluation and early stopping: the weighted mean of the loss, in nats.
 
     .. math:: \frac{\sum_i v_i (\mathrm{lse}(x_i) - x_{i t_i})}{\sum_i v_i}
@@ -47,8 +61,8 @@ def multiclass_logloss(kind, *, n_threads=None):
     """
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r} is not one of {', '.join(KINDS)}")
-    n_threads = _check.n_threads(n_threads)
-    return CatBoostLogloss(n_threads) if kind == "catboost" else MulticlassLogloss(kind, n_threads)
+    threads = _check.n_threads(n_threads)
+    return CatBoostLogloss(threads) if kind == "catboost" else MulticlassLogloss(kind, threads)
 
 
 class MulticlassLogloss:
@@ -56,14 +70,16 @@ class MulticlassLogloss:
 
     __name__ = "multiclass_logloss"  # what XGBClassifier calls it
 
-    def __init__(self, kind, n_threads):
+    def __init__(self, kind: str, n_threads: int | None) -> None:
         self.kind = kind
         self.n_threads = n_threads
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"multiclass_logloss({self.kind!r})"
 
-    def __call__(self, first, second, sample_weight=None):
+    def __call__(
+        self, first: Any, second: Any, sample_weight: Any = None
+    ) -> float | tuple[str, float] | tuple[str, float, bool]:
         """Called as an objective is, see `MulticlassObjective`.
 
         Returns

@@ -12,11 +12,18 @@ gradients are at most 4 units in the last place of float32, those of Hessians 8 
 exponential of a rounded loss); both half a unit if the logits are float64.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
+
 import numpy as np
 
 from .. import _api, _check
 from ._arguments import batch
 from ._catboost import CatBoostObjective
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 KINDS = ("xgboost", "lightgbm", "exact")
 LEAST_HESSIAN = np.float32(1e-16)  # XGBoost's
@@ -24,7 +31,19 @@ LEAST_HESSIAN = np.float32(1e-16)  # XGBoost's
 CHUNK_BYTES = 1 << 18
 
 
-def multiclass_objective(kind="exact", *, n_threads=None):
+@overload
+def multiclass_objective(
+    kind: Literal["xgboost", "lightgbm", "exact"] = "exact",
+    *,
+    n_threads: SupportsIndex | None = None,
+) -> MulticlassObjective: ...
+@overload
+def multiclass_objective(
+    kind: Literal["catboost"], *, n_threads: SupportsIndex | None = None
+) -> CatBoostObjective: ...
+def multiclass_objective(
+    kind: str = "exact", *, n_threads: SupportsIndex | None = None
+) -> MulticlassObjective | CatBoostObjective:
     """An objective for XGBoost, LightGBM or CatBoost: softmax cross-entropy of integer labels.
 
     Parameters
@@ -90,16 +109,18 @@ def multiclass_objective(kind="exact", *, n_threads=None):
 class MulticlassObjective:
     """The objective that `multiclass_objective` returns; can be pickled and copied."""
 
-    def __init__(self, kind="exact", *, n_threads=None):
+    def __init__(self, kind: str = "exact", *, n_threads: SupportsIndex | None = None) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind = {kind!r} is not one of {', '.join(KINDS)}, catboost")
         self.kind = kind
-        self.n_threads = _check.n_threads(n_threads)
+        self.n_threads: int | None = _check.n_threads(n_threads)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"multiclass_objective({self.kind!r})"
 
-    def __call__(self, first, second, sample_weight=None):
+    def __call__(
+        self, first: Any, second: Any, sample_weight: Any = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Gradient and Hessian, float32 (N, K), in the memory order of the logits.
 
         Called by the libraries' own interfaces as ``(logits, data)``, where data has `get_label`

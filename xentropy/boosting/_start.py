@@ -1,14 +1,23 @@
 """The scores that the built-in objectives start from."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, SupportsIndex
+
 import numpy as np
 
 from ._arguments import frequencies
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 XGBOOST_ADDS = 1e-6  # to every frequency, so that it has a logarithm
 LIGHTGBM_LEAST = float(np.float32(1e-15))  # frequency
 
 
-def multiclass_base_score(labels, num_class, weight=None):
+def multiclass_base_score(
+    labels: ArrayLike, num_class: SupportsIndex, weight: ArrayLike | None = None
+) -> list[float]:
     r"""XGBoost's own start of `multi:softprob`, for ``params["base_score"]``.
 
     With the weighted frequency :math:`f_c` of each class:
@@ -63,7 +72,9 @@ def multiclass_base_score(labels, num_class, weight=None):
     return (scores - scores.mean()).astype(np.float32).tolist()
 
 
-def multiclass_init_score(labels, num_class, weight=None):
+def multiclass_init_score(
+    labels: ArrayLike, num_class: SupportsIndex, weight: ArrayLike | None = None
+) -> NDArray[np.float64]:
     r"""LightGBM's own start of `multiclass` (`boost_from_average`), one number a class.
 
     With the weighted frequency :math:`f_c` of each class:

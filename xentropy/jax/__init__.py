@@ -34,10 +34,10 @@ the program imports xentropy.jax first:
 try:
     import jax  # noqa: F401
     import optax  # noqa: F401
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ImportError(
         "xentropy.jax needs JAX and optax: pip install 'xentropy-cpu[jax]'"
-    ) from error
+    ) from _error
 
 from ._loss import softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
 from ._primitives import ffi_targets

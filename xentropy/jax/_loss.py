@@ -6,13 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from ._primitives import IGNORED, is_kind, losses
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def softmax_cross_entropy_with_integer_labels(logits, labels, axis=-1, where=None):
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
     """Cross entropy of class indices, `optax.softmax_cross_entropy_with_integer_labels`.
 
     Parameters
@@ -63,7 +69,12 @@ def softmax_cross_entropy_with_integer_labels(logits, labels, axis=-1, where=Non
     return _of_labels(last, logits, labels, counted)
 
 
-def softmax_cross_entropy(logits, labels, axis=-1, where=None):
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
     """Cross entropy of class probabilities, `optax.softmax_cross_entropy`.
 
     Parameters

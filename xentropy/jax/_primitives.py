@@ -118,7 +118,7 @@ def _gradient_formula(axis, logits, target, upstream):
     return jax.vjp(lambda x: _formula(axis, x, target), logits)[1](upstream)[0]
 
 
-def _register():
+def _register() -> tuple[str, ...]:
     """The kernels as targets of XLA's foreign function interface; returns their names.
 
     JAX keeps them until it starts, so this does not start it; an XLA that does not take them raises
@@ -130,4 +130,4 @@ def _register():
     return tuple(handlers)
 
 
-ffi_targets = _register()
+ffi_targets: tuple[str, ...] = _register()

@@ -14,12 +14,12 @@ are always passed to torch's own functions.
 
 try:
     import torch  # noqa: F401
-except ImportError as error:
-    if error.name != "torch":  # it is there, but cannot be loaded
+except ImportError as _error:
+    if _error.name != "torch":  # it is there, but cannot be loaded
         raise
     raise ImportError(
         'xentropy.torch needs PyTorch: pip install "xentropy-cpu[torch]"', name="torch"
-    ) from error
+    ) from _error
 
 from ._loss import CrossEntropyLoss, cross_entropy
 from ._patch import patch, unpatch

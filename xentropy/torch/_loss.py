@@ -31,24 +31,24 @@ TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
 
 def cross_entropy(
-    input,
-    target,
-    weight=None,
-    size_average=None,
-    ignore_index=-100,
-    reduce=None,
-    reduction="mean",
-    label_smoothing=0.0,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
     *,
-    sample_weight=None,
-    normalizer=None,
-    z_loss=0.0,
-    logit_scale=1.0,
-    axis=1,
-    base=None,
-    n_threads=None,
-    inplace=False,
-):
+    sample_weight: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    z_loss: float = 0.0,
+    logit_scale: float | Tensor = 1.0,
+    axis: int = 1,
+    base: float | None = None,
+    n_threads: int | None = None,
+    inplace: bool = False,
+) -> Tensor:
     r"""torch.nn.functional.cross_entropy, computed by xentropy where the tensors are on the CPU.
 
     The first eight parameters, the result and the types of errors are torch's. The formulas of
@@ -254,21 +254,21 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     def __init__(
         self,
-        weight=None,
-        size_average=None,
-        ignore_index=-100,
-        reduce=None,
-        reduction="mean",
-        label_smoothing=0.0,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
         *,
-        normalizer=None,
-        z_loss=0.0,
-        logit_scale=1.0,
-        axis=1,
-        base=None,
-        n_threads=None,
-        inplace=False,
-    ):
+        normalizer: float | Tensor | None = None,
+        z_loss: float = 0.0,
+        logit_scale: float | Tensor = 1.0,
+        axis: int = 1,
+        base: float | None = None,
+        n_threads: int | None = None,
+        inplace: bool = False,
+    ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.normalizer = normalizer
         self.z_loss = z_loss
@@ -278,7 +278,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self.n_threads = n_threads
         self.inplace = inplace
 
-    def forward(self, input, target, sample_weight: Tensor | None = None):
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of these logits and targets."""
         return cross_entropy(
             input,

@@ -7,6 +7,7 @@ autograd.Function (torch's issues 176592 and 139500).
 """
 
 from collections import namedtuple
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ DEFAULTS = {
 ARRAYS = Tensor, np.ndarray, np.generic  # NumPy's numbers are arrays to torch.compile
 
 # The record while torch.compile traces, which it cannot through a class compiled by Cython.
-TracedOptions = namedtuple("TracedOptions", Options.NAMES)  # type: ignore[misc]
+TracedOptions = cast(Any, namedtuple("TracedOptions", Options.NAMES))  # type: ignore[misc]
 
 
 def call(tensors, options, dtype):

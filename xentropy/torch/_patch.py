@@ -1,6 +1,7 @@
 """Replaces torch's cross entropy by xentropy's, for code that one cannot edit."""
 
 import threading
+from typing import Self
 
 from torch.nn import functional
 
@@ -11,7 +12,7 @@ _lock = threading.Lock()
 _active: list["_Patched"] = []  # patches, in the order in which they began
 
 
-def patch():
+def patch() -> "_Patched":
     """Replace torch.nn.functional.cross_entropy by `cross_entropy`.
 
     torch.nn.CrossEntropyLoss looks it up at every call, also for existing instances. A name
@@ -37,7 +38,7 @@ def patch():
     return _Patched().__enter__()
 
 
-def unpatch():
+def unpatch() -> None:
     """Restore torch's own function, whatever patches there are."""
     with _lock:
         _active.clear()
@@ -47,7 +48,7 @@ def unpatch():
 class _Patched:
     """Restores the function at the end of a with statement."""
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         with _lock:
             if self not in _active:
                 self._before = functional.cross_entropy
@@ -55,7 +56,7 @@ class _Patched:
                 functional.cross_entropy = cross_entropy
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with _lock:
             if self not in _active:
                 return

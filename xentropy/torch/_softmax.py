@@ -1,6 +1,7 @@
 """The softmax family for tensors: what is public, and the choice of how a call is computed."""
 
 import torch
+from torch import Tensor
 from torch.jit._builtins import _register_builtin
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
@@ -16,7 +17,7 @@ TORCH = {"softmax": functional.softmax, "log_softmax": functional.log_softmax}
 LOGSUMEXP = torch.logsumexp
 
 
-def softmax(input, dim=None, dtype=None):
+def softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     r"""torch.nn.functional.softmax, computed by xentropy where the tensor is on the CPU.
 
     .. math:: p_c = e^{x_c} / \sum_j e^{x_j}
@@ -64,7 +65,7 @@ def softmax(input, dim=None, dtype=None):
     return _normalized("softmax", recorded.softmax, input, dim, dtype)
 
 
-def log_softmax(input, dim=None, dtype=None):
+def log_softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     r"""torch.nn.functional.log_softmax, computed by xentropy where the tensor is on the CPU.
 
     .. math:: \ln p_c = x_c - \ln \sum_j e^{x_j}
@@ -89,7 +90,7 @@ def log_softmax(input, dim=None, dtype=None):
     return _normalized("log_softmax", recorded.log_softmax, input, dim, dtype)
 
 
-def logsumexp(input, dim, keepdim=False):
+def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
     r"""torch.logsumexp, computed by xentropy where the tensor is on the CPU.
 
     .. math:: \mathrm{lse}(x) = \ln \sum_c e^{x_c}
@@ -133,7 +134,7 @@ def logsumexp(input, dim, keepdim=False):
     return LOGSUMEXP(input, dim, keepdim=keepdim)
 
 
-def entropy(logits, dim=-1, base=None):
+def entropy(logits: Tensor, dim: int = -1, base: float | None = None) -> Tensor:
     r"""Entropy of softmax(logits), with its gradient.
 
     .. math:: H = -\sum_c p_c \log_b p_c, \qquad
@@ -185,7 +186,14 @@ def entropy(logits, dim=-1, base=None):
     return _entropy_by_torch(logits, dim, base)
 
 
-def kl_divergence(target, logits, *, dim=1, reduction="mean", base=None):
+def kl_divergence(
+    target: Tensor,
+    logits: Tensor,
+    *,
+    dim: int = 1,
+    reduction: str = "mean",
+    base: float | None = None,
+) -> Tensor:
     r"""Kullback-Leibler divergence of class probabilities from softmax(logits).
 
     .. math:: \mathrm{KL}(t \| p) = \sum_c t_c (\log_b t_c - \log_b p_c)
@@ -250,8 +258,8 @@ def kl_divergence(target, logits, *, dim=1, reduction="mean", base=None):
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)
     dims = _class_dims(dim, logits.dim()) if type(dim) is int else None
-    supported = dims is not None and target.dtype in FLOATS and logits.dtype in FLOATS
-    if not supported or not on_kernels(target, logits):
+    supported = target.dtype in FLOATS and logits.dtype in FLOATS
+    if dims is None or not supported or not on_kernels(target, logits):
         return _divergence_by_torch(target, logits, dim, reduction, base, dtype)
     options = dims[0], reduction, base, dtype
     if torch.is_grad_enabled() and (target.requires_grad or logits.requires_grad):

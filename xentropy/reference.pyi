@@ -1,0 +1,135 @@
+from typing import Literal, SupportsIndex, Unpack, overload
+
+from numpy.typing import ArrayLike
+
+from ._types import (
+    Axes,
+    FloatArray,
+    GradientFormula,
+    Loss,
+    NoReduction,
+    Number,
+    Numbers,
+    Rows,
+    ToOneNumber,
+)
+
+__all__: list[str]
+
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    *,
+    reduction: ToOneNumber = ...,
+    **options: Unpack[GradientFormula],
+) -> float: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    *,
+    reduction: NoReduction,
+    **options: Unpack[GradientFormula],
+) -> Rows: ...
+@overload
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    *,
+    reduction: str,
+    **options: Unpack[GradientFormula],
+) -> Loss: ...
+@overload
+def cross_entropy_with_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    *,
+    reduction: ToOneNumber = ...,
+    **options: Unpack[GradientFormula],
+) -> tuple[float, FloatArray]: ...
+@overload
+def cross_entropy_with_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    *,
+    reduction: NoReduction,
+    **options: Unpack[GradientFormula],
+) -> tuple[Rows, FloatArray]: ...
+@overload
+def cross_entropy_with_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = ...,
+    *,
+    reduction: str,
+    **options: Unpack[GradientFormula],
+) -> tuple[Loss, FloatArray]: ...
+def cross_entropy_target_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    normalizer: Number | None = None,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
+    logit_scale: Number = 1.0,
+    axis: SupportsIndex = 1,
+    base: Number | None = None,
+    grad_output: ArrayLike | None = None,
+) -> FloatArray: ...
+def softmax(x: ArrayLike, axis: Axes = None) -> FloatArray: ...
+def log_softmax(x: ArrayLike, axis: Axes = None) -> FloatArray: ...
+@overload
+def logsumexp(
+    x: ArrayLike,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    *,
+    keepdims: bool = False,
+    return_sign: Literal[False] = False,
+) -> Numbers: ...
+@overload
+def logsumexp(
+    x: ArrayLike,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    *,
+    keepdims: bool = False,
+    return_sign: Literal[True],
+) -> tuple[Numbers, Numbers]: ...
+def entropy(logits: ArrayLike, *, axis: Axes = -1, base: Number | None = None) -> Rows: ...
+@overload
+def kl_divergence(
+    target: ArrayLike,
+    logits: ArrayLike,
+    *,
+    reduction: ToOneNumber = ...,
+    axis: SupportsIndex = 1,
+    base: Number | None = None,
+) -> float: ...
+@overload
+def kl_divergence(
+    target: ArrayLike,
+    logits: ArrayLike,
+    *,
+    reduction: NoReduction,
+    axis: SupportsIndex = 1,
+    base: Number | None = None,
+) -> Rows: ...
+@overload
+def kl_divergence(
+    target: ArrayLike,
+    logits: ArrayLike,
+    *,
+    reduction: str,
+    axis: SupportsIndex = 1,
+    base: Number | None = None,
+) -> Loss: ...
