@@ -3,7 +3,7 @@
 python -m bench                     the grid and the curves; results/<machine>.json, .md, .png
 python -m bench --quick             under a minute, to see that it works
 python -m bench --cells 64x5000 2048x1000:bfloat16 --peers torch
-python -m bench --readme            the same as the first, and the README's tables
+python -m bench --pages             the same as the first, and the tables of README and docs
 python -m bench --load FILE         the tables and pictures of an earlier run
 """
 
@@ -40,10 +40,10 @@ def arguments(words):
     add("--budget", type=float, help="seconds of timing a visit and mode (default 0.2)")
     add("--output", type=Path, default=report.RESULTS, metavar="FOLDER")
     add("--load", type=Path, metavar="FILE", help="measure nothing, show these results")
-    add("--readme", action="store_true", help="write the README's tables")
+    add("--pages", action="store_true", help="write the tables of README.md and docs")
     chosen = parser.parse_args(words)
-    if chosen.readme and not chosen.load and (chosen.quick or chosen.cells or chosen.peers):
-        parser.error("the README shows the whole grid: --readme goes with all cells and peers")
+    if chosen.pages and not chosen.load and (chosen.quick or chosen.cells or chosen.peers):
+        parser.error("the pages show the whole grid: --pages goes with all cells and peers")
     return chosen
 
 
@@ -138,11 +138,10 @@ def main(words=None):
     console.print(
         f"Written: {', '.join(p.name for p in [path, path.with_suffix('.md'), *plots.values()])}"
     )
-    if chosen.readme:
-        source = path.resolve().relative_to(report.README.parent)
-        text = report.README.read_text(encoding="utf-8")
-        report.README.write_text(report.filled(text, results, stem, source), encoding="utf-8")
-        console.print("Written: README.md")
+    if chosen.pages:
+        source = path.resolve().relative_to(report.ROOT)
+        changed = report.fill_pages(lambda text, page: report.filled(text, results, source, page))
+        console.print(f"Written: {', '.join(changed)}")
 
 
 if __name__ == "__main__":

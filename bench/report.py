@@ -1,13 +1,15 @@
-"""Where results go: the report of a machine, and the README between its marks."""
+"""Where results go: the report of a machine, and the pages that show tables between marks."""
 
+import os
 import re
 from pathlib import Path
 
 from . import machine
-from .tables import all_tables, summary_table, tails_table
+from .tables import all_tables, speed_table, summary_table, tails_table
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/accuracy.md"))
 RESULTS = HERE / "results"
 MARK = re.compile(r"(<!-- bench: (\w+) from (\S+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
@@ -23,32 +25,46 @@ def report(results, plots):
     return "\n\n".join(parts) + "\n"
 
 
-def readme_part(results, name, stem):
-    """The text between one pair of marks of the README."""
+def part(results, name, plots):
+    """The text between one pair of marks; the names of pictures begin with `plots`."""
+    where = "\n".join(f"> {line}  " for line in machine.describe(results.header)).rstrip()
     if name == "machine":
-        return "\n".join(f"> {line}  " for line in machine.describe(results.header)).rstrip()
+        return where
+    if name == "speed":
+        return f"{speed_table(results).markdown()}\n\n{where}"
     if name == "summary":
         return summary_table(results).markdown()
     if name == "tails":
         return tails_table(results).markdown()
     if name == "plots":
         shown = {"speed": "speed by cell", "confidence": "error against confidence"}
-        return "\n\n".join(
-            f"![{text}](bench/results/{stem}-{plot}.png)" for plot, text in shown.items()
-        )
-    raise ValueError(f"the README asks for {name!r}, which is no part of the results")
+        return "\n\n".join(f"![{text}]({plots}-{plot}.png)" for plot, text in shown.items())
+    raise ValueError(f"a page asks for {name!r}, which is no part of the results")
 
 
-def filled(text, results, stem, path):
-    """The README's text with the results between its marks."""
+def filled(text, results, path, page=PAGES[0]):
+    """The text of a page with the results, which are those of `path`, between its marks."""
+    folder = os.path.relpath(RESULTS, page.parent).replace(os.sep, "/")
 
     def fill(match):
         name, before = match[2], f"<!-- bench: {match[2]} from {path} -->\n"
-        return f"{before}\n{readme_part(results, name, stem)}\n\n{match[4]}"
+        return f"{before}\n{part(results, name, f'{folder}/{Path(path).stem}')}\n\n{match[4]}"
 
     return MARK.sub(fill, text)
 
 
-def sources(text):
-    """The result files that the README's parts come from."""
-    return {match[3] for match in MARK.finditer(text)}
+def fill_pages(fill):
+    """Write what `fill` makes of the text and the path of each page; the names of the changed."""
+    changed = []
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = fill(before, page)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            changed.append(page.relative_to(ROOT).as_posix())
+    return changed
+
+
+def sources(text, mark=MARK):
+    """The result files that the parts of a page come from."""
+    return {match[3] for match in mark.finditer(text)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from . import confidence
 from .ceiling import OF_MODE
 from .cells import MODES
-from .peers import US
+from .peers import REFERENCE, US
 from .results import CEILING, LEAST_BYTES
 
 NONE = ""
@@ -211,8 +211,33 @@ def tails_table(results):
     return Table("Exact tails", columns, rows)
 
 
+# The cells of the README, which has a place for one table.
+FEW = (
+    "32x10",
+    "65536x10",
+    "1000000x10",
+    "8192x1000",
+    "1024x32000",
+    "2048x50257",
+    "8x21x512x512",
+    "2048x50257:bfloat16",
+)
+
+
+def speed_table(results):
+    """A few cells: the time that loss and gradient take everybody."""
+    cells = [cell for cell in results.cells() if cell.name in FEW]
+    names = [name for name in results.peers() if name != REFERENCE]
+    names = [name for name in names if any(results.find(c, name, "fresh") for c in cells)]
+    rows = []
+    for cell in cells:
+        seconds = [results.seconds(cell, name, "fresh") for name in names]
+        rows.append([cell.name, *map(duration, seconds), times(results.ratio(cell, "fresh"))])
+    return Table("Speed", ["logits", *names, "best of the others / xentropy"], rows)
+
+
 def summary_table(results):
-    """One row a cell: what the README shows."""
+    """One row a cell: speed against the best peer and the ceiling, memory, error."""
     columns = ["cell"]
     shown = [mode for mode in MODES if any(results.find(c, US, mode) for c in results.cells())]
     columns += [MODES[mode].removeprefix("loss + ") for mode in shown]

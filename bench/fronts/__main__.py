@@ -3,8 +3,8 @@
 python -m bench.fronts                       all of them; bench/results/fronts/<machine>.json
 python -m bench.fronts --quick               small cells and few rounds, to see that it works
 python -m bench.fronts --front torch         one of them, the others stay as they were saved
-python -m bench.fronts --readme              the same as the first, and the README's tables
-python -m bench.fronts --load FILE --readme  the tables of an earlier run
+python -m bench.fronts --pages               the same as the first, and the tables of the docs
+python -m bench.fronts --load FILE --pages   the tables of an earlier run
 """
 
 import argparse
@@ -88,18 +88,18 @@ def named_tables(results):
     }
 
 
-def readme_part(results, name):
+def part(results, name):
     """The text between one pair of marks: a table, and on what it was measured."""
     table, header = named_tables(results)[name]
     machine_lines = "\n".join(f"> {line}  " for line in machine.describe(header)).rstrip()
     return f"{shown(table).markdown()}\n\n{machine_lines}"
 
 
-def filled(readme, results, path):
-    """The README's text with the tables between its marks."""
+def filled(text, results, path):
+    """The text of a page with the tables between its marks."""
     return MARK.sub(
-        lambda m: f"<!-- fronts: {m[2]} from {path} -->\n\n{readme_part(results, m[2])}\n\n{m[4]}",
-        readme,
+        lambda m: f"<!-- fronts: {m[2]} from {path} -->\n\n{part(results, m[2])}\n\n{m[4]}",
+        text,
     )
 
 
@@ -114,10 +114,10 @@ def arguments(words):
     add("--front", nargs="+", choices=FRONTS, default=[*FRONTS], help="these alone")
     add("--save", type=Path, metavar="FILE", help="default: bench/results/fronts/<machine>.json")
     add("--load", type=Path, metavar="FILE", help="measure nothing, show these results")
-    add("--readme", action="store_true", help="write the README's tables")
+    add("--pages", action="store_true", help="write the tables of README.md and docs")
     chosen = parser.parse_args(words)
-    if chosen.readme and chosen.quick:
-        parser.error("the README shows what was measured in full: --readme goes without --quick")
+    if chosen.pages and chosen.quick:
+        parser.error("the pages show what was measured in full: --pages goes without --quick")
     return chosen
 
 
@@ -161,11 +161,10 @@ def main(words=None):
                 console.print(line, highlight=False)
             for table in run["tables"]:
                 shown(Table(**table)).print(console)
-    if chosen.readme:
-        source = path.resolve().relative_to(report.README.parent)
-        before = report.README.read_text(encoding="utf-8")
-        report.README.write_text(filled(before, results, source), encoding="utf-8")
-        console.print("Written: README.md")
+    if chosen.pages:
+        source = path.resolve().relative_to(report.ROOT)
+        changed = report.fill_pages(lambda text, page: filled(text, results, source))
+        console.print(f"Written: {', '.join(changed)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import math
 import multiprocessing
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from helpers.workers import dies, raises
@@ -193,19 +192,27 @@ def test_ceilings_are_bytes_moved(results):
     assert row["read, 2 threads"] == tables.number(4 * 4.096e6 / 0.0002 / 1e9)
 
 
-# --- the README ---
+# --- the pages ---
 
 
-def test_readme_tables_are_those_of_the_committed_results():
-    text = report.README.read_text(encoding="utf-8")
-    sources = report.sources(text)
-    assert len(sources) == 1
-    path = sources.pop()
-    stem = Path(path).stem
-    stored = Results.load(report.README.parent / path)
-    assert report.filled(text, stored, stem, path) == text
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
+def test_tables_of_a_page_are_those_of_the_committed_results(page):
+    text = page.read_text(encoding="utf-8")
+    (path,) = report.sources(text)
+    stored = Results.load(report.ROOT / path)
+    assert report.filled(text, stored, path, page) == text
     for link in report.IMAGE.findall(text):
-        assert (report.README.parent / link).is_file(), link
+        assert (page.parent / link).is_file(), link
+
+
+def test_pages_are_filled_and_the_changed_ones_named(tmp_path, monkeypatch):
+    pages = tmp_path / "README.md", tmp_path / "other.md"
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "PAGES", pages)
+    for page, text in zip(pages, ("old", "new"), strict=True):
+        page.write_text(text)
+    assert report.fill_pages(lambda text, page: text.replace("old", page.name)) == ["README.md"]
+    assert [page.read_text() for page in pages] == ["README.md", "new"]
 
 
 def test_report_is_that_of_the_committed_results():

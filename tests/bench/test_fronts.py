@@ -1,4 +1,4 @@
-"""The benchmark of the fronts: tables, README, what is absent. Of times nothing is asserted."""
+"""The benchmark of the fronts: tables, pages, what is absent. Of times nothing is asserted."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def test_a_table_as_text():
     )
 
 
-def test_the_readme_is_filled_between_its_marks_and_only_there():
+def test_a_page_is_filled_between_its_marks_and_only_there():
     mark = "<!-- fronts: torch from {} -->\n"
     other = "<!-- bench: torch from x -->\nkeep\n<!-- bench: end -->\n"
     text = other + mark.format("old.json") + "old\n<!-- fronts: end -->\nafter\n"
@@ -53,11 +53,15 @@ def test_the_readme_is_filled_between_its_marks_and_only_there():
     assert fronts.filled(filled, RESULTS, "new.json") == filled
 
 
-def test_what_the_readme_shows_is_what_was_saved():
-    text = fronts.report.README.read_text(encoding="utf-8")
-    for source in {match[3] for match in fronts.MARK.finditer(text)}:
-        results = json.loads((fronts.report.README.parent / source).read_text(encoding="utf-8"))
-        assert fronts.filled(text, results, source) == text
+def test_what_the_pages_show_is_what_was_saved():
+    shown = set()
+    for page in fronts.report.PAGES:
+        text = page.read_text(encoding="utf-8")
+        for source in fronts.report.sources(text, fronts.MARK):
+            results = json.loads((fronts.report.ROOT / source).read_text(encoding="utf-8"))
+            assert fronts.filled(text, results, source) == text
+        shown |= {match[2] for match in fronts.MARK.finditer(text)}
+    assert {"torch", "language_model", "jax", "boosting_rounds"} <= shown
 
 
 def test_an_absent_library_is_said_and_other_results_stay(tmp_path, monkeypatch, capsys):
@@ -93,7 +97,7 @@ def test_memory_of_the_torch_front_is_the_gradient_or_nothing():
     for way in ("xentropy.torch", "inplace=True"):
         command = [sys.executable, "-m", "bench.fronts.torch_front", way, "1024x2000"]
         said = subprocess.run(
-            command, cwd=fronts.report.README.parent, capture_output=True, text=True, check=True
+            command, cwd=fronts.report.ROOT, capture_output=True, text=True, check=True
         )
         found[way] = int(said.stdout.split()[-1]) / (4 * 1024 * 2000)
     assert found["inplace=True"] < 0.1

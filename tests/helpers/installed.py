@@ -11,7 +11,7 @@ NEEDED = {
     "fronts/test_boosting_defaults.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_catboost.py": ["catboost"],
     "fronts/test_boosting_selection.py": ["xgboost", "lightgbm", "sklearn"],
-    "fronts/test_boosting_readme.py": ["xgboost", "lightgbm", "catboost"],
+    "fronts/test_boosting_guide.py": ["xgboost", "lightgbm", "catboost"],
     "bench/test_fronts.py": ["rich"],
 }
 
