@@ -1,16 +1,18 @@
 """Builds xentropy._kernels: baseline code plus one object per instruction-set tier.
 
-The only place that knows a -m flag. Metadata is in pyproject.toml.
+The only place that knows a -m flag. Metadata is in pyproject.toml, but for README's links.
 XENTROPY_CFLAGS appends flags to every compile and link (-W flags: to the kernels only).
 Never add -ffast-math, not even for linking: it makes the whole process flush subnormals.
 """
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
 import sysconfig
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
@@ -138,8 +140,27 @@ def extension(tiers):
     )
 
 
+def readme():
+    """Return README.md for a package index, which has none of the files that it links to."""
+    here = Path(__file__).resolve().parent
+    project = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def absolute(match):
+        kind = "raw" if match[1] else "blob"
+        place = f"{project['urls']['Source']}/{kind}/v{project['version']}"
+        return f"{match[1]}[{match[2]}]({place}/{match[3]})"
+
+    link = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)")
+    return link.sub(absolute, (here / "README.md").read_text(encoding="utf-8"))
+
+
 if __name__ == "__main__":  # tests import the flags
     from Cython.Build import cythonize
 
     tiers = TIERS[target_architecture()]
-    setup(ext_modules=cythonize([extension(tiers)]), cmdclass={"build_ext": BuildTiers})
+    setup(
+        ext_modules=cythonize([extension(tiers)]),
+        cmdclass={"build_ext": BuildTiers},
+        long_description=readme(),
+        long_description_content_type="text/markdown",
+    )

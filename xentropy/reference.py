@@ -262,9 +262,9 @@ def log_softmax(x, axis=None):
 def logsumexp(x, axis=None, b=None, *, keepdims=False, return_sign=False):
     """log S, S = sum_c b_c exp(x_c), over `axis` (all axes if None); b is 1 if None.
 
-    x and b broadcast; a term of weight 0 is not there. With `return_sign`: log|S| and the sign of
-    S, for a complex S its phase S / |S|. Without it, S < 0 has no logarithm (nan), and that of a
-    complex S is the one whose imaginary part is in (-pi, pi].
+    x and b broadcast; a term of weight 0 is not there. With `return_sign`: ``log|S|`` and the sign
+    of S, for a complex S its phase ``S / |S|``. Without it, S < 0 has no logarithm (nan), and that
+    of a complex S is the one whose imaginary part is in (-pi, pi].
     """
     x, weights = np.broadcast_arrays(x, 1.0 if b is None else b)
     (rows, shape, axes, _), weights = _flattened(x, axis), _flattened(weights, axis)[0]
