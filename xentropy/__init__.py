@@ -14,6 +14,7 @@ except ImportError as _error:
 from ._api import cross_entropy, cross_entropy_with_grad
 from ._config import __version__, get_num_threads, set_num_threads, show_config
 from ._divergence import kl_divergence
+from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
 from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
 
@@ -24,6 +25,8 @@ __all__ = [
     "entropy",
     "get_num_threads",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
     "log_softmax",
     "logsumexp",
     "set_num_threads",

@@ -272,20 +272,25 @@ def out(value, like, name, inputs):
 
     `like` itself is allowed (in place): same memory, same strides.
     """
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"out must be a NumPy array, not {type(value).__name__}")
-    if value.dtype.name != like.dtype.name:
-        raise TypeError(f"out has dtype {value.dtype}, not {like.dtype} as {name}")
-    same_shape(value, like.shape, "out", f"as {name}")
-    if not value.flags.writeable:
-        raise ValueError("out is read-only")
-    if overlaps_itself(value):
-        raise ValueError(f"out overlaps itself: strides {value.strides}, shape {value.shape}")
+    writable(value, like.shape, (like.dtype.name,), f"as {name}")
     for other_name, other in inputs.items():
         if other is not None and shares_memory(value, other):
             raise ValueError(f"out overlaps {other_name}")
     if shares_memory(value, like) and not same_memory(value, like):
         raise ValueError(f"out overlaps {name} without being the same memory")
+
+
+def writable(value, shape, dtypes, what, name="out"):
+    """Raise unless it is an array of this shape and one of these dtypes that can be written."""
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a NumPy array, not {type(value).__name__}")
+    if value.dtype.name not in dtypes:
+        raise TypeError(f"{name} has dtype {value.dtype}, not {' or '.join(dtypes)} {what}")
+    same_shape(value, shape, name, what)
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    if overlaps_itself(value):
+        raise ValueError(f"{name} overlaps itself: strides {value.strides}, shape {value.shape}")
 
 
 def same_memory(a, b):

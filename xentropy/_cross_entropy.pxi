@@ -1,12 +1,14 @@
 # One call of cross entropy, from its arguments to its result. Part of _kernels.pyx.
 
 def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options options not None,
-                  grad_output=None, out=None, *, bint checked=False, bint float64=False):
+                  grad_output=None, out=None, *, bint checked=False, bint float64=False,
+                  bint float64_losses=False):
     """The loss, or with_grad (loss, gradient), of arguments as the public functions have them.
 
     None if an argument is not plain: it has to be converted or refused, and nothing has been
     written. Once `checked`, arguments are taken for valid and IndexError is raised for a label
-    out of range. `float64`: compute in float64 whatever the dtype.
+    out of range. `float64`: compute in float64 whatever the dtype. `float64_losses`: do not round
+    the losses of rows to float32.
     """
     cdef CrossEntropyCall call
     cdef CrossEntropyCall* c = &call
@@ -38,9 +40,9 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
         gradient = fresh(logits) if out is None else out
         take_gradient(c, logits, gradient, s.class_axis, out is not None)
     if s.reduction == kNone:
-        losses = empty_rows(logits, <uint64_t>1 << s.class_axis, False, c.float64)
+        c.row_loss_float64 = c.float64 or float64_losses
+        losses = empty_rows(logits, <uint64_t>1 << s.class_axis, False, c.row_loss_float64)
         c.row_loss = cnp.PyArray_DATA(losses)
-        c.row_loss_float64 = c.float64
     cdef double total = run_for_python(c, s.threads)
     loss = total if losses is None else unboxed(losses)
     return (loss, gradient) if with_grad else loss

@@ -54,6 +54,7 @@ def cross_entropy(
     *,
     checked: bool = False,
     float64: bool = False,
+    float64_losses: bool = False,
 ) -> Any: ...  # of `Loss`, or with_grad (loss, gradient); or None
 def exchanged(
     tensors: tuple[Any, ...], exchange: Any, dtypes: dict[Any, Any]

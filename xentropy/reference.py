@@ -29,6 +29,8 @@ __all__ = [
     "cross_entropy_with_grad",
     "entropy",
     "kl_divergence",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
     "log_softmax",
     "logsumexp",
     "softmax",
@@ -229,6 +231,43 @@ def cross_entropy_target_grad(
         upstream = _per_row(grad_output, shape) * (repeat / divisor)
         grad = np.where(counted[:, None], upstream[:, None] * grad, 0.0)
     return _unrows(grad, shape, axis)
+
+
+def linear_cross_entropy_with_grad(
+    input, linear_weight, target, *, linear_bias=None, ignore_index=-100, **options
+):
+    """Loss and gradients of a linear layer, as `xentropy.linear_cross_entropy_with_grad`.
+
+    The logits of a row x of `input` are linear_weight @ x + linear_bias, and with the gradient
+    G of `cross_entropy_with_grad` in the logits of all rows, (N, V):
+
+        d loss / d input         = G @ linear_weight
+        d loss / d linear_weight = G.T @ input
+        d loss / d linear_bias   = the sum of G over the rows
+
+    A row that does not count is as a row of zeros: it may hold anything.
+    """
+    x, shape = _rows(input, -1)
+    layer = np.asarray(linear_weight, np.float64)
+    target = np.asarray(target)
+    counted = _per_row(options.get("sample_weight"), shape) != 0
+    if target.dtype.kind in "iu":
+        labels = target.reshape(-1)
+        counted &= np.array([int(label) != ignore_index for label in labels], bool)
+    x = np.where(counted[:, None], x, 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        logits = x @ layer.T + (0.0 if linear_bias is None else np.asarray(linear_bias, np.float64))
+        loss, grad = cross_entropy_with_grad(
+            _unrows(logits, shape, -1), target, axis=-1, ignore_index=ignore_index, **options
+        )
+        grad = _rows(grad, -1)[0]
+        grads = _unrows(grad @ layer, shape, -1), grad.T @ x, grad.sum(axis=0)
+    return loss, (*grads[:2], None if linear_bias is None else grads[2])
+
+
+def linear_cross_entropy(input, linear_weight, target, **options):
+    """The loss of `linear_cross_entropy_with_grad` alone."""
+    return linear_cross_entropy_with_grad(input, linear_weight, target, **options)[0]
 
 
 def _flattened(x, axis):

@@ -1,0 +1,206 @@
+"""Cross entropy of a linear layer's output, without the logits: definition and parameters."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _driver
+from ._arguments import (
+    PARAMETERS,
+    Arguments,
+    LinearGradients,
+    checked,
+    gradients,
+)
+from ._loss import BatchLoss
+from ._products import NumpyProducts
+from ._rows import Array
+
+__all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
+
+
+def linear_cross_entropy(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    normalizer: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    base: float | None = None,
+    logits_bytes: int | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""Softmax cross-entropy of a linear layer, never holding all of its logits.
+
+    The loss of `cross_entropy` for the logits
+
+    .. math:: z_{nc} = \sum_h \text{input}_{nh} \, \text{linear\_weight}_{ch}
+              + \text{linear\_bias}_c
+
+    which are computed for some rows at a time, into one buffer. Rows that do not count (label
+    `ignore_index`, or sample weight 0) are in no product and may hold anything.
+
+    Parameters
+    ----------
+    input : array_like of float16, bfloat16, float32 or float64
+        Shape (N, H), (H,) for a single row, or any (..., H). Any strides, byte order and
+        alignment.
+    linear_weight : array_like of these dtypes
+        Shape (V, H): one row for each of V classes. Any strides.
+    target : array_like
+        Class indices: integers of shape (N,), or as `input` without its last axis. Class
+        probabilities: floating, (N, V), or (..., V).
+    linear_bias : array_like (V,) of these dtypes, optional
+        Added to the logits.
+    weight : array_like (V,), optional
+        Weight of each *class*, as torch has it.
+    sample_weight, ignore_index, reduction, normalizer, label_smoothing, z_loss
+        As for `cross_entropy`.
+    logit_scale, softcap, base, n_threads
+        As for `cross_entropy`. The matrix products run on the threads of NumPy's BLAS.
+    logits_bytes : int, optional
+        Bytes of the buffer for logits, 256 MB if it is not given; at least one row is made.
+        A chunk never has more rows than its products need for their speed (1,024, or what has
+        2^21 elements in an array of the larger of V and H columns). Of few rows, products are
+        slow: for less than some 500 the whole call is.
+
+    Returns
+    -------
+    float or ndarray
+        As for `cross_entropy`; for "none" float64 if `input` or `linear_weight` is, else float32.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As for `cross_entropy`, and for arrays whose shapes do not go together.
+
+    See Also
+    --------
+    linear_cross_entropy_with_grad : Says what is computed how, in which memory.
+
+    References
+    ----------
+    Arguments are those of `torch.nn.functional.linear_cross_entropy`. Computing the loss by
+    chunks of rows is known from Liger Kernel (arXiv:2410.10989), that nobody has to store the
+    logits from Cut Cross-Entropy (arXiv:2411.09009).
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> hidden, layer = np.eye(3, 2), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> round(xe.linear_cross_entropy(hidden, layer, [0, 1, -100]), 6)
+    1.006409
+    """
+    arguments = checked(**locals())  # each parameter under its name
+    return _computed(arguments, _loss_of(arguments), {})
+
+
+def linear_cross_entropy_with_grad(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    normalizer: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    base: float | None = None,
+    grad_output: ArrayLike | None = None,
+    out: tuple[Array | None, ...] | Mapping[str, Array | None] | None = None,
+    wanted: Collection[str] = PARAMETERS,
+    logits_bytes: int | None = None,
+    n_threads: int | None = None,
+) -> tuple[Any, LinearGradients]:
+    r"""Softmax cross-entropy of a linear layer, and the gradients of its input and parameters.
+
+    All parameters but the three below, the semantics and the errors are those of
+    `linear_cross_entropy`. With the gradient G of the loss in the logits, (N, V), as
+    `cross_entropy_with_grad` has it:
+
+    .. math:: \frac{\partial \ell}{\partial \text{input}} = G \, \text{linear\_weight}, \quad
+              \frac{\partial \ell}{\partial \text{linear\_weight}} = G^T \, \text{input}, \quad
+              \frac{\partial \ell}{\partial \text{linear\_bias}} = \sum_n G_n
+
+    Parameters
+    ----------
+    grad_output : float or array_like, optional
+        Upstream gradient: a scalar, or for reduction="none" also one value a row.
+    out : tuple or mapping, optional
+        Arrays for the gradients: (input, linear_weight, linear_bias), or a mapping from these
+        names; None, or missing, for one that is to be allocated. Shape and dtype of the
+        argument, or float32 for an argument of 16 bits; any strides. They may overlap neither an
+        input nor one another.
+    wanted : collection of str
+        Names of the gradients to compute, of "input", "linear_weight" and "linear_bias". What is
+        not wanted costs no product.
+
+    Returns
+    -------
+    loss : float or ndarray
+        As `linear_cross_entropy` returns it, bit for bit.
+    grads : named tuple (input, linear_weight, linear_bias)
+        Gradients in the shape and dtype of the arguments, in native byte order, or the arrays of
+        `out`; None for one that is not wanted, and for a bias that is not there.
+
+    Notes
+    -----
+    Computed in three matrix products, as with all logits at once: per chunk of rows the logits,
+    over which their gradient is written, and from it both products of the gradient.
+
+    Everything is float32 (float64 if `input` or `linear_weight` is): logits, their gradient and
+    sums over rows. A 16-bit gradient is rounded once, at the end; the bias's is summed in
+    float64.
+
+    Memory beside the gradients: the buffer for logits (`logits_bytes`); 16 bytes a row of the
+    batch; arrays of some MB: up to three tiles of 2^21 elements of the weight, and, where `input`
+    or its gradient has 16 bits, gaps between its rows or rows that do not count, up to three times
+    a chunk of its rows. If the gradient of `linear_weight` has 16 bits (or is narrower than the
+    products) and there is more than one chunk, it is summed in an array of V x H float32, which
+    `out` can avoid: a float32 array there is the sum.
+
+    The same bits for any `n_threads`, addresses and `out` of equal dtype. BLAS adds in an order
+    that depends on the shape of a product and on its own number of threads. So bits may depend
+    on BLAS, its threads, and on the number of rows of a chunk, that is: on the number of rows that
+    count, and on `logits_bytes`, unless it holds the rows that a chunk has at most.
+    """
+    arguments = checked(**locals())  # each parameter under its name
+    loss = _loss_of(arguments)
+    grads = gradients(arguments)
+    return _computed(arguments, loss, grads), LinearGradients(**grads)
+
+
+def _loss_of(arguments: Arguments) -> BatchLoss:
+    """The loss to be filled in; IndexError for a label out of range."""
+    a = arguments
+    classes = len(a.linear_weight)
+    return BatchLoss(a.target, classes, a.weight, a.sample_weight, a.grad_output, a.options)
+
+
+def _computed(arguments: Arguments, loss: BatchLoss, grads: dict[str, Array]) -> Any:
+    """The loss; the gradients are written."""
+    a = arguments
+    at_a_time = a.at_a_time(loss.n_counted)
+    layer = a.input, a.linear_weight, a.linear_bias
+    with np.errstate(all="ignore"):  # silent, as the kernels are
+        if "input" in grads and loss.n_counted < loss.rows:
+            grads["input"][...] = 0
+        one_chunk = loss.n_counted <= at_a_time
+        products = NumpyProducts(*layer, grads, at_a_time, a.dtype, one_chunk=one_chunk)
+        _driver.run(loss, products, at_a_time, tuple(grads))
+        return loss.result(a.dtype)

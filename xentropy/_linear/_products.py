@@ -1,0 +1,121 @@
+"""The products by NumPy's BLAS, in float32 or float64.
+
+What BLAS cannot read where it is (16 bits, other byte orders, strides) is converted: rows of the
+input by chunks, classes of the weight by tiles. No array is copied as a whole.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ._plan import tile_classes
+from ._rows import Array, Lines, Rows, blas_writes, flat, index_of, n_rows
+
+
+class NumpyProducts:
+    """`_driver.Products` of arrays; the gradients are those of the arrays in `gradients`.
+
+    A gradient of another dtype than the products' is summed in theirs and rounded once.
+    """
+
+    def __init__(
+        self,
+        input: Array,
+        linear_weight: Array,
+        linear_bias: Array | None,
+        gradients: Mapping[str, Array],
+        at_a_time: int,
+        dtype: np.dtype,
+        *,
+        one_chunk: bool,
+    ) -> None:
+        classes, features = linear_weight.shape
+        self._dtype = dtype
+        self._tile = tile_classes(features, classes)
+        self._input = Lines(input, dtype, at_a_time)
+        self._weight = Lines(linear_weight, dtype, self._tile)
+        self._bias = None if linear_bias is None else linear_bias.astype(dtype)
+        self._gradients = gradients
+        self._logits = np.empty((at_a_time, classes), dtype)
+        self._shape = at_a_time, features
+        self._spaces: dict[str, Array] = {}
+        self._one_chunk = one_chunk
+        self._weight_sum: Array | None = None
+        self._bias_sum = np.zeros(classes) if "linear_bias" in gradients else None
+
+    def logits(self, rows: Rows) -> Array:
+        self._x = self._input.take(rows)
+        logits = self._logits[: n_rows(rows)]
+        for tile, weight in self._weight_tiles():
+            np.matmul(self._x, weight.T, out=logits[:, tile])
+        if self._bias is not None:
+            logits += self._bias
+        return logits
+
+    def grad_input(self, rows: Rows, slope: Array) -> None:
+        result = flat(self._gradients["input"])
+        index = index_of(result, rows)
+        in_place = isinstance(index, slice) and blas_writes(result, self._dtype)
+        product = result[index] if in_place else self._space("input", self._shape)[: len(slope)]
+        for tile, weight in self._weight_tiles():
+            if tile.start == 0:
+                np.matmul(slope[:, tile], weight, out=product)
+            else:
+                more = self._space("more input", self._shape)[: len(slope)]
+                product += np.matmul(slope[:, tile], weight, out=more)
+        if not in_place:
+            result[index] = product
+
+    def grad_linear_weight(self, rows: Rows, slope: Array) -> None:
+        total = self._weight_sum
+        first = total is None
+        if total is None:
+            total = self._weight_sum = self._sum_of(self._gradients["linear_weight"])
+        for tile in self._tiles():
+            part, slopes = total[tile], slope[:, tile].T
+            if first and blas_writes(part, self._dtype):
+                np.matmul(slopes, self._x, out=part)
+                continue
+            space = self._space("tile", (self._tile, self._shape[1]))[: len(part)]
+            product = np.matmul(slopes, self._x, out=space)
+            if first:
+                part[...] = product
+            else:
+                part += product
+
+    def grad_linear_bias(self, rows: Rows, slope: Array) -> None:
+        self._bias_sum += np.add.reduce(slope, axis=0, dtype=np.float64)
+
+    def finish(self) -> None:
+        if "linear_weight" in self._gradients:
+            result, total = self._gradients["linear_weight"], self._weight_sum
+            if total is None:
+                result[...] = 0  # no row counts
+            elif total is not result:
+                result[...] = total
+        if self._bias_sum is not None:
+            self._gradients["linear_bias"][...] = self._bias_sum
+
+    def _sum_of(self, gradient: Array) -> Array:
+        """Where the gradient of the weight is summed: in its own memory if that is exact enough."""
+        same = gradient.dtype.newbyteorder("=") == self._dtype
+        return gradient if same or self._one_chunk else np.empty(gradient.shape, self._dtype)
+
+    def _tiles(self) -> Iterator[slice]:
+        classes = self._logits.shape[1]
+        for start in range(0, classes, self._tile):
+            yield slice(start, min(start + self._tile, classes))
+
+    def _weight_tiles(self) -> Iterator[tuple[slice, Array]]:
+        """(classes, their weights): all at once if BLAS reads them in place."""
+        if self._weight.in_place:
+            yield slice(0, self._logits.shape[1]), self._weight.array
+            return
+        for tile in self._tiles():
+            yield tile, self._weight.take(tile)
+
+    def _space(self, name: str, shape: tuple[int, int]) -> Array:
+        """Memory of this call under a name."""
+        if name not in self._spaces:
+            self._spaces[name] = np.empty(shape, self._dtype)
+        return self._spaces[name]
