@@ -47,6 +47,11 @@ def dtype(request):
     return np.dtype(request.param)
 
 
+def pytest_runtest_setup():
+    """Calls have the threads that they ask for, whatever other processes took before."""
+    _kernels._forget_debt()
+
+
 def pytest_collection_modifyitems(items):
     """A test on one tier, then the same on the next: its inputs and oracle are remembered."""
 

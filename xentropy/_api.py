@@ -117,8 +117,8 @@ def cross_entropy(
     base : float > 1, optional
         b: unit of the loss. None is e (nats); 2 gives bits.
     n_threads : int, optional
-        Threads of this call; without it see `set_num_threads`. The result has the same bits
-        for any number.
+        At most so many threads for this call; without it see `set_num_threads`, which also says
+        when fewer are used. The result has the same bits for any number.
 
     Returns
     -------

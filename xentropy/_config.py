@@ -41,8 +41,8 @@ def set_num_threads(n: SupportsIndex | None) -> None:
 
     The default is OpenMP's: OMP_NUM_THREADS, or else the cores that this process was allowed at
     its start; but not more than the CPU quota of its container (cgroup), rounded up. Calls may
-    use fewer: one if they are short, or if other processes want the cores and threads have cost
-    more time than they saved. No result depends on the number.
+    use fewer, with `n_threads` too: one if they are short, or if other processes want the cores and
+    threads have cost more time than they saved. No result depends on the number.
     """
     _kernels.set_num_threads(_check.n_threads(n, "n") or 0)
 

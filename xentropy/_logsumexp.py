@@ -81,7 +81,7 @@ def logsumexp(
     a : array_like, optional
         SciPy's name of `x`.
     n_threads : int, optional
-        Threads of this call. Sums with negative or complex terms take one.
+        At most so many threads for this call. Sums with negative or complex terms take one.
 
     Returns
     -------

@@ -32,7 +32,7 @@ def softmax(
     out : ndarray, optional
         Where the result goes; may be `x` itself.
     n_threads : int, optional
-        Threads of this call.
+        At most so many threads for this call; without it see `set_num_threads`.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def entropy(
     base : float > 1, optional
         None gives nats, 2 bits.
     n_threads : int, optional
-        Threads of this call.
+        At most so many threads for this call; without it see `set_num_threads`.
 
     Returns
     -------

@@ -79,9 +79,10 @@ cdef size_t PARALLEL_ELEMENTS = 1 << 16
 
 # When other processes want the cores, a finished call may have to wait for a thread that was
 # descheduled: 4 ms and more on Linux, whatever the size of the call. The time lost in this way,
-# less the time saved, is kept as a debt, and calls without `n_threads` stay on one thread for as
-# long. It is an exponential backoff: the debt doubles if the next team is as late, up to AT_MOST
-# times the delay, which bounds the loss to 1 % of the time. `python -m bench.contention` shows it.
+# less the time saved, is kept as a debt, and all calls stay on one thread for as long: `n_threads` is
+# an upper bound. It is an exponential backoff: the debt doubles if the next team is as late, up to
+# AT_MOST times the delay, which bounds the loss to 1 % of the time. `python -m bench.contention`
+# shows it.
 cdef double LATE = 50e-6     # seconds; a shorter delay is not counted
 cdef double SLICE = 2e-3     # seconds; a descheduled thread loses its core for longer than this
 cdef double AT_MOST = 100
@@ -107,6 +108,12 @@ def _account(double saved):
     return in_debt()
 
 
+def _forget_debt():
+    """For the tests, which want the threads that they ask for."""
+    store(&debt, 0)
+    store(&serial_until, 0)
+
+
 cdef inline bint in_debt() noexcept nogil:
     cdef double until = load(&serial_until)
     return until > 0 and openmp.omp_get_wtime() < until
@@ -114,11 +121,9 @@ cdef inline bint in_debt() noexcept nogil:
 
 cdef size_t team_for(size_t elements, int asked) noexcept nogil:
     """The most threads that may share the work on so many elements; `asked` is 0 for None."""
-    if elements < PARALLEL_ELEMENTS or after_fork:
+    if elements < PARALLEL_ELEMENTS or after_fork or in_debt():
         return 1
-    if asked > 0:
-        return asked
-    return 1 if in_debt() else default_threads()
+    return asked if asked > 0 else default_threads()
 
 
 # --- chunks ----------------------------------------------------------------------------

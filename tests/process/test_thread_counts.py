@@ -41,6 +41,40 @@ print(xe.get_num_threads())"""
     assert int(run(program.format(n=1), OMP_NUM_THREADS="3")) == 3  # somebody knows better
 
 
+@linux
+@pytest.mark.parametrize("n_threads", [None, 4])
+def test_n_threads_is_an_upper_bound_while_other_processes_want_the_cores(n_threads):
+    """After threads have cost time, no call starts any, and its bits are the same."""
+    program = f"""
+import os
+import numpy as np
+import xentropy as xe
+from xentropy import _kernels
+x, y = np.random.default_rng(0).normal(size=(20_000, 10)).astype(np.float32), np.zeros(20_000, int)
+row = np.random.default_rng(1).normal(size=(1, 300_000)).astype(np.float32)  # is split
+
+def results():
+    chosen = dict(n_threads={n_threads})
+    yield from xe.cross_entropy_with_grad(x, y, **chosen)
+    yield from xe.cross_entropy_with_grad(row, y[:1], **chosen)
+    yield from (f(x, axis=1, **chosen) for f in (xe.softmax, xe.entropy, xe.logsumexp))
+
+def threads_and_bits():
+    bits = [np.asarray(each).tobytes() for each in results()]
+    return len(os.listdir("/proc/self/task")) - before, bits
+
+before = len(os.listdir("/proc/self/task"))
+_kernels._account(-600)  # seconds that threads have cost
+alone, bits = threads_and_bits()
+_kernels._forget_debt()
+threads, same = threads_and_bits()
+print(alone, threads, bits == same)"""
+    alone, threads, same = run(program, OMP_NUM_THREADS="4").split()
+    assert int(alone) == 0
+    assert int(threads) > 0
+    assert same == "True"
+
+
 # Files of a system, and the quota that they mean.
 V2 = "0::/outer/inner\n"
 V1 = "12:cpuset:/\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/\n"

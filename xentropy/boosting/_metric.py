@@ -35,7 +35,7 @@ def multiclass_logloss(
     kind : {"xgboost", "lightgbm", "catboost"}
         The library that calls it.
     n_threads : int, optional
-        Threads of the kernel; without it see `set_num_threads`.
+        At most so many threads for the kernel; without it see `set_num_threads`.
 
     Returns
     -------

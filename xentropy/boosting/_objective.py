@@ -60,8 +60,8 @@ def multiclass_objective(
         * "catboost": all of it, ``v p_c ([c = d] - p_d)``, as `MultiClass` has it
           (catboost/private/libs/algo_helpers/error_functions.h).
     n_threads : int, optional
-        Threads of the kernel; without it see `set_num_threads`. CatBoost's rows come one by
-        one.
+        At most so many threads for the kernel; without it see `set_num_threads`. CatBoost's rows
+        come one by one.
 
     Returns
     -------
