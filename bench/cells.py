@@ -96,6 +96,18 @@ GRID = _cells(
 )
 QUICK = _cells("1x10", "256x1000", "20000x10", "512x1000:float64")
 
+# The cells of the README, which has a place for one table.
+FEW = _cells(
+    "32x10",
+    "65536x10",
+    "1000000x10",
+    "8192x1000",
+    "1024x32000",
+    "2048x50257",
+    "8x21x512x512",
+    "2048x50257:bfloat16",
+)
+
 # How the cost grows: with the classes at 2,048 rows, with the rows at 1,000 classes.
 BY_CLASSES = _cells(*(f"2048x{c}" for c in (2, 4, 10, 32, 100, 320, 1000, 3200, 10000, 32000)))
 BY_ROWS = _cells(*(f"{n}x1000" for n in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)))

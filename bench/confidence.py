@@ -30,7 +30,7 @@ def ask(workers):
 
 
 def _ask_one(worker, margin, target):
-    loss, gradient = worker.ask(Question(np.array([[margin, 0]], np.float32), target))
+    loss, gradient = worker.ask(Question(np.array([[margin, 0]], np.float32), target)).found
     return loss, None if gradient is None else float(gradient[0, 0])
 
 

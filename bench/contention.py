@@ -15,12 +15,15 @@ import numpy as np
 
 import xentropy as xe
 
+from .quiet import UNKNOWN, cores, notes, quietest
+
 SHAPES = {"small": (256, 1000), "middle": (8192, 1000)}
 
 
 def occupy(core):
     """Keep one core busy until the parent ends this process."""
-    os.sched_setaffinity(0, {core})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
     while True:
         pass
 
@@ -39,37 +42,41 @@ def times(shape, seconds):
 
 
 def table(neighbour, seconds):
-    """Print the rows of one state of the machine."""
-    most = len(os.sched_getaffinity(0))
+    """Print the rows of one state of the machine; returns their visits."""
+    most, visits = len(cores()), []
     for name, shape in SHAPES.items():
         serial = None
         for n_threads in (1, most):
             xe.set_num_threads(n_threads)
-            found = times(shape, seconds)
-            p50, p99 = np.percentile(found, [50, 99])
+            visit = quietest(lambda shape=shape: times(shape, seconds), 3 * seconds)
+            visits.append(visit)
+            p50, p99 = np.percentile(visit.found, [50, 99])
             serial = serial or p50
+            ratio = f"{p99 / serial:.1f}" if visit.quiet else UNKNOWN
             print(
-                f"{name:<7}{'x'.join(map(str, shape)):<10}{n_threads:>8}{neighbour:>10}"
-                f"{p50:>9.3f}{p99:>9.3f}{found.max():>9.3f}{p99 / serial:>12.1f}{len(found):>8}",
+                f"{name:<7}{'x'.join(map(str, shape)):<10}{n_threads:>7}{neighbour:>10}"
+                f"{p50:>9.3f}{p99:>9.3f}{visit.found.max():>9.3f}{ratio:>11}{len(visit.found):>7}",
                 flush=True,
             )
+    return visits
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=3, help="of each row (default 3)")
     seconds = parser.parse_args().seconds
-    print("size   shape      threads neighbour  p50/ms   p99/ms   max/ms  p99/serial   calls")
-    table("none", seconds)
-    core = max(os.sched_getaffinity(0))
+    print("size   shape    threads neighbour   p50/ms   p99/ms   max/ms p99/serial  calls")
+    visits = table("none", seconds)
+    core = max(cores())
     busy = multiprocessing.get_context("spawn").Process(target=occupy, args=(core,), daemon=True)
     busy.start()
     time.sleep(1)
     try:
-        table("one core", seconds)
+        visits += table("one core", seconds)  # the neighbour is a child: not one of the others
     finally:
         busy.terminate()
         busy.join()
+    print("\n".join(notes(visits)))
 
 
 if __name__ == "__main__":

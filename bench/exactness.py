@@ -8,14 +8,16 @@ of 2e-9 answered by 0 is an error of 8e6 units. Not timed; about half a minute.
 """
 
 import argparse
+import importlib.util
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ml_dtypes import bfloat16
 
 from .accuracy import long_reference, ulps
+from .needed import require
 from .tables import Table
 
 
@@ -42,6 +44,8 @@ def confident(name, margins, dtype, classes=10):
 
 
 def scenarios():
+    from ml_dtypes import bfloat16
+
     single, double = np.float32, np.float64
     return [
         normal("N(0, 3), 10 classes", 2000, 10, single),
@@ -72,7 +76,7 @@ def xentropy(logits, target):
 def torch(logits, target):
     import torch
 
-    if logits.dtype == bfloat16:
+    if logits.dtype.name == "bfloat16":
         x = torch.from_numpy(logits.view(np.int16)).view(torch.bfloat16)
     else:
         x = torch.from_numpy(logits)
@@ -122,6 +126,21 @@ LIBRARIES = {
 }
 
 
+# What each of them needs.
+MODULES = {
+    "xentropy": ["xentropy"],
+    "torch": ["torch"],
+    "jax + optax": ["jax", "optax"],
+    "scipy": ["scipy"],
+    "scikit-learn": ["sklearn"],
+}
+
+
+def installed():
+    """The names of the libraries that are there."""
+    return [n for n, needs in MODULES.items() if all(map(importlib.util.find_spec, needs))]
+
+
 # ---- errors
 
 
@@ -167,11 +186,16 @@ def table(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument("--libraries", nargs="+", default=installed(), choices=LIBRARIES)
     parser.add_argument("--output", type=Path, help="the same as JSON")
     chosen = parser.parse_args()
+    require("ml_dtypes")
+    for name in chosen.libraries:
+        require(*MODULES[name], extra="bench,peers,torch")
+    if absent := [name for name in LIBRARIES if name not in installed()]:
+        print(f"Not installed, so not compared: {', '.join(absent)}.", file=sys.stderr)
     found = measure(chosen.libraries)
-    print(table(found).markdown())
+    table(found).show()
     if chosen.output:
         chosen.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -16,6 +16,7 @@ import xentropy as xe
 
 from .cells import Cell, aligned, make_logits, make_target
 from .peers import PEERS, Inputs, Way
+from .quiet import UNKNOWN, notes, quietest
 from .stopwatch import SHORT, seconds_of
 from .tables import Table, number
 
@@ -38,36 +39,43 @@ def steps_beside(names, cell, threads):
 
 
 def measure(cell, names, threads, rounds):
-    """Seconds of a call with a fresh result, of one with out=, and page faults of the first."""
+    """A visit: seconds of a call with a fresh result and with out=, page faults of the first."""
     logits, target = make_logits(cell), make_target(cell)
     out = aligned(cell.shape, cell.numpy_dtype)
     steps = steps_beside(names, cell, threads)
-    fresh = Way(lambda: xe.cross_entropy_with_grad(logits, target, n_threads=threads))
-    given = Way(lambda: xe.cross_entropy_with_grad(logits, target, out=out, n_threads=threads))
+    fresh = Way(lambda: xe.cross_entropy_with_grad(logits, target))
+    given = Way(lambda: xe.cross_entropy_with_grad(logits, target, out=out))
     loops = max(1, round(SHORT / min(seconds_of(given, 1) for _ in range(3))))
-    taken, faults = {fresh: [], given: []}, []
-    for turn in range(rounds + 1):
-        for way in (fresh, given) if turn % 2 else (given, fresh):
-            for step in steps:
-                step()
-            before = page_faults()
-            taken[way].append(seconds_of(way, loops))
-            if way is fresh:
-                faults.append((page_faults() - before) / loops)
-    medians = (statistics.median(times[1:]) for times in taken.values())
-    return *medians, statistics.median(faults[1:])
+
+    def alternate():
+        taken, faults = {fresh: [], given: []}, []
+        for turn in range(rounds + 1):
+            for way in (fresh, given) if turn % 2 else (given, fresh):
+                for step in steps:
+                    step()
+                before = page_faults()
+                taken[way].append(seconds_of(way, loops))
+                if way is fresh:
+                    faults.append((page_faults() - before) / loops)
+        medians = (statistics.median(times[1:]) for times in taken.values())
+        return *medians, statistics.median(faults[1:])
+
+    return quietest(alternate)
 
 
 def print_table(names, sizes, threads, rounds):
-    rows = []
+    xe.set_num_threads(threads)
+    rows, visits = [], []
     for n_bytes in sizes:
         cell = Cell((n_bytes // (4 * CLASSES), CLASSES))
-        fresh, given, faults = measure(cell, names, threads, rounds)
-        row = [fresh * 1e6, given * 1e6, fresh / given, faults]
+        visits.append(measure(cell, names, threads, rounds))
+        fresh, given, faults = visits[-1].found
+        ratio = fresh / given if visits[-1].quiet else UNKNOWN
+        row = fresh * 1e6, given * 1e6, ratio, faults
         rows.append([f"{n_bytes >> 10} KB", *map(number, row)])
     title = f"beside {' and '.join(names)}" if names else "alone"
     columns = [title, "fresh / us", "out= / us", "fresh / out=", "page faults"]
-    print(Table(title, columns, rows).markdown(), flush=True)
+    Table(title, columns, rows, notes(visits)).show()
 
 
 def main():

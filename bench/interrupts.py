@@ -24,11 +24,15 @@ import sys
 import threading
 import time
 
+from .needed import require
+from .quiet import notes, watched
+
 MODULES = ("optax", "xentropy.jax")
 TARGETS = ("indices", "probabilities")
 MAPPINGS = ("batch", "vmap")
 ENDS = {"return": 0, "error": 1, "SystemExit(3)": 3, "thread": 0}
 PATIENCE = 60  # seconds for one process
+HANGS = "hangs"
 
 
 class Interrupt(BaseException):
@@ -128,12 +132,12 @@ def recursion(*kind):
 
 
 def run(code, *arguments):
-    """(exit code or "hangs", output) of a process that runs a function of this module."""
+    """(exit code or HANGS, output) of a process that runs a function of this module."""
     command = [sys.executable, "-m", "bench.interrupts", "--run", code, *map(str, arguments)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        return "hangs", ""
+        return HANGS, ""
     return done.returncode, done.stdout.strip()
 
 
@@ -149,10 +153,15 @@ def table(tries, kinds):
     heads = "library", "target", "mapping", "arrived", "other", "lost", "wrong", "ends", "recursion"
     line = "{:<13} {:<14} {:<8} {:>8} {:>6} {:>5} {:>6}  {:<14} {}".format
     print(line(*heads))
+    slow = []  # what only seems to hang when other processes take the cores
     for kind in kinds:
-        print(line(*row(kind, tries)), flush=True)
+        visit = watched(lambda kind=kind: row(kind, tries))
+        print(line(*visit.found), flush=True)
+        if HANGS in " ".join(map(str, visit.found)):
+            slow.append(visit)
     print(line("right", "", "", tries, 0, 0, 0, " ".join(map(str, ENDS.values())), 0))
     print(f"ends: {', '.join(ENDS)}")
+    print("\n".join(f"hangs {note}" for note in notes(slow)))
 
 
 def main():
@@ -161,6 +170,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one row, to see that it works")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    require("jax", "optax", extra="bench,jax")
     if not arguments.run:
         kinds = itertools.product(MODULES, TARGETS, MAPPINGS)
         quick = [("xentropy.jax", "indices", "batch")]

@@ -12,13 +12,14 @@ import numpy as np
 import xentropy as xe
 
 from .cells import Cell, aligned, make_logits, make_target
+from .quiet import notes
 from .stopwatch import seconds_in_turn
 from .tables import Table, number
 
 CELLS = ("1000000x10", "2048x50257")
 
 
-def calls(cell, threads):
+def calls(cell):
     """The calls by the name of their option; the first is the plain one."""
     logits, target = make_logits(cell), make_target(cell)
     out = aligned(cell.shape, cell.numpy_dtype)
@@ -42,7 +43,7 @@ def calls(cell, threads):
     }
 
     def call(target=target, **chosen):
-        return xe.cross_entropy_with_grad(logits, target, out=out, n_threads=threads, **chosen)
+        return xe.cross_entropy_with_grad(logits, target, out=out, **chosen)
 
     return {name: (lambda these=these: call(**these)) for name, these in options.items()}
 
@@ -53,14 +54,15 @@ def main():
     parser.add_argument("--threads", type=int, default=xe.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
-    columns = {}
+    xe.set_num_threads(chosen.threads)
+    turns = {}
     for text in chosen.cells:
-        columns[text] = seconds_in_turn(calls(Cell.parse(text), chosen.threads), chosen.rounds)
+        turns[text] = seconds_in_turn(calls(Cell.parse(text)), chosen.rounds)
     rows = [
-        [name, *(number(column[name] / column["plain"]) for column in columns.values())]
-        for name in next(iter(columns.values()))
+        [name, *(number(each.ratio(name, "plain")) for each in turns.values())]
+        for name in next(iter(turns.values())).found
     ]
-    print(Table("options", ["times the plain call", *columns], rows).markdown())
+    Table("options", ["times the plain call", *turns], rows, notes(turns.values())).show()
 
 
 if __name__ == "__main__":

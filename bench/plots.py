@@ -1,14 +1,25 @@
 """Pictures of results."""
 
-from . import confidence
+from . import confidence, quiet
 from .ceiling import OF_MODE
 from .cells import MODES, Cell
-from .peers import US
+from .peers import REFERENCE, US
 from .results import CEILING, LEAST_BYTES
 
-OURS = "#c1121f"
-COLOURS = ("#003049", "#2a9d8f", "#e9a23b", "#7b5ea7", "#5c946e", "#8d99ae", "#a47148")
-MARKERS = ("s", "D", "^", "v", "P", "X", "*")
+# Colour and marker of each library in all pictures, whoever else is in them. The colours are those
+# of Okabe and Ito, which the colour-blind can tell, but their yellow: it is too light for a line.
+LOOKS = {
+    US: ("#d55e00", "o"),
+    "torch": ("#0072b2", "s"),
+    "torch.compile": ("#56b4e9", "D"),
+    "jax.jit + optax": ("#009e73", "^"),
+    "onnxruntime": ("#cc79a7", "v"),
+    "scikit-learn": ("#e69f00", "P"),
+    "scipy": ("#6b4c9a", "X"),
+    REFERENCE: ("#7f7f7f", "*"),
+}
+OTHER = ("#000000", "p")
+OURS = LOOKS[US][0]
 CEILING_LINE = dict(ls="-", color="black", lw=1, marker="|", ms=9)
 EPSILON = 2.0**-24  # half a unit in the last place of 1 in float32
 EXACT = 1e-10  # errors of 0 are drawn here
@@ -16,25 +27,35 @@ EXACT = 1e-10  # errors of 0 are drawn here
 
 def style(results):
     """Colour and marker by peer: the same in all pictures."""
-    others = [name for name in results.peers() if name != US]
-    found = {name: dict(color=OURS, marker="o", zorder=5) for name in results.peers()[:1]}
-    for i, name in enumerate(others):
-        found[name] = dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])
-    return found
+    looks = {name: LOOKS.get(name, OTHER) for name in results.peers()}
+    return {
+        name: dict(color=colour, marker=marker, zorder=5 if name == US else 2)
+        for name, (colour, marker) in looks.items()
+    }
 
 
 def subtitle(results):
+    """What it was measured on; and whether other processes took so much that it tells nothing."""
     header = results.header
-    return f"{header['cpu']}, {header['tier']}, {header['threads']} threads, {header['date']}"
+    text = f"{header['cpu']}, {header['tier']}, {header['threads']} threads, {header['date']}"
+    loud = [m for m in results.measurements if not m.judged(header["cores"])]
+    if not loud:
+        return text
+    others = [other for m in loud for other in m.others]
+    share = f"{len(loud)} of {len(results.measurements)} points"
+    return f"{text}\n{share}: {quiet.no_conclusion(others, header['cores'])}"
 
 
 def below(figure, axes):
-    """One legend for all axes, under them."""
+    """One legend for all axes, under them, where it hides nothing."""
     entries = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(entries.values(), entries, loc="lower center", ncols=5, frameon=False)
+    columns = min(len(entries), max(1, int(figure.get_figwidth() / 1.9)))
+    height = (0.15 + 0.22 * -(-len(entries) // columns)) / figure.get_figheight()
+    figure.legend(entries.values(), entries, loc="lower center", ncols=columns, frameon=False)
+    figure.tight_layout(rect=(0, height, 1, 1))
 
 
 def draw_points(axis, results, some, cells, name, mode, label, look):
@@ -65,9 +86,8 @@ def speeds(plt, results):
         axis.grid(axis="both", alpha=0.3)
     axes[0][0].set_yticks(places, [cell.name for cell in cells])
     axes[0][0].invert_yaxis()
-    below(figure, axes[0])
     figure.suptitle(f"Speed by cell: further right is faster\n{subtitle(results)}")
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    below(figure, axes[0])
     return figure
 
 
@@ -86,8 +106,7 @@ def growth(plt, results, curve, size_of, label, title):
     axis.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds a call")
     axis.set_title(f"{title}\n{subtitle(results)}", fontsize=10)
     axis.grid(which="major", alpha=0.3)
-    axis.legend(frameon=False, fontsize=9)
-    figure.tight_layout()
+    below(figure, [axis])
     return figure
 
 
@@ -115,9 +134,8 @@ def scaling(plt, results):
         axis.set(xlabel="threads", title=cell.name, xticks=counts)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("times as fast as one thread")
-    below(figure, axes[0])
     figure.suptitle(f"Threads, loss + gradient\n{subtitle(results)}", fontsize=11)
-    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    below(figure, axes[0])
     return figure
 
 
@@ -139,11 +157,10 @@ def confidence_errors(plt, results):
     axes[0].set(title="loss", ylabel="relative error (1: all digits are lost)")
     axes[1].set(title="gradient at the target")
     axes[0].text(losses[-1], EPSILON, " 2**-24: float32 rounding", va="bottom", fontsize=8)
-    axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle(
         f"Error against confidence: float32 logits [m, 0], target 0\n{subtitle(results)}"
     )
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    below(figure, axes)
     return figure
 
 

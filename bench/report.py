@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PAGES = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/accuracy.md"))
 RESULTS = HERE / "results"
+FEW = "-readme"  # ends the name of the results of the README's cells
 MARK = re.compile(r"(<!-- bench: (\w+) from (\S+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 IMAGE_NAME = re.compile(r"!\[([^\]]*)\]\(")
@@ -43,20 +44,26 @@ def part(results, name, plots):
 
 
 def filled(text, results, path, page=PAGES[0]):
-    """The text of a page with the results, which are those of `path`, between its marks."""
+    """The text of a page with the results, which are those of `path`, between its marks.
+
+    Marks that name the results of the README's cells are left alone by those of the grid.
+    """
+    few = f"{FEW}.json"
     folder = os.path.relpath(RESULTS, page.parent).replace(os.sep, "/")
 
     def fill(match):
+        if match[3].endswith(few) and not str(path).endswith(few):
+            return match[0]
         name, before = match[2], f"<!-- bench: {match[2]} from {path} -->\n"
         return f"{before}\n{part(results, name, f'{folder}/{Path(path).stem}')}\n\n{match[4]}"
 
     return MARK.sub(fill, text)
 
 
-def fill_pages(fill):
+def fill_pages(fill, pages=None):
     """Write what `fill` makes of the text and the path of each page; the names of the changed."""
     changed = []
-    for page in PAGES:
+    for page in pages or PAGES:
         before = page.read_text(encoding="utf-8")
         after = fill(before, page)
         if after != before:

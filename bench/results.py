@@ -1,11 +1,13 @@
 """What was measured, and what is said of it: speeds, ratios, percentages. No time is taken here."""
 
+import itertools
 import json
 import math
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from . import quiet
 from .ceiling import OF_MODE
 from .cells import Cell
 from .peers import US
@@ -30,6 +32,21 @@ class Measurement:
     loss_ulp: float | None = None
     grad_ulp: float | None = None
     wrong: bool = False
+    others: list = field(default_factory=list)  # cores that other processes took in every visit
+
+    def quiet_visits(self, cores):
+        """Which visits count; all of those that were not watched."""
+        of = min(self.threads, cores)  # the cores that a worker may use
+        return [quiet.is_quiet(o, of) for o in self.others or [0.0] * len(self.seconds)]
+
+    def judged(self, cores):
+        """Whether the time allows a conclusion: at least half of the visits were quiet."""
+        return 2 * sum(self.quiet_visits(cores)) >= len(self.seconds)
+
+
+def of_peers(mode):
+    """The mode of peers that one of ours is compared with."""
+    return "loss" if mode == "loss" else "fresh"
 
 
 @dataclass
@@ -81,9 +98,22 @@ class Results:
 
     # ---- arithmetic
 
-    def seconds(self, cell, peer, mode, threads=None):
+    def visits(self, cell, peer, mode, threads=None):
+        """Seconds of the visits that count: of those that were quiet, or else of all."""
         m = self.find(cell, peer, mode, threads)
-        return statistics.median(m.seconds) if m else None
+        if m is None:
+            return []
+        quiet_ones = itertools.compress(m.seconds, m.quiet_visits(self.header["cores"]))
+        return list(quiet_ones) or m.seconds
+
+    def seconds(self, cell, peer, mode, threads=None):
+        visits = self.visits(cell, peer, mode, threads)
+        return statistics.median(visits) if visits else None
+
+    def judged(self, cell, peer, mode, threads=None):
+        """Whether its time, if there is one, allows a conclusion."""
+        m = self.find(cell, peer, mode, threads)
+        return m is None or m.judged(self.header["cores"])
 
     def speed(self, cell, peer, mode, threads=None):
         """1e9 elements (N * C) a second."""
@@ -92,15 +122,32 @@ class Results:
 
     def best_peer(self, cell, mode):
         """(name, seconds) of the fastest peer, right or wrong, in the mode that peers have."""
-        theirs = "loss" if mode == "loss" else "fresh"
-        found = [(self.seconds(cell, p, theirs), p) for p in self.peers() if p != US]
+        found = [(self.seconds(cell, p, of_peers(mode)), p) for p in self.peers() if p != US]
         found = [pair for pair in found if pair[0]]
         return min(found)[::-1] if found else None
 
+    def disturbed(self, cell, mode):
+        """Cores that others took where the comparison allows no conclusion; empty if it does."""
+        compared = [(US, mode), *((p, of_peers(mode)) for p in self.peers() if p != US)]
+        return [
+            max(self.find(cell, *pair).others) for pair in compared if not self.judged(cell, *pair)
+        ]
+
     def ratio(self, cell, mode):
-        """How many times as fast as the best peer; None without one."""
+        """How many times as fast as the best peer; None without one, or without a conclusion."""
         ours, best = self.seconds(cell, US, mode), self.best_peer(cell, mode)
-        return best[1] / ours if ours and best else None
+        return best[1] / ours if ours and best and not self.disturbed(cell, mode) else None
+
+    def even(self, cell, mode):
+        """Whether the visits do not tell who is ahead: some of either are faster than some."""
+        ours, best = self.visits(cell, US, mode), self.best_peer(cell, mode)
+        theirs = self.visits(cell, best[0], of_peers(mode))
+        return min(ours) <= max(theirs) and min(theirs) <= max(ours)
+
+    def ceiling_disturbed(self, cell, mode):
+        """Whether a share of the ceiling cannot be told for busy processes."""
+        both = ((CEILING, OF_MODE[mode]), (US, mode))
+        return cell.nbytes >= LEAST_BYTES and not all(self.judged(cell, *pair) for pair in both)
 
     def percent_of_ceiling(self, cell, mode, peer=US, threads=None):
         """Of the bandwidth that the mode's memory traffic had in the same run."""
@@ -115,8 +162,15 @@ class Results:
         ratios = [r for cell in self.cells() if (r := self.ratio(cell, mode))]
         return math.exp(statistics.fmean(map(math.log, ratios))) if ratios else None
 
+    def compared(self, mode):
+        """The cells where there is somebody to compare with."""
+        cells = self.cells()
+        return [c for c in cells if self.find(c, US, mode) and self.best_peer(c, mode)]
+
     def lost(self, mode):
-        return [cell for cell in self.cells() if (self.ratio(cell, mode) or math.inf) < 1]
+        """The judged cells where a peer is ahead."""
+        cells = [cell for cell in self.cells() if (self.ratio(cell, mode) or math.inf) < 1]
+        return [cell for cell in cells if not self.even(cell, mode)]
 
     def noisy(self, cell, threads=None):
         """The kinds of ceiling that moved by more than NOISY between visits, and how much."""

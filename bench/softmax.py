@@ -17,6 +17,7 @@ import numpy as np
 
 from .cells import Cell, aligned, make_logits
 from .peers import Way
+from .quiet import TRIES, UNKNOWN, Patience, Visit, notes, watched
 from .stopwatch import timings
 from .tables import NONE, Table, number
 
@@ -78,11 +79,12 @@ def serve(library, cell, threads, pipe):
         return
     pipe.send({name: float(np.asarray(f(), np.float64).sum()) for name, f in functions.items()})
     for name in iter(pipe.recv, None):
-        pipe.send(timings(Way(functions[name]), VISIT))
+        visit = watched(lambda: timings(Way(functions[name]), VISIT))  # noqa: B023 - called at once
+        pipe.send(visit)
 
 
 def measure(cell, threads, rounds):
-    """Seconds by (library, function); a library that is not installed is left out."""
+    """Visit with the seconds by (library, function); a library that is not there is left out."""
     spawn = multiprocessing.get_context("spawn")
     pipes, sums = {}, {}
     for library in LIBRARIES:
@@ -93,25 +95,48 @@ def measure(cell, threads, rounds):
             pipes[library] = here
             for name, value in sums[library].items():
                 assert np.isclose(value, sums["xentropy"][name], rtol=AGREE), (library, name)
-    taken = {(library, name): [] for library in pipes for name in FUNCTIONS}
+
+    def visit(library, name):
+        time.sleep(PAUSE)
+        pipes[library].send(name)
+        return pipes[library].recv()
+
+    visits = {(library, name): [] for library in pipes for name in FUNCTIONS}
+    patience = Patience(TRIES * rounds * len(visits) * PAUSE)
     for _ in range(rounds):
-        for library, name in taken:
-            time.sleep(PAUSE)
-            pipes[library].send(name)
-            taken[library, name] += pipes[library].recv()
+        for key, found in visits.items():
+            found.append(patience.quietest(lambda key=key: visit(*key)))
     for pipe in pipes.values():
         pipe.send(None)
-    return {key: statistics.median(times) for key, times in taken.items()}
+    return {key: of_all(found) for key, found in visits.items()}
+
+
+def of_all(visits):
+    """The median of the quiet ones, if they are half of the visits at least, or else of all."""
+    some = [each for each in visits if each.quiet]
+    some = some if 2 * len(some) >= len(visits) else visits
+    seconds = statistics.median(second for each in some for second in each.found)
+    return Visit(seconds, max(each.others for each in some))
 
 
 def rows(cell, threads, rounds):
-    """A row a function: speed, and how many times as fast as the others."""
+    """A row a function: speed, and how many times as fast as the others; and the visits."""
     taken = measure(cell, threads, rounds)
     for name in FUNCTIONS:
         ours = taken["xentropy", name]
-        ratios = [taken.get((library, name)) for library in ("scipy", "torch")]
-        times = [NONE if other is None else f"{other / ours:.1f}x" for other in ratios]
-        yield [f"{cell.name} {name}", number(cell.elements / ours / 1e9), *times]
+        others = [taken.get((library, name)) for library in ("scipy", "torch")]
+        speed = number(cell.elements / ours.found / 1e9)
+        yield (
+            [f"{cell.name} {name}", speed, *(times(ours, other) for other in others)],
+            [each for each in (ours, *others) if each],
+        )
+
+
+def times(ours, other):
+    """How many times as fast ours is, as text."""
+    if other is None:
+        return NONE
+    return f"{other.found / ours.found:.1f}x" if ours.quiet and other.quiet else UNKNOWN
 
 
 def main():
@@ -125,7 +150,9 @@ def main():
         for text in chosen.cells
         for row in rows(Cell.parse(text), chosen.threads, chosen.rounds)
     ]
-    print(Table("softmax", ["", "1e9 elements/s", "scipy", "torch"], found).markdown())
+    visits = [visit for _, some in found for visit in some]
+    rows_ = [row for row, _ in found]
+    Table("softmax", ["", "1e9 elements/s", "scipy", "torch"], rows_, notes(visits)).show()
 
 
 if __name__ == "__main__":

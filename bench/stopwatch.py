@@ -5,7 +5,10 @@ import gc
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+from . import quiet
 
 SHORT = 1e-3  # seconds; faster calls are timed several at a time
 WARM_UP_RUNS = 2  # the first one may compile
@@ -36,15 +39,29 @@ def timings(way, budget):
     return taken
 
 
+@dataclass
+class Turns(quiet.Visit):
+    """Median seconds of functions that took turns, by name in `found`."""
+
+    def ratio(self, name, other):
+        """The time of one over that of another; UNKNOWN beside busy processes."""
+        return self.found[name] / self.found[other] if self.quiet else quiet.UNKNOWN
+
+
 def seconds_in_turn(functions, rounds):
-    """The median time of each; the first round warms up and does not count."""
-    taken = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
+    """The Turns of the functions; the first round warms up and does not count."""
+
+    def visit():
+        taken = {name: [] for name in functions}
+        for _ in range(rounds + 1):
+            for name, function in functions.items():
+                start = time.perf_counter()
+                function()
+                taken[name].append(time.perf_counter() - start)
+        return {name: statistics.median(times[1:]) for name, times in taken.items()}
+
+    best = quiet.quietest(visit)
+    return Turns(best.found, best.others)
 
 
 def _status(field):

@@ -1,16 +1,19 @@
 """Tables of results: made once, written as Markdown or printed by rich."""
 
+import importlib.util
 import math
+import sys
 from dataclasses import dataclass, field
 
-from . import confidence
+from . import confidence, quiet
 from .ceiling import OF_MODE
-from .cells import MODES
+from .cells import FEW, MODES
 from .peers import REFERENCE, US
 from .results import CEILING, LEAST_BYTES
 
 NONE = ""
 LOST = "slower"  # marks a cell where a peer is ahead
+EVEN = "~"  # before a ratio: the visits do not tell who is ahead
 WRONG = "wrong!"
 FRESH_ONLY = "Peers have no such mode: they are compared by loss + gradient with a fresh result."
 
@@ -30,18 +33,46 @@ class Table:
         lines += [f"| {' | '.join(row)} |" for row in self.rows]
         return "\n".join(lines + [f"\n{note}" for note in self.notes])
 
+    def parts(self, width):
+        """The numbers of the columns, so many at a time that a terminal has room for them."""
+        lines = [self.columns, *self.rows]
+        # Two signs of frame and space a column, and one in front.
+        wide = [max(len(line[i]) for line in lines) + 3 for i in range(len(self.columns))]
+        parts, room = [[]], 0
+        for i in range(1, len(wide)):
+            if parts[-1] and wide[i] > room:
+                parts.append([])
+            if not parts[-1]:
+                room = width - 1 - wide[0]
+            parts[-1].append(i)
+            room -= wide[i]
+        return [[0, *part] for part in parts]
+
     def print(self, console):
+        """Print it in as many parts as the width asks for, the first column in each."""
         from rich.table import Table as RichTable
 
-        table = RichTable(title=self.title, title_justify="left", title_style="bold")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        console.print(table)
+        title = self.title
+        for part in self.parts(console.width):
+            table = RichTable(title=title, title_justify="left", title_style="bold")
+            for i in part:
+                table.add_column(self.columns[i], justify="right" if i else "left")
+            for row in self.rows:
+                table.add_row(*(row[i] for i in part))
+            console.print(table)
+            title = None
         for note in self.notes:
             console.print(note, style="dim", highlight=False)
         console.print()
+
+    def show(self):
+        """Print it to a terminal in its width, or else as Markdown."""
+        if sys.stdout.isatty() and importlib.util.find_spec("rich"):
+            from rich.console import Console
+
+            self.print(Console())
+        else:
+            print(self.markdown(), flush=True)
 
 
 # ---- numbers as text
@@ -49,8 +80,8 @@ class Table:
 
 def number(value, digits=3):
     """So many significant digits, without an exponent where possible; empty for None."""
-    if value is None:
-        return NONE
+    if value is None or isinstance(value, str):  # quiet.UNKNOWN
+        return value or NONE
     if not math.isfinite(value):
         return str(value)
     if value == 0:
@@ -73,6 +104,23 @@ def times(ratio):
     if ratio is None:
         return NONE
     return f"{number(ratio, 2)}x" + (f" {LOST}" if ratio < 1 else "")
+
+
+def verdict(results, cell, mode):
+    """The ratio to the best peer as text: marked as lost or even, UNKNOWN beside busy processes."""
+    if results.find(cell, US, mode) is None or results.best_peer(cell, mode) is None:
+        return NONE
+    ratio = results.ratio(cell, mode)
+    if ratio is None:
+        return quiet.UNKNOWN
+    return f"{EVEN}{number(ratio, 2)}x" if results.even(cell, mode) else times(ratio)
+
+
+def share_of_ceiling(results, cell, mode):
+    """In percent, as text."""
+    if results.ceiling_disturbed(cell, mode):
+        return quiet.UNKNOWN
+    return percent(results.percent_of_ceiling(cell, mode))
 
 
 def percent(value):
@@ -107,15 +155,36 @@ def mode_table(results, mode):
         best = results.best_peer(cell, mode)
         row = [cell.name, duration(results.seconds(cell, US, mode)), percent(100 * m.spread)]
         row += [number(results.speed(cell, US, mode)), best[0] if best else NONE]
-        row += [times(results.ratio(cell, mode))]
-        row += [percent(results.percent_of_ceiling(cell, mode)), memory(m, cell)]
+        row += [verdict(results, cell, mode), share_of_ceiling(results, cell, mode)]
+        row += [memory(m, cell)]
         row += [ulp(m.loss_ulp), ulp(m.grad_ulp) + (f" {WRONG}" if m.wrong else "")]
         rows.append(row)
     notes = [] if mode in ("loss", "fresh") else [FRESH_ONLY]
-    mean, lost = results.geometric_mean(mode), results.lost(mode)
-    if mean:
-        notes.append(f"Geometric mean of the ratios: {times(mean)}; {len(lost)} cells lost.")
-    return Table(MODES[mode], columns, rows, notes + noise_notes(results))
+    notes += [*verdict_notes(results, [mode]), *noise_notes(results)]
+    return Table(MODES[mode], columns, rows, notes)
+
+
+def verdict_notes(results, modes):
+    """How many cells were judged and lost, and why others were not judged."""
+    notes = []
+    for mode in modes:
+        compared, mean = results.compared(mode), results.geometric_mean(mode)
+        if not compared:
+            continue
+        judged = [cell for cell in compared if results.ratio(cell, mode)]
+        even = sum(results.even(cell, mode) for cell in judged)
+        text = f"{MODES[mode]}: {len(judged)} of {len(compared)} cells judged, "
+        text += f"{len(results.lost(mode))} lost, {even} even ({EVEN})"
+        notes.append(text + (f"; geometric mean of the ratios: {times(mean)}." if mean else "."))
+    return notes + disturbance_notes(results, results.cells(), modes)
+
+
+def disturbance_notes(results, cells, modes=("fresh",)):
+    """Why there is no verdict on some of the cells."""
+    others = [o for cell in cells for mode in modes for o in results.disturbed(cell, mode)]
+    if not others:
+        return []
+    return [f"{quiet.UNKNOWN}: {quiet.no_conclusion(others, results.header['cores'])}."]
 
 
 def noise_notes(results):
@@ -211,29 +280,17 @@ def tails_table(results):
     return Table("Exact tails", columns, rows)
 
 
-# The cells of the README, which has a place for one table.
-FEW = (
-    "32x10",
-    "65536x10",
-    "1000000x10",
-    "8192x1000",
-    "1024x32000",
-    "2048x50257",
-    "8x21x512x512",
-    "2048x50257:bfloat16",
-)
-
-
 def speed_table(results):
     """A few cells: the time that loss and gradient take everybody."""
-    cells = [cell for cell in results.cells() if cell.name in FEW]
+    cells = [cell for cell in results.cells() if cell in FEW]
     names = [name for name in results.peers() if name != REFERENCE]
     names = [name for name in names if any(results.find(c, name, "fresh") for c in cells)]
     rows = []
     for cell in cells:
         seconds = [results.seconds(cell, name, "fresh") for name in names]
-        rows.append([cell.name, *map(duration, seconds), times(results.ratio(cell, "fresh"))])
-    return Table("Speed", ["logits", *names, "best of the others / xentropy"], rows)
+        rows.append([cell.name, *map(duration, seconds), verdict(results, cell, "fresh")])
+    columns = ["logits", *names, "best of the others / xentropy"]
+    return Table("Speed", columns, rows, disturbance_notes(results, cells))
 
 
 def summary_table(results):
@@ -246,8 +303,8 @@ def summary_table(results):
     for cell in results.cells():
         row = [cell.name]
         for mode in shown:
-            parts = [number(results.speed(cell, US, mode)), times(results.ratio(cell, mode))]
-            parts.append(percent(results.percent_of_ceiling(cell, mode)))
+            parts = [number(results.speed(cell, US, mode)), verdict(results, cell, mode)]
+            parts.append(share_of_ceiling(results, cell, mode))
             row.append(", ".join(part for part in parts if part))
         m = results.find(cell, US, "fresh")
         row += [memory(m, cell), ulp(m.grad_ulp) if m else NONE]
@@ -255,7 +312,7 @@ def summary_table(results):
     means = [times(results.geometric_mean(mode)) for mode in shown]
     if all(means):
         rows.append(["geometric mean", *means, NONE, NONE])
-    return Table("Summary", columns, rows, noise_notes(results))
+    return Table("Summary", columns, rows, verdict_notes(results, shown) + noise_notes(results))
 
 
 def all_tables(results):

@@ -13,6 +13,7 @@ from xentropy import _kernels
 
 from .ceiling import probes
 from .cells import Cell, aligned, make_logits, make_target
+from .quiet import UNKNOWN, notes
 from .stopwatch import seconds_in_turn
 from .tables import Table, number
 
@@ -28,19 +29,25 @@ def calls(cell, threads):
     def on(tier):
         def call():
             _kernels.use_tier(tier)
-            return xe.cross_entropy_with_grad(logits, target, out=out, n_threads=threads)
+            return xe.cross_entropy_with_grad(logits, target, out=out)
 
         return call
 
     return {tier: on(tier) for tier in _kernels.tiers()} | {COPY: probes(threads)(logits)[COPY].run}
 
 
+def percent(share):
+    return share if share == UNKNOWN else f"{share:.0%}"
+
+
 def row(cell, threads, rounds):
-    """Of a cell: 1e9 elements a second and % of the copy by tier, and the copy."""
-    taken = seconds_in_turn(calls(cell, threads), rounds)
-    copy = taken.pop(COPY)
-    speeds = [f"{number(cell.elements / s / 1e9)}, {copy / s:.0%}" for s in taken.values()]
-    return [cell.name, *speeds, number(cell.elements / copy / 1e9)]
+    """Of a cell: 1e9 elements a second and share of the copy by tier, and the copy; the Turns."""
+    turns = seconds_in_turn(calls(cell, threads), rounds)
+    speeds = [
+        f"{number(cell.elements / turns.found[tier] / 1e9)}, {percent(turns.ratio(COPY, tier))}"
+        for tier in _kernels.tiers()
+    ]
+    return [cell.name, *speeds, number(cell.elements / turns.found[COPY] / 1e9)], turns
 
 
 def main():
@@ -49,9 +56,11 @@ def main():
     parser.add_argument("--threads", type=int, default=xe.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
-    rows = [row(Cell.parse(text), chosen.threads, chosen.rounds) for text in chosen.cells]
+    xe.set_num_threads(chosen.threads)
+    found = [row(Cell.parse(text), chosen.threads, chosen.rounds) for text in chosen.cells]
+    rows, turns = zip(*found, strict=True)
     header = ["1e9 elements/s, % of the copy", *_kernels.tiers(), COPY]
-    print(Table("tiers", header, rows).markdown())
+    Table("tiers", header, list(rows), notes(turns)).show()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import accuracy, ceiling
+from . import accuracy, ceiling, quiet
 from .cells import Cell, aligned, make_logits, make_target
 from .peers import PEERS, Inputs
 from .stopwatch import peak_extra_bytes, timings
@@ -158,7 +158,7 @@ def serve(connection, name, threads):
             time.sleep(SETTLE)
             answer = work.visit if isinstance(job, Visit) else work.question
             try:
-                connection.send(answer(job))
+                connection.send(quiet.watched(lambda: answer(job)))  # noqa: B023 - called at once
             except Exception as error:
                 connection.send(error_text(error))
     except Exception as error:
@@ -185,21 +185,22 @@ class Worker:
         theirs.close()
         self.started = False
 
-    def ask(self, job):
-        """The answer to a Visit or Question."""
+    def ask(self, job, patience=PATIENCE):
+        """A quiet.Visit with the answer to a Visit or Question."""
         if not self.started:
-            self._receive()
+            self._receive(patience)
             self.started = True
         try:
             self.connection.send(job)
         except OSError:
             raise WorkerError(self._obituary()) from None
-        return self._receive()
+        return self._receive(patience)
 
-    def _receive(self):
+    def _receive(self, patience):
         try:
-            if not self.connection.poll(PATIENCE):
-                raise WorkerError(f"no answer in {PATIENCE:.0f} s")
+            if not self.connection.poll(patience):
+                self.process.kill()  # or it would answer the next question with this answer
+                raise WorkerError(f"no answer in {patience:.0f} s")
             answer = self.connection.recv()
         except (EOFError, OSError):
             raise WorkerError(self._obituary()) from None

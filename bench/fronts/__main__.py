@@ -12,10 +12,13 @@ import importlib
 import importlib.metadata
 import json
 import re
+import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from .. import machine, report
+from ..needed import require
 from ..tables import NONE, number
 from ..tables import Table as TextTable
 from .table import Table
@@ -146,11 +149,10 @@ def measured(chosen, console):
 def main(words=None):
     """Measure or load, show, write."""
     chosen = arguments(words)
-    try:
-        from rich.console import Console
-    except ImportError as error:
-        raise SystemExit(f"{error}; the suite needs: pip install -e '.[bench]'") from None
-    console = Console(width=160)
+    require("psutil", "rich")
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else shutil.get_terminal_size().columns)
     if chosen.load:
         results, path = json.loads(chosen.load.read_text()), chosen.load
     else:

@@ -14,6 +14,8 @@ import xentropy as xe
 from xentropy.boosting import multiclass_objective
 
 from ..cells import Cell, make_logits, make_target
+from ..quiet import UNKNOWN
+from ..quiet import notes as no_conclusions
 from ..stopwatch import seconds_in_turn
 from .table import Table
 
@@ -51,7 +53,8 @@ class Labels:
 
 
 def call_rows(quick):
-    rows = []
+    """Rows of times and ratios, and the Turns."""
+    rows, turns = [], []
     for name in QUICK if quick else CELLS:
         cell = Cell.parse(name)
         data = Labels(make_target(cell))
@@ -59,10 +62,10 @@ def call_rows(quick):
             logits = np.asarray(make_logits(cell), dtype, order=order)
             objectives = {"ours": multiclass_objective(kind), "numpy": in_numpy(kind)}
             ways = {way: partial(f, logits, data) for way, f in objectives.items()}
-            taken = seconds_in_turn(ways, 5 if quick else 15)
-            milliseconds = [round(taken[way] * 1e3, 3) for way in ("numpy", "ours")]
-            rows.append([name, kind, *milliseconds, round(taken["numpy"] / taken["ours"], 2)])
-    return rows
+            turns.append(seconds_in_turn(ways, 5 if quick else 15))
+            milliseconds = [round(turns[-1].found[way] * 1e3, 3) for way in ("numpy", "ours")]
+            rows.append([name, kind, *milliseconds, turns[-1].ratio("numpy", "ours")])
+    return rows, turns
 
 
 def datasets(quick):
@@ -104,7 +107,8 @@ def train_lightgbm(x, y, objective, rounds):
 
 
 def round_rows(quick):
-    rows, rounds = [], 3 if quick else 10
+    """Rows of times and losses, and the Turns."""
+    rows, turns, rounds = [], [], 3 if quick else 10
     trainers = {"xgboost": train_xgboost, "lightgbm": train_lightgbm}
     for name, x, y in datasets(quick):
         for kind, make in trainers.items():
@@ -114,11 +118,15 @@ def round_rows(quick):
                 "ours": multiclass_objective(kind),
             }
             ways = {way: make(x, y, objective, rounds) for way, objective in objectives.items()}
-            taken = seconds_in_turn(ways, 1 if quick else 3)
+            turns.append(seconds_in_turn(ways, 1 if quick else 3))
             losses = [xe.cross_entropy(ways[way](), y) for way in ways]
-            milliseconds = [round(taken[way] / rounds * 1e3, 3) for way in ways]
+            seconds = turns[-1].found
+            milliseconds = [
+                round(seconds[way] / rounds * 1e3, 3) if turns[-1].quiet else UNKNOWN
+                for way in ways
+            ]
             rows.append([name, kind, *milliseconds, *(round(loss, 7) for loss in losses)])
-    return rows
+    return rows, turns
 
 
 def tables(quick):
@@ -127,7 +135,16 @@ def tables(quick):
     calls = ["cell", "layout of", "numpy ms", "xentropy ms", "numpy / xentropy"]
     rounds = ["data", "library", *(f"{way} ms" for way in ways), *(f"{way} loss" for way in ways)]
     notes = ["a round: training and one prediction of all rows, over the number of rounds"]
+    of_calls, call_turns = call_rows(quick)
+    of_rounds, round_turns = round_rows(quick)
+    notes += no_conclusions(round_turns)
     return [
-        Table("boosting_calls", "xentropy.boosting: a call", calls, call_rows(quick), []),
-        Table("boosting_rounds", "xentropy.boosting: a round", rounds, round_rows(quick), notes),
+        Table(
+            "boosting_calls",
+            "xentropy.boosting: a call",
+            calls,
+            of_calls,
+            no_conclusions(call_turns),
+        ),
+        Table("boosting_rounds", "xentropy.boosting: a round", rounds, of_rounds, notes),
     ]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cells import Cell, make_logits, make_target
 from ..peers import Way
+from ..quiet import notes as no_conclusions
 from ..stopwatch import peak_extra_bytes, seconds_in_turn
 from .table import Table
 
@@ -88,24 +89,26 @@ def memory(way, name):
 
 
 def row(name, quick):
+    """Times, their ratio and memory of a cell; and the Turns."""
     cell = Cell.parse(name)
     rounds = (5 if quick else 15) * (20 if cell.elements < 1 << 16 else 1)
-    taken = seconds_in_turn(calls(cell), rounds)
-    measured = [round(taken[way] * 1e6, 1) for way in WAYS]
-    faster = round(taken["optax"] / taken["xentropy.jax"], 2)
-    if cell.elements < 1 << 20:  # less than what a process grows by anyway
-        return [name, *measured, faster, *(None for _ in WAYS)]
-    return [name, *measured, faster, *(round(extra_memory(way, name), 2) for way in WAYS)]
+    turns = seconds_in_turn(calls(cell), rounds)
+    measured = [round(turns.found[way] * 1e6, 1) for way in WAYS]
+    large = cell.elements >= 1 << 20  # else it is less than what a process grows by anyway
+    memory = [round(extra_memory(way, name), 2) if large else None for way in WAYS]
+    return [name, *measured, turns.ratio("optax", "xentropy.jax"), *memory], turns
 
 
 def tables(quick):
     """Time in microseconds, the ratio, peak extra memory in units of the logits."""
     columns = ["cell", *(f"{way} us" for way in WAYS), "optax / xentropy.jax"]
     columns += [f"{way} memory" for way in WAYS]
-    rows = [row(name, quick) for name in (QUICK if quick else CELLS)]
+    found = [row(name, quick) for name in (QUICK if quick else CELLS)]
+    rows, turns = [row for row, _ in found], [turns for _, turns in found]
     notes = [
         "jit(value_and_grad(mean loss)), float32, result released each time",
         "memory: peak beyond what was there before the call, over the size of the logits",
+        *no_conclusions(turns),
     ]
     return [Table("jax", "xentropy.jax: loss + gradient under jit", columns, rows, notes)]
 

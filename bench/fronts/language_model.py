@@ -21,6 +21,7 @@ import torch.nn.functional as F
 import xentropy.torch
 
 from ..peers import Way
+from ..quiet import UNKNOWN, notes, watched
 from ..stopwatch import peak_extra_bytes
 from .table import Table
 
@@ -120,12 +121,16 @@ def tables(quick):
     setting = QUICK if quick else FULL
     text, classes = numbered(words_of_the_library(setting[-1]), setting[0])
     runs = {name: Training(loss, text, classes, setting) for name, loss in LOSSES.items()}
-    for _, training in itertools.product(range(setting[-2]), runs.values()):
-        training.step()
+
+    def train():
+        for _, training in itertools.product(range(setting[-2]), runs.values()):
+            training.step()
+
+    visit = watched(train)  # once: every step changes the model
     rows = [
         [
             name,
-            1e3 * statistics.median(run.times[1:]),
+            1e3 * statistics.median(run.times[1:]) if visit.quiet else UNKNOWN,
             extra_memory(name, quick),
             f"{run.curve[0]:.6f}",
             f"{run.curve[-1]:.6f}",
@@ -136,13 +141,14 @@ def tables(quick):
     columns = ["loss function", "step, ms", "peak extra memory, MB", "first loss", "last loss"]
     columns.append("largest difference from torch's curve")
     logits = 4e-6 * setting[3] * setting[4] * classes
-    notes = [
+    remarks = [
         f"{runs['torch'].parameters() / 1e6:.1f} million parameters, {classes:,} words, "
         f"{setting[3]} x {setting[4]} words a step (logits of {logits:.0f} MB), {setting[-2]} "
-        f"steps on {len(text) / 1e6:.1f} million words of the standard library."
+        f"steps on {len(text) / 1e6:.1f} million words of the standard library.",
+        *notes([visit]),
     ]
     title = "A language model trained on the CPU, by loss function"
-    return [Table("language_model", title, columns, rows, notes)]
+    return [Table("language_model", title, columns, rows, remarks)]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import xentropy.torch
 
 from ..cells import Cell, make_logits, make_target
 from ..peers import Way
+from ..quiet import notes
 from ..stopwatch import peak_extra_bytes, seconds_in_turn
 from .table import Table
 
@@ -91,16 +92,16 @@ def extra_memory(way, name):
 
 
 def rows(name, quick):
-    """The row of times and the row of memory of a cell."""
+    """The row of times and the row of memory of a cell, and the Turns."""
     cell = Cell.parse(name)
     large = cell.elements >= LARGE
     ways = [way for way in WAYS if (way != IN_PLACE or large)]
     rounds = 3 if quick else 9 if large else 1000
-    taken = seconds_in_turn(calls(cell, ways), rounds)
-    milliseconds = [taken[way] * 1e3 if way in taken else None for way in WAYS]
-    ratios = [taken[peer] / taken[US] for peer in WAYS[:2]]
+    turns = seconds_in_turn(calls(cell, ways), rounds)
+    milliseconds = [turns.found[way] * 1e3 if way in ways else None for way in WAYS]
+    ratios = [turns.ratio(peer, US) for peer in WAYS[:2]]
     extra = [extra_memory(way, name) for way in WAYS] if large else None
-    return [name, *milliseconds, *ratios], extra and [name, *extra]
+    return [name, *milliseconds, *ratios], extra and [name, *extra], turns
 
 
 def tables(quick):
@@ -111,14 +112,14 @@ def tables(quick):
         "torch",
         "xentropy.torch: loss and backward, milliseconds",
         ["cell", *WAYS, *ratios],
-        [time for time, _ in found],
-        [],
+        [time for time, *_ in found],
+        notes(turns for *_, turns in found),
     )
     extra = Table(
         "torch_memory",
         "xentropy.torch: peak extra memory of loss and backward, as a multiple of the logits",
         ["cell", *WAYS],
-        [row for _, row in found if row],
+        [row for _, row, _ in found if row],
         [],
     )
     return [times, extra] if extra.rows else [times]

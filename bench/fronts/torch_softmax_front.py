@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import xentropy.torch
 
 from ..cells import Cell
+from ..quiet import notes
 from ..stopwatch import seconds_in_turn
 from .table import Table
 from .torch_front import LARGE, tensors
@@ -50,20 +51,22 @@ def step(function, x):
 
 
 def rows(name, quick):
-    """A row of times for each function in a cell."""
+    """A row of times for each function in a cell, and the Turns."""
     cell = Cell.parse(name)
     x = tensors(cell)[0]
     rounds = 3 if quick else 9 if cell.elements >= LARGE else 1000
     for function, ways in functions(torch.softmax(x, 1)).items():
         calls = {way: step(each, x) for way, each in zip(("torch", "ours"), ways, strict=True)}
-        taken = seconds_in_turn(calls, rounds)
-        times = taken["torch"], taken["ours"]
-        yield [name, function, *(t * 1e3 for t in times), times[0] / times[1]]
+        turns = seconds_in_turn(calls, rounds)
+        times = (turns.found[way] * 1e3 for way in calls)
+        yield [name, function, *times, turns.ratio("torch", "ours")], turns
 
 
 def tables(quick):
     """Time in milliseconds with the ratio to ours."""
-    found = [row for name in (QUICK if quick else CELLS) for row in rows(name, quick)]
+    found, turns = zip(
+        *(row for name in (QUICK if quick else CELLS) for row in rows(name, quick)), strict=True
+    )
     columns = ["cell", "function", "torch", "xentropy.torch", "torch / ours"]
     title = "xentropy.torch: the softmax family and its gradients, milliseconds"
-    return [Table("torch_softmax", title, columns, found, [])]
+    return [Table("torch_softmax", title, columns, [*found], notes(turns))]

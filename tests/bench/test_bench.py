@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 from helpers.workers import dies, raises
+from rich.console import Console
 
 from bench import confidence, report, run, tables, worker
 from bench.ceiling import OF_MODE
@@ -101,10 +102,11 @@ def test_a_ceiling_that_moves_by_more_than_15_percent_is_noise(results):
 
 def test_summary_of_visits_is_medians_and_half_the_interquartile_range():
     visits = [worker.Timed([1.0, 2.0, 3.0], 0.5, {"loss_ulp": 1.0}), worker.Timed([4.0, 5.0])]
-    m = run.summary(BIG, 2, "quick", "loss", visits)
+    m = run.summary(BIG, 2, "quick", "loss", visits, (0.1234, 0.0))
     assert m.seconds == [2.0, 4.5]
     assert m.spread == pytest.approx((4 - 2) / 2 / 3)
     assert (m.memory, m.loss_ulp, m.grad_ulp) == (0.5, 1.0, None)
+    assert m.others == [0.123, 0.0]
 
 
 def test_cells_of_curves_are_not_in_the_tables(results):
@@ -140,7 +142,8 @@ def test_mode_table_marks_lost_cells_and_leaves_them_in(results):
     assert (big["% of copy"], big["extra memory"], big["grad ulp"]) == ("50 %", "1.00x", "2.5")
     assert small["ratio"] == "0.50x slower"
     assert (small["% of copy"], small["extra memory"]) == ("", "")
-    assert any("1.2x; 1 cells lost" in note for note in table.notes)
+    said = "2 of 2 cells judged, 1 lost, 0 even (~); geometric mean of the ratios: 1.2x."
+    assert any(said in note for note in table.notes)
 
 
 def test_wrong_peers_are_marked_and_not_dropped(results):
@@ -161,6 +164,20 @@ def test_markdown_has_as_many_columns_in_every_line(results):
         lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1, table.title
         assert len(lines) == 2 + len(table.rows)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_tables_fit_the_terminal_in_parts_that_have_every_column_once(results, width, capsys):
+    console = Console(width=width)
+    for table in tables.all_tables(results):
+        parts = table.parts(width)
+        assert [i for part in parts for i in part[1:]] == list(range(1, len(table.columns)))
+        assert all(part[0] == 0 for part in parts)
+        table.print(console)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("4096x1000" in line for line in lines)
+    assert "\u2026" not in "".join(lines)  # nothing is cut short
 
 
 @pytest.mark.parametrize(
@@ -205,6 +222,17 @@ def test_tables_of_a_page_are_those_of_the_committed_results(page):
         assert (page.parent / link).is_file(), link
 
 
+def test_the_grid_leaves_the_marks_of_the_readme_cells_alone(results):
+    mark = "<!-- bench: machine from bench/results/{}.json -->\nold\n<!-- bench: end -->\n"
+    text = mark.format("x-readme") + mark.format("x")
+    filled = report.filled(text, results, "bench/results/y.json")
+    assert filled.startswith(mark.format("x-readme"))
+    assert "from bench/results/y.json" in filled
+    assert "Abacus" in filled
+    filled = report.filled(text, results, "bench/results/y-readme.json")
+    assert filled.count("from bench/results/y-readme.json") == filled.count("Abacus") == 2
+
+
 def test_pages_are_filled_and_the_changed_ones_named(tmp_path, monkeypatch):
     pages = tmp_path / "README.md", tmp_path / "other.md"
     monkeypatch.setattr(report, "ROOT", tmp_path)
@@ -247,21 +275,34 @@ def test_a_run_measures_checks_and_leaves_nothing_behind():
         lambda *a: advanced.append(a),
     )
     steps = work.steps([cell, odd], ["confidence"])
-    for function, arguments, _ in steps:
-        function(*arguments)
+    begun = []
+    costs = list(work.all(steps, begun.append))
+    assert begun == ["grid cell 64x10", "grid cell 4x10x3", "confidence"]
+    assert costs == [cost for *_, cost in steps]
     results = work.results
     assert results.cells() == [cell, odd]
     for mode in ("loss", "fresh", "out"):
         assert len(results.find(cell, US, mode).seconds) == 2
+        assert len(results.find(cell, US, mode).others) == 2
         assert not results.find(cell, US, mode).wrong
     assert results.find(odd, US, "fresh").grad_ulp <= 4
     assert results.find(cell, "numpy reference", "out") is None
     assert results.find(cell, CEILING, "copy").loss_ulp is None
-    assert results.ratio(cell, "fresh") > 0
+    assert results.seconds(cell, US, "fresh") > 0
     assert sum(cost for cost, _ in advanced) == pytest.approx(sum(cost for *_, cost in steps))
     assert max(confidence.errors(results.confidence[US], 0)) < 4 * 2**-24
     assert multiprocessing.active_children() == []
     assert {"mode", "cell", "seconds"} <= asdict(results)["measurements"][0].keys()
+
+
+def test_a_run_ends_when_its_time_is_over_and_says_what_it_left_out():
+    work = run.Run([US], ("loss",), 1, 2, 0.001, lambda *a: None, limit=0)
+    for _ in work.all(work.steps([SMALL], ["confidence"]), str):
+        pass
+    assert work.results.measurements == []
+    assert work.results.confidence == {}
+    assert [why for *_, why in work.results.absent] == [run.NO_TIME] * 2
+    assert tables.absent_table(work.results).rows[0] == ["8x10", US, run.NO_TIME]
 
 
 def test_a_cell_that_does_not_fit_into_memory_is_left_out_and_said(monkeypatch):

@@ -3,10 +3,11 @@
 import pytest
 
 pytest.importorskip("resource", reason="page faults are counted by getrusage")
-from bench import fresh
+from bench import fresh, quiet
 
 
-def test_a_table_has_a_row_for_every_size(capsys):
+def test_a_table_has_a_row_for_every_size(capsys, monkeypatch):
+    monkeypatch.setattr(quiet, "SHARE", 1.0)  # of all cores: tests run side by side
     fresh.print_table([], [1 << 16, 1 << 20], 1, 2)
     title, _, *rows = capsys.readouterr().out.splitlines()
     assert title.startswith("| alone | fresh / us | out= / us |")

@@ -1,6 +1,7 @@
-"""Processes of the benchmark that fail: where a new process can import them."""
+"""What processes of the benchmark do: where a new process can import it."""
 
 import os
+import time
 
 from bench import worker
 
@@ -15,3 +16,9 @@ def raises(connection, name, threads):
     connection.send(None)
     connection.recv()
     connection.send(worker.error_text(KeyError(f"{name} on {threads}")))
+
+
+def spins(seconds):
+    """Take so much time of a processor."""
+    while time.process_time() < seconds:
+        pass
