@@ -29,7 +29,14 @@ _limit_threads(cpu_quota())
 
 
 def show_config() -> None:
-    """Print version, tier, tiers available, compiler, OpenMP runtime and threads."""
+    """Print version, tier, tiers available, compiler, OpenMP runtime and threads.
+
+    Examples
+    --------
+    >>> import xentropy as xe
+    >>> xe.show_config()
+    version   ...
+    """
     config = {"version": __version__, **_kernels.config()}
     config["tiers"] = ", ".join(config["tiers"])
     for name, value in config.items():
@@ -43,10 +50,25 @@ def set_num_threads(n: SupportsIndex | None) -> None:
     its start; but not more than the CPU quota of its container (cgroup), rounded up. Calls may
     use fewer, with `n_threads` too: one if they are short, or if other processes want the cores and
     threads have cost more time than they saved. No result depends on the number.
+
+    Examples
+    --------
+    >>> import xentropy as xe
+    >>> xe.set_num_threads(2)
+    >>> xe.get_num_threads()
+    2
+    >>> xe.set_num_threads(None)  # the default
     """
     _kernels.set_num_threads(_check.n_threads(n, "n") or 0)
 
 
 def get_num_threads() -> int:
-    """Return the number of threads of calls without `n_threads`."""
+    """Return the number of threads of calls without `n_threads`.
+
+    Examples
+    --------
+    >>> import xentropy as xe
+    >>> xe.get_num_threads() >= 1
+    True
+    """
     return _kernels.get_num_threads()

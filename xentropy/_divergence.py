@@ -69,6 +69,15 @@ def kl_divergence(
     float or ndarray
         A float, or for reduction="none" one value a row, float32 (float64 for float64
         logits).
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> target, logits = np.array([[0.5, 0.25, 0.25]]), np.zeros((1, 3))
+    >>> round(xe.kl_divergence(target, logits, base=2), 4)
+    0.085
+    >>> round(np.log2(3) - 1.5, 4)
+    np.float64(0.085)
     """
     t = _check.float_array(target, "target")
     x = _check.logits(logits)

@@ -109,6 +109,14 @@ def logsumexp(
     off by two units in the last place of its terms, :math:`\sum_c |b_c| e^{x_c}`, at most. Terms
     of equal `x` cancel exactly, whatever is left, and so the difference of two terms of equal
     weight is as exact as their sum. Complex sums are off by a few units of their terms.
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> float(xe.logsumexp([1000.0, 1000.0]).round(4))
+    1000.6931
+    >>> float(xe.logsumexp(np.log([5.0, 2.0]), b=[1, -1]).round(4))
+    1.0986
     """
     keepdims = _check.flag(keepdims, "keepdims")
     if a is not None:

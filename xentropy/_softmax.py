@@ -44,6 +44,13 @@ def softmax(
     ------
     TypeError, ValueError
         As for `cross_entropy`; `out` of another shape or dtype, or overlapping `x`.
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> xe.softmax(np.log([[1.0, 2.0, 1.0], [3.0, 3.0, 2.0]]), axis=1).round(4)
+    array([[0.25 , 0.5  , 0.25 ],
+           [0.375, 0.375, 0.25 ]])
     """
     result = _kernels.normalize("softmax", x, axis, out, n_threads)
     return _elementwise("softmax", x, axis, out, n_threads) if result is None else result
@@ -60,6 +67,13 @@ def log_softmax(
 
     Exact where the probability is almost 1: ``log_softmax([20, 0])[0]`` is -2.06e-9 in
     float32. Parameters, result and errors are those of `softmax`.
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> log_p = xe.log_softmax(np.array([20.0, 0.0], np.float32))
+    >>> [f"{value:.6g}" for value in log_p]
+    ['-2.06115e-09', '-20']
     """
     result = _kernels.normalize("log_softmax", x, axis, out, n_threads)
     return _elementwise("log_softmax", x, axis, out, n_threads) if result is None else result
@@ -89,6 +103,12 @@ def entropy(
     -------
     ndarray or scalar
         One value a row, float32 (float64 for float64 and integer logits).
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> xe.entropy(np.log([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.125, 0.125]]), base=2).round(4)
+    array([2.  , 1.75])
     """
     arguments = "entropy", logits, axis, False, base, math.nan, n_threads
     values = _kernels.reduce_rows(*arguments)

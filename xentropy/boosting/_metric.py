@@ -55,6 +55,7 @@ def multiclass_logloss(
     Examples
     --------
     >>> import numpy as np
+    >>> from xentropy.boosting import multiclass_logloss
     >>> metric = multiclass_logloss("lightgbm")
     >>> metric(np.array([0.0]), np.array([[20.0, 0.0]]))
     ('multiclass_logloss', 2.061153620314381e-09, False)

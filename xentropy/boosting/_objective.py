@@ -95,6 +95,7 @@ def multiclass_objective(
     Examples
     --------
     >>> import numpy as np
+    >>> from xentropy.boosting import multiclass_objective
     >>> objective = multiclass_objective("exact")
     >>> grad, hess = objective(np.array([0.0]), np.array([[20.0, 0.0]], np.float32))
     >>> [f"{g:.2e}" for g in grad[0]], [f"{h:.2e}" for h in hess[0]]

@@ -65,6 +65,7 @@ def multiclass_base_score(
 
     Examples
     --------
+    >>> from xentropy.boosting import multiclass_base_score
     >>> [round(score, 4) for score in multiclass_base_score([0, 0, 0, 1], num_class=2)]
     [0.5493, -0.5493]
     """
@@ -126,6 +127,7 @@ def multiclass_init_score(
 
     Examples
     --------
+    >>> from xentropy.boosting import multiclass_init_score
     >>> multiclass_init_score([0, 0, 0, 1], num_class=2).round(4).tolist()
     [-0.2877, -1.3863]
     """

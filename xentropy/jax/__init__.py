@@ -24,7 +24,9 @@ A program that `jax.export` saves contains the names of the kernels, `ffi_target
 names that stay has its own alone, so it has to be told that these do; and the process that loads
 the program imports xentropy.jax first:
 
+>>> import jax
 >>> from jax import export
+>>> from xentropy.jax import ffi_targets, softmax_cross_entropy_with_integer_labels
 >>> checks = [export.DisabledSafetyCheck.custom_call(name) for name in ffi_targets]
 >>> step = jax.jit(lambda x, y: softmax_cross_entropy_with_integer_labels(x, y).mean())
 >>> shapes = jax.ShapeDtypeStruct((2, 3), "float32"), jax.ShapeDtypeStruct((2,), "int32")

@@ -57,6 +57,7 @@ def softmax_cross_entropy_with_integer_labels(
     Examples
     --------
     >>> import jax, jax.numpy as jnp
+    >>> from xentropy.jax import softmax_cross_entropy_with_integer_labels
     >>> loss = lambda x: softmax_cross_entropy_with_integer_labels(x, jnp.array([0])).mean()
     >>> value, grad = jax.value_and_grad(loss)(jnp.array([[20.0, 0.0]]))
     >>> f"{value:.7e}", [f"{g:.2e}" for g in grad[0]]
@@ -101,6 +102,15 @@ def softmax_cross_entropy(
     Derivatives in the logits are those of `softmax_cross_entropy_with_integer_labels`. In the
     probabilities the loss is linear: their gradient is -log_softmax(logits), and is computed only
     where it is asked for; along a direction it is the loss of the direction, one more call.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from xentropy.jax import softmax_cross_entropy
+    >>> loss = lambda x: softmax_cross_entropy(x, jnp.array([[0.9, 0.1]])).mean()
+    >>> value, grad = jax.value_and_grad(loss)(jnp.zeros((1, 2)))
+    >>> f"{value:.4f}", [f"{g:.1f}" for g in grad[0]]
+    ('0.6931', ['-0.4', '0.4'])
     """
     axes = tuple(range(np.ndim(logits))) if axis is None else axis
     rows = _rows(logits, axes, where)

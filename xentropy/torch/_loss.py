@@ -250,6 +250,14 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     Loads and saves as torch's: its state is `weight`. The options beside torch's are those of
     `cross_entropy`; `sample_weight` goes with the call, ``loss(input, target, sample_weight)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xentropy.torch import CrossEntropyLoss
+    >>> loss = CrossEntropyLoss(base=2)
+    >>> loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]))
+    tensor(2.)
     """
 
     def __init__(

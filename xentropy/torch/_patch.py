@@ -39,7 +39,17 @@ def patch() -> "_Patched":
 
 
 def unpatch() -> None:
-    """Restore torch's own function, whatever patches there are."""
+    """Restore torch's own function, whatever patches there are.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xentropy.torch import patch, unpatch
+    >>> torchs_own, _ = torch.nn.functional.cross_entropy, patch()
+    >>> unpatch()
+    >>> torch.nn.functional.cross_entropy is torchs_own
+    True
+    """
     with _lock:
         _active.clear()
         functional.cross_entropy = torch_cross_entropy
