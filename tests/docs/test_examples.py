@@ -31,7 +31,7 @@ def quiet(tmp_path, monkeypatch):
     """Files go to a folder of the test, and figures are not shown."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.syspath_prepend(ROOT / "docs")  # what the figures of the pages share
+    monkeypatch.syspath_prepend(ROOT / "docs" / "tutorial")  # what its figures share
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,15 @@ WHAT IT PRINTS
 ```
 ````
 
-```{plot}
-:alt: nothing
+```{eval-rst}
+.. plot::
+   :alt: nothing, in
+      two lines
 
-z = 1
-assert "y" not in globals()
+   z = 1
+
+   assert "y" not in globals()
+   DRAWN
 ```
 
 * In a list:
@@ -110,15 +114,21 @@ def of(text):
 
 
 def test_all_blocks_of_a_page_are_run():
-    outcome = of(PAGE.replace("WHAT IT PRINTS", "3"))
+    outcome = of(PAGE.replace("WHAT IT PRINTS", "3").replace("DRAWN", ""))
     assert (outcome.ran, outcome.failed, outcome.left_out) == (5, [], [])
 
 
 def test_a_wrong_output_is_found_with_its_line():
-    (failed,) = of(PAGE.replace("WHAT IT PRINTS", "4")).failed
+    (failed,) = of(PAGE.replace("WHAT IT PRINTS", "4").replace("DRAWN", "")).failed
     line = 1 + PAGE[: PAGE.index(">>> int")].count("\n")
     assert f"page.md:{line}" in failed
     assert f"line {line}," in failed
+
+
+def test_a_wrong_plot_is_found_with_its_line():
+    page = PAGE.replace("WHAT IT PRINTS", "3").replace("DRAWN", "1 / 0")
+    (failed,) = of(page).failed
+    assert f'File "page.md", line {1 + page[: page.index("1 / 0")].count(chr(10))}' in failed
 
 
 def test_an_error_is_found_with_its_line():

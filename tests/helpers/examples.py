@@ -4,7 +4,7 @@ In a page, the blocks run from top to bottom in one namespace. What a block begi
 
     ```python                      executed
     >>> in ```python or ```pycon   a doctest: what it prints is compared (... stands for anything)
-    ```{plot}                      executed without a display; these share a namespace of their own
+    .. plot:: in ```{eval-rst}     executed without a display, each in an empty namespace
     ```python no-run: REASON       neither; the reason is required
     <!-- python                    executed, and hidden from the reader: what the examples take as
     -->                            given
@@ -27,6 +27,7 @@ FENCE = re.compile(
     r"^[ \t]*(?P=fence)[ \t]*$"
     r"|^<!-- (?P<hidden>python)\n(?P<given>.*?)^-->"
 )
+PLOT = re.compile(r"(?m)^\.\. plot::\n(?:[ ]+\S[^\n]*\n)*\n(?P<code>(?:(?:[ ]+[^\n]*)?\n)+)")
 CODE = re.compile(r"(?:\{code-block\}\s*)?(?:python|pycon)\b(?P<mark>.*)")
 NO_RUN = re.compile(r"\s*no-run(?::\s*(?P<reason>.*))?")
 
@@ -66,15 +67,16 @@ def blocks(text: str, first: int = 1) -> list[Block]:
         info = "python" if hidden else match["info"].strip()
         if code := CODE.fullmatch(info):
             found.append(_block(body, line, code["mark"]))
-        elif info == "{plot}":
-            found.append(_block(body, line, "", "plot"))
+        elif info == "{eval-rst}":
+            found += _plots(body, line)
         elif info.startswith("{"):
             found += blocks(body, line)
     return found
 
 
-def _block(body: str, line: int, mark: str, kind: str = "python") -> Block:
+def _block(body: str, line: int, mark: str) -> Block:
     options = re.match(r"(?:[ \t]*:[\w-]+:[^\n]*\n)*\n?", body).group()
+    kind = "python"
     if mark := mark.strip():
         said = NO_RUN.fullmatch(mark)
         if not said or not said["reason"]:
@@ -82,6 +84,15 @@ def _block(body: str, line: int, mark: str, kind: str = "python") -> Block:
         kind = "no-run"
     code = textwrap.dedent(body[len(options) :])
     return Block(code, line + options.count("\n"), kind)
+
+
+def _plots(body: str, line: int) -> list[Block]:
+    """What `.. plot::` draws: the code after its options, which end with an empty line."""
+    found = []
+    for match in PLOT.finditer(body):
+        before = body.count("\n", 0, match.start("code"))
+        found.append(Block(textwrap.dedent(match["code"]), line + before, "plot"))
+    return found
 
 
 def docstrings(path: Path) -> list[Block]:
@@ -157,12 +168,12 @@ def execute(block: Block, name: str, namespace: dict) -> str:
 
 def run(every: list[Block], name: str) -> Outcome:
     """Run the blocks of a page in turn, but those that need a missing library or its names."""
-    spaces = {"python": {"__name__": "__main__"}, "plot": {"__name__": "__main__"}}
+    page = {"__name__": "__main__"}
     outcome, lost = Outcome(0, [], []), {}
     for block in every:
         if block.kind == "no-run":
             continue
-        space = spaces[block.kind]
+        space = page if block.kind == "python" else {"__name__": "__main__"}
         try:
             tree = ast.parse(statements(block.code))
         except (SyntaxError, ValueError) as error:
