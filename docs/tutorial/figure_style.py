@@ -8,7 +8,7 @@ H = "#2f9e6b"  # an entropy
 KL = "#d9485f"  # a divergence
 CE = "#8d6bd8"  # a cross entropy, or a loss
 CLASSES = ["#4a9aa5", "#9a8a3c", "#b57a5e", "#8593a3"]  # where bars are told apart by class
-INK = "#7f7f7f"  # text and axes: legible on white and on black
+INK = "#858585"  # text and axes: legible on white and on black
 
 
 def axes(rows=1, height=3.0, **options):
@@ -19,7 +19,7 @@ def axes(rows=1, height=3.0, **options):
     legend = {"legend.frameon": False, "axes.titlelocation": "left", "axes.titlesize": 11.5}
     plt.rcParams.update(dict.fromkeys(inks, INK) | clear | legend | spines)
     plt.rcParams.update({"font.size": 11.5, "lines.linewidth": 2.2, "svg.hashsalt": "xentropy"})
-    return plt.subplots(rows, figsize=(5.8, height), layout="constrained", **options)[1]
+    return plt.subplots(rows, figsize=(4.9, height), layout="constrained", **options)[1]
 
 
 def label(ax, x, y, text, colour, **options):

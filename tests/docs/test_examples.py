@@ -1,6 +1,7 @@
 """Every example of a docstring or a page runs as it stands, and prints what it says."""
 
 import importlib
+import sys
 
 import pytest
 from helpers import examples
@@ -32,6 +33,9 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.syspath_prepend(ROOT / "docs" / "tutorial")  # what its figures share
+    yield
+    if "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].pyplot.close("all")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,7 @@ def test_page(path, quiet):
 
 @pytest.mark.parametrize("module", ["xentropy", "xentropy.torch", "xentropy.jax"])
 def test_every_public_call_has_an_example(module):
-    absent = [name for name in examples.FRONTS.get(module, []) if not examples.find_spec(name)]
+    absent = [name for name in examples.NEEDS.get(module, []) if not examples.find_spec(name)]
     if absent:
         pytest.skip(f"{', '.join(absent)} not installed")
     calls = importlib.import_module(module)

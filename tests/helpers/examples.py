@@ -21,7 +21,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FRONTS = {"xentropy.torch": ["torch"], "xentropy.jax": ["jax", "optax"]}
+NEEDS = {
+    "xentropy.torch": ["torch"],
+    "xentropy.jax": ["jax", "optax"],
+    "figure_style": ["matplotlib"],
+}
 FENCE = re.compile(
     r"(?ms)^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,}|:{3,})(?P<info>[^\n]*)\n(?P<body>.*?)"
     r"^[ \t]*(?P=fence)[ \t]*$"
@@ -120,7 +124,7 @@ def is_doctest(code: str) -> bool:
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Libraries that the code imports; of a front, those that the front needs."""
+    """Libraries that the code imports, and what those need that are not installed with them."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -128,7 +132,7 @@ def imported(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     needed = {name.partition(".")[0] for name in names}
-    return needed.union(*(FRONTS[name] for name in names if name in FRONTS))
+    return needed.union(*(NEEDS[name] for name in names if name in NEEDS))
 
 
 def missing(tree: ast.AST) -> list[str]:
