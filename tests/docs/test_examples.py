@@ -156,6 +156,12 @@ def test_without_a_library_what_needs_it_is_left_out():
     ]
 
 
+def test_a_figure_that_is_left_out_takes_no_names_along():
+    figure = "```{eval-rst}\n.. plot::\n\n   import absent_library\n   x = 1\n```\n"
+    outcome = of(figure + "```python\nfor x in range(3):\n    y = x\n```\n")
+    assert (outcome.ran, outcome.failed, len(outcome.left_out)) == (1, [], 1)
+
+
 def test_a_docstring_has_no_names_of_its_module():
     assert examples.run([Block(">>> cross_entropy([[0.0]], [0])\n0.0\n", 1)], "doc").failed
     assert xentropy.cross_entropy([[0.0]], [0]) == 0.0

@@ -187,7 +187,8 @@ def run(every: list[Block], name: str) -> Outcome:
         absent = missing(tree) or sorted({a for n in used & lost.keys() for a in lost[n]})
         if absent:
             outcome.left_out.append(f"{name}:{block.line}: {', '.join(absent)} not installed")
-            lost |= dict.fromkeys(names(tree, stored=True), absent)
+            if space is page:
+                lost |= dict.fromkeys(names(tree, stored=True), absent)
             continue
         outcome.ran += 1
         if wrong := execute(block, name, space):

@@ -178,6 +178,20 @@ def linear_cross_entropy_with_grad(
     that depends on the shape of a product and on its own number of threads. So bits may depend
     on BLAS, its threads, and on the number of rows of a chunk, that is: on the number of rows that
     count, and on `logits_bytes`, unless it holds the rows that a chunk has at most.
+
+    Examples
+    --------
+    >>> import numpy as np, xentropy as xe
+    >>> hidden, layer = np.eye(3, 2), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> loss, grads = xe.linear_cross_entropy_with_grad(hidden, layer, [0, 1, -100])
+    >>> round(loss, 6)
+    1.006409
+    >>> grads.input.round(4)
+    array([[-0.1345,  0.25  ],
+           [ 0.25  , -0.1345],
+           [ 0.    ,  0.    ]])
+    >>> grads.linear_bias is None
+    True
     """
     arguments = checked(**locals())  # each parameter under its name
     loss = _loss_of(arguments)
