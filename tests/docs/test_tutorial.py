@@ -131,6 +131,20 @@ def test_for_powers_of_one_half_questions_are_surprises(q, huffman):
         np.testing.assert_allclose(asked, xe.cross_entropy(np.log(q), p, base=2), **EXACTLY)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_surprises_rounded_up_take_less_than_one_question_more(seed):
+    p, q = distributions(seed, 2, 12)
+    cross, asked = xe.cross_entropy(np.log(q), p, base=2), np.sum(p * np.ceil(-np.log2(q)))
+    assert cross <= asked < cross + 1
+
+
+def test_what_never_happens_for_the_model_costs_without_bound():
+    sure, even = np.array([0.5, 0.5, 0.0, 0.0]), np.full(4, 0.25)
+    with np.errstate(divide="ignore"):
+        assert xe.kl_divergence(even, np.log(sure)) == np.inf
+    assert xe.kl_divergence(sure, np.log(even), base=2) == pytest.approx(1, rel=1e-15)
+
+
 def test_blocks_come_closer_to_the_entropy(huffman):
     p = np.array([0.4, 0.3, 0.2, 0.1])
     joint, entropy = np.ones(1), xe.entropy(np.log(p), base=2)
