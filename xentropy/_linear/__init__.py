@@ -102,7 +102,7 @@ def linear_cross_entropy(
     1.006409
     """
     arguments = checked(**locals())  # each parameter under its name
-    return _computed(arguments, _loss_of(arguments), {})
+    return computed(arguments, loss_of(arguments), {})
 
 
 def linear_cross_entropy_with_grad(
@@ -194,27 +194,32 @@ def linear_cross_entropy_with_grad(
     True
     """
     arguments = checked(**locals())  # each parameter under its name
-    loss = _loss_of(arguments)
+    loss = loss_of(arguments)
     grads = gradients(arguments)
-    return _computed(arguments, loss, grads), LinearGradients(**grads)
+    return computed(arguments, loss, grads), LinearGradients(**grads)
 
 
-def _loss_of(arguments: Arguments) -> BatchLoss:
+def loss_of(arguments: Arguments) -> BatchLoss:
     """The loss to be filled in; IndexError for a label out of range."""
     a = arguments
     classes = len(a.linear_weight)
     return BatchLoss(a.target, classes, a.weight, a.sample_weight, a.grad_output, a.options)
 
 
-def _computed(arguments: Arguments, loss: BatchLoss, grads: dict[str, Array]) -> Any:
+def computed(
+    arguments: Arguments,
+    loss: BatchLoss,
+    grads: dict[str, Array],
+    products: type[NumpyProducts] = NumpyProducts,
+) -> Any:
     """The loss; the gradients are written."""
     a = arguments
     at_a_time = a.at_a_time(loss.n_counted)
     layer = a.input, a.linear_weight, a.linear_bias
+    one_chunk = loss.n_counted <= at_a_time
     with np.errstate(all="ignore"):  # silent, as the kernels are
         if "input" in grads and loss.n_counted < loss.rows:
             grads["input"][...] = 0
-        one_chunk = loss.n_counted <= at_a_time
-        products = NumpyProducts(*layer, grads, at_a_time, a.dtype, one_chunk=one_chunk)
-        _driver.run(loss, products, at_a_time, tuple(grads))
+        multiplied = products(*layer, grads, at_a_time, a.dtype, one_chunk=one_chunk)
+        _driver.run(loss, multiplied, at_a_time, tuple(grads))
         return loss.result(a.dtype)

@@ -43,11 +43,21 @@ class NumpyProducts:
         self._weight_sum: Array | None = None
         self._bias_sum = np.zeros(classes) if "linear_bias" in gradients else None
 
+    @staticmethod
+    def multiply(a: Array, b: Array, out: Array) -> Array:
+        """The product of two matrices, written to `out`."""
+        return np.matmul(a, b, out=out)
+
+    @staticmethod
+    def widened(slope: Array) -> Array:
+        """A gradient of logits in the products' dtype; here it always is."""
+        return slope
+
     def logits(self, rows: Rows) -> Array:
         self._x = self._input.take(rows)
         logits = self._logits[: n_rows(rows)]
         for tile, weight in self._weight_tiles():
-            np.matmul(self._x, weight.T, out=logits[:, tile])
+            self.multiply(self._x, weight.T, logits[:, tile])
         if self._bias is not None:
             logits += self._bias
         return logits
@@ -59,10 +69,10 @@ class NumpyProducts:
         product = result[index] if in_place else self._space("input", self._shape)[: len(slope)]
         for tile, weight in self._weight_tiles():
             if tile.start == 0:
-                np.matmul(slope[:, tile], weight, out=product)
+                self.multiply(slope[:, tile], weight, product)
             else:
                 more = self._space("more input", self._shape)[: len(slope)]
-                product += np.matmul(slope[:, tile], weight, out=more)
+                product += self.multiply(slope[:, tile], weight, more)
         if not in_place:
             result[index] = product
 
@@ -72,12 +82,12 @@ class NumpyProducts:
         if total is None:
             total = self._weight_sum = self._sum_of(self._gradients["linear_weight"])
         for tile in self._tiles():
-            part, slopes = total[tile], slope[:, tile].T
+            part, slopes = total[tile], self.widened(slope[:, tile]).T
             if first and blas_writes(part, self._dtype):
-                np.matmul(slopes, self._x, out=part)
+                self.multiply(slopes, self._x, part)
                 continue
             space = self._space("tile", (self._tile, self._shape[1]))[: len(part)]
-            product = np.matmul(slopes, self._x, out=space)
+            product = self.multiply(slopes, self._x, space)
             if first:
                 part[...] = product
             else:

@@ -21,6 +21,7 @@ except ImportError as _error:
         'xentropy.torch needs PyTorch: pip install "xentropy-cpu[torch]"', name="torch"
     ) from _error
 
+from ._linear import linear_cross_entropy
 from ._loss import CrossEntropyLoss, cross_entropy
 from ._patch import patch, unpatch
 from ._softmax import entropy, kl_divergence, log_softmax, logsumexp, softmax
@@ -30,6 +31,7 @@ __all__ = [
     "cross_entropy",
     "entropy",
     "kl_divergence",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "patch",

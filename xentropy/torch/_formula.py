@@ -12,6 +12,7 @@ from . import _numbers
 
 # As it was before `patch`.
 torch_cross_entropy = functional.cross_entropy
+torch_linear_cross_entropy = getattr(functional, "linear_cross_entropy", None)  # since 2.13
 
 FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 

@@ -37,8 +37,7 @@ def call(tensors, options, dtype):
     A number that is not the default goes as an element of a tensor: it may be one, and Python's may
     change from step to step, which would compile a graph for each value of a constant.
     """
-    given = {name: getattr(options, name) for name in DEFAULTS}
-    given = {name: value for name, value in given.items() if not _is_default(name, value)}
+    names, values = numbers(options)
     return cross_entropy(
         *tensors,
         axis=options.axis,
@@ -47,9 +46,17 @@ def call(tensors, options, dtype):
         **DEFAULTS,
         n_threads=options.n_threads,
         dtype=dtype,
-        names=" ".join(given),
-        numbers=torch.stack([*map(_as_tensor, given.values())]) if given else None,
+        names=names,
+        numbers=values,
     )
+
+
+def numbers(options):
+    """(names, values) of the numbers that are not the default, for an operator's schema."""
+    given = {name: getattr(options, name) for name in DEFAULTS}
+    given = {name: value for name, value in given.items() if not _is_default(name, value)}
+    values = torch.stack([*map(_as_tensor, given.values())]) if given else None
+    return " ".join(given), values
 
 
 def _is_default(name, value):
@@ -178,22 +185,25 @@ def _backward(ctx, upstream):
 cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _one_by_one(operator):
-    """The rule of vmap: a call for each element of the batch."""
+def one_by_one(operator):
+    """The rule of vmap, since torch 2.5: a call for each element of the batch."""
 
     def rule(info, in_dims, *arguments):
         results = []
         for i in range(info.batch_size):
             pairs = zip(arguments, in_dims, strict=True)
             results.append(operator(*(a if d is None else a.select(d, i) for a, d in pairs)))
+        if isinstance(results[0], tuple):
+            stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+            return stacked, (0,) * len(stacked)
         return torch.stack(results), 0
 
-    operator.register_vmap(rule)
+    if hasattr(operator, "register_vmap"):
+        operator.register_vmap(rule)
 
 
-if hasattr(cross_entropy, "register_vmap"):  # since torch 2.5
-    _one_by_one(cross_entropy)
-    _one_by_one(cross_entropy_backward)
+one_by_one(cross_entropy)
+one_by_one(cross_entropy_backward)
 
 
 def backward(upstream, tensors, options):

@@ -5,8 +5,11 @@ torch's own operations: they stand alone in a file that is loaded without xentro
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.compiler import is_compiling
 from torch.nn import functional
@@ -18,10 +21,31 @@ from ._formula import torch_cross_entropy
 from ._recorded import elementary, recorded_cross_entropy
 from ._routing import PLAIN, only_default_device
 
-TENSORS = "input", "target", "weight", "sample_weight"
+# Options that torch's functions do not have.
+OURS = {
+    *("sample_weight", "normalizer", "z_loss", "logit_scale", "softcap", "axis", "base"),
+    *("n_threads", "inplace", "logits_bytes"),
+}
 
 
-def overridden(function, call):
+class Overrides(NamedTuple):
+    """What `overridden` needs to know of a function that torch has too."""
+
+    name: str  # in torch.nn.functional
+    own: Callable[..., Tensor] | None  # torch's, as it was before `patch`; None before torch 2.13
+    positional: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+
+CROSS_ENTROPY = Overrides(
+    "cross_entropy",
+    torch_cross_entropy,
+    ("input", "target"),
+    ("input", "target", "weight", "sample_weight"),
+)
+
+
+def overridden(function, call, about=CROSS_ENTROPY):
     """The call as objects or modes with `__torch_function__` answer it.
 
     NotImplemented if there are none: torch's default device is such a mode, but concerns only
@@ -33,16 +57,17 @@ def overridden(function, call):
     """
     if is_compiling():
         return NotImplemented
-    tensors = tuple(call[name] for name in TENSORS)
+    tensors = tuple(call[name] for name in about.tensors)
     plain = all(t is None or type(t) in PLAIN for t in tensors)
     if plain and only_default_device():
         return NotImplemented
     defaults = function.__kwdefaults__
     arguments = {k: v for k, v in call.items() if not _is_default(v, defaults.get(k, call))}
     functions = [function]
-    if not arguments.keys() & defaults.keys():
-        functions.insert(functional.cross_entropy is not function, torch_cross_entropy)
-    return _first_answer(functions, tensors, arguments)
+    if about.own is not None and not arguments.keys() & OURS:
+        functions.insert(getattr(functional, about.name) is not function, about.own)
+    positional = [arguments.pop(name) for name in about.positional]
+    return _first_answer(functions, tensors, positional, arguments)
 
 
 def _is_default(value, default):
@@ -50,10 +75,9 @@ def _is_default(value, default):
     return value is default or (isinstance(value, (int, float)) and value == default)
 
 
-def _first_answer(functions, tensors, arguments):
+def _first_answer(functions, tensors, positional, arguments):
     """The answer to the first function that is implemented, else the error about the first."""
     refused = None
-    positional = arguments.pop("input"), arguments.pop("target")
     for function in functions:
         try:
             return handle_torch_function(function, tensors, *positional, **arguments)

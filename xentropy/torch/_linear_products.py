@@ -1,0 +1,140 @@
+"""Who multiplies for the linear loss: NumPy's BLAS, or torch.
+
+The rule depends on the machine alone, so that the bits of a result do not change between runs:
+
+* float32 and float64: NumPy's BLAS where torch has MKL and the processor is not Intel's, for MKL
+  runs below the rate of such processors. Otherwise torch.
+* bfloat16: torch, if the processor multiplies bfloat16. These products are rounded to bfloat16:
+  the logits, their gradient, and the gradient of the input. The gradient of the weight is a sum
+  over all rows and chunks: it is made in float32, and rounded once.
+* other 16 bits: as float32, from converted tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._linear._products import NumpyProducts
+from .._linear._rows import Array, Rows, n_rows
+from ._arrays import array, tensor
+
+
+@functools.cache
+def vendor() -> str:
+    """The vendor of the processor as Linux names it; "" if it does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("vendor_id"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return ""
+
+
+@functools.cache
+def numpy_multiplies() -> bool:
+    """Does NumPy's BLAS make the products of float32 and float64?"""
+    return torch.backends.mkl.is_available() and vendor() not in ("", "GenuineIntel")
+
+
+@functools.cache
+def torch_multiplies_bfloat16() -> bool:
+    """Does the processor multiply bfloat16, and torch by it?"""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def config() -> dict[str, str]:
+    """The lines of `xentropy.show_config`."""
+    wide = "NumPy's BLAS" if numpy_multiplies() else "torch"
+    narrow = "torch" if torch_multiplies_bfloat16() else f"{wide}, as float32"
+    return {"products": f"float32 by {wide}; bfloat16 by {narrow} (xentropy.torch)"}
+
+
+def kind_of(input: torch.Tensor) -> type[NumpyProducts]:
+    """The class of products for an input of this dtype."""
+    if input.dtype is torch.bfloat16 and torch_multiplies_bfloat16():
+        return BFloat16Products
+    return NumpyProducts if numpy_multiplies() else TorchProducts
+
+
+class TorchProducts(NumpyProducts):
+    """The same products, each by torch."""
+
+    @staticmethod
+    def multiply(a: Array, b: Array, out: Array) -> Array:
+        torch.mm(tensor(a), tensor(b), out=tensor(out))
+        return out
+
+
+class BFloat16Products(NumpyProducts):
+    """Logits and the gradient of the input in bfloat16, that of the weight summed in float32."""
+
+    def __init__(
+        self,
+        input: Array,
+        linear_weight: Array,
+        linear_bias: Array | None,
+        gradients: Mapping[str, Array],
+        at_a_time: int,
+        dtype: np.dtype[Any],
+        *,
+        one_chunk: bool,
+    ) -> None:
+        layer = input, linear_weight, linear_bias
+        super().__init__(*layer, gradients, at_a_time, dtype, one_chunk=one_chunk)
+        self._inputs, self._classes = tensor(input), tensor(linear_weight)
+        self._offsets = None if linear_bias is None else tensor(linear_bias)
+        self._grads = {name: tensor(gradient) for name, gradient in gradients.items()}
+        shape = at_a_time, len(linear_weight)
+        self._buffer = torch.empty(shape, dtype=torch.bfloat16, device="cpu")
+
+    def logits(self, rows: Rows) -> Array:
+        self._rows = rows
+        x, weight = self._inputs[_index(rows)], self._classes.t()
+        out = self._buffer[: n_rows(rows)]
+        if self._offsets is None:
+            torch.mm(x, weight, out=out)
+        else:
+            torch.addmm(self._offsets, x, weight, out=out)
+        return array(out)
+
+    def grad_input(self, rows: Rows, slope: Array) -> None:
+        result = self._grads["input"]
+        if isinstance(rows, slice):
+            torch.mm(tensor(slope), self._classes, out=result[rows])
+        else:
+            result[_index(rows)] = torch.mm(tensor(slope), self._classes)
+
+    def grad_linear_weight(self, rows: Rows, slope: Array) -> None:
+        self._x = self._input.take(rows)
+        super().grad_linear_weight(rows, slope)
+
+    def grad_linear_bias(self, rows: Rows, slope: Array) -> None:
+        self._bias_sum += tensor(slope).sum(0, dtype=torch.float64).numpy()
+
+    def finish(self) -> None:
+        total = self._weight_sum
+        if total is not None and total is not self._gradients["linear_weight"]:
+            self._grads["linear_weight"].copy_(tensor(total))
+            self._weight_sum = self._gradients["linear_weight"]
+        super().finish()
+
+    @staticmethod
+    def widened(slope: Array) -> Array:
+        return tensor(slope).float().numpy()
+
+    if not numpy_multiplies():
+        multiply = TorchProducts.multiply
+
+
+def _index(rows: Rows) -> Any:
+    return rows if isinstance(rows, slice) else torch.from_numpy(rows)
