@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import SupportsIndex
 
@@ -31,6 +32,8 @@ _limit_threads(cpu_quota())
 def show_config() -> None:
     """Print version, tier, tiers available, compiler, OpenMP runtime and threads.
 
+    With xentropy.torch imported, also who makes the products of its linear loss.
+
     Examples
     --------
     >>> import xentropy as xe
@@ -39,6 +42,8 @@ def show_config() -> None:
     """
     config = {"version": __version__, **_kernels.config()}
     config["tiers"] = ", ".join(config["tiers"])
+    if products := sys.modules.get("xentropy.torch._linear_products"):
+        config |= products.config()
     for name, value in config.items():
         print(f"{name:<9} {value}")
 

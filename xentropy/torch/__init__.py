@@ -22,12 +22,14 @@ except ImportError as _error:
     ) from _error
 
 from ._linear import linear_cross_entropy
+from ._linear_module import LinearCrossEntropyLoss
 from ._loss import CrossEntropyLoss, cross_entropy
 from ._patch import patch, unpatch
 from ._softmax import entropy, kl_divergence, log_softmax, logsumexp, softmax
 
 __all__ = [
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "cross_entropy",
     "entropy",
     "kl_divergence",

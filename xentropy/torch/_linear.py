@@ -151,6 +151,9 @@ def linear_cross_entropy(
     return _routed(layer, (target, weight, sample_weight), record, logits_bytes)
 
 
+linear_cross_entropy.__prepare_scriptable__ = lambda: torch_linear_cross_entropy  # type: ignore[attr-defined]
+
+
 def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise where torch's function does, as it does."""
     if input.dim() not in (1, 2):

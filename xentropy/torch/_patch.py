@@ -1,21 +1,27 @@
-"""Replaces torch's cross entropy by xentropy's, for code that one cannot edit."""
+"""Replaces torch's cross entropies by xentropy's, for code that one cannot edit."""
 
 import threading
 from typing import Self
 
 from torch.nn import functional
 
-from ._formula import torch_cross_entropy
+from ._formula import torch_cross_entropy, torch_linear_cross_entropy
+from ._linear import linear_cross_entropy
 from ._loss import cross_entropy
+
+# Names in torch.nn.functional: torch's function, ours.
+_REPLACED = {"cross_entropy": (torch_cross_entropy, cross_entropy)}
+if torch_linear_cross_entropy is not None:
+    _REPLACED["linear_cross_entropy"] = torch_linear_cross_entropy, linear_cross_entropy
 
 _lock = threading.Lock()
 _active: list["_Patched"] = []  # patches, in the order in which they began
 
 
 def patch() -> "_Patched":
-    """Replace torch.nn.functional.cross_entropy by `cross_entropy`.
+    """Replace cross_entropy and linear_cross_entropy in torch.nn.functional by those of xentropy.
 
-    torch.nn.CrossEntropyLoss looks it up at every call, also for existing instances. A name
+    torch's modules look them up at every call, also existing instances. A name
     bound earlier by ``from torch.nn.functional import cross_entropy`` remains torch's; graphs
     compiled earlier are not changed. Tensors that are not on the CPU go to torch's function.
     Objects and modes with `__torch_function__`, and torch.fx, are given torch's function.
@@ -23,7 +29,7 @@ def patch() -> "_Patched":
     Returns
     -------
     context manager
-        Its exit restores the function that was there before, once those that began later have
+        Its exit restores the functions that were there before, once those that began later have
         ended too. The patch holds for all threads.
 
     Examples
@@ -39,7 +45,7 @@ def patch() -> "_Patched":
 
 
 def unpatch() -> None:
-    """Restore torch's own function, whatever patches there are.
+    """Restore torch's own functions, whatever patches there are.
 
     Examples
     --------
@@ -52,18 +58,20 @@ def unpatch() -> None:
     """
     with _lock:
         _active.clear()
-        functional.cross_entropy = torch_cross_entropy
+        for name, (own, _) in _REPLACED.items():
+            setattr(functional, name, own)
 
 
 class _Patched:
-    """Restores the function at the end of a with statement."""
+    """Restores the functions at the end of a with statement."""
 
     def __enter__(self) -> Self:
         with _lock:
             if self not in _active:
-                self._before = functional.cross_entropy
+                self._before = {name: getattr(functional, name) for name in _REPLACED}
                 _active.append(self)
-                functional.cross_entropy = cross_entropy
+                for name, (_, ours) in _REPLACED.items():
+                    setattr(functional, name, ours)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -72,7 +80,8 @@ class _Patched:
                 return
             place = _active.index(self)
             _active.remove(self)
-            if place == len(_active):
-                functional.cross_entropy = self._before
-            elif _active[place]._before is cross_entropy:  # what it found was this patch
-                _active[place]._before = self._before
+            for name, before in self._before.items():
+                if place == len(_active):
+                    setattr(functional, name, before)
+                elif _active[place]._before[name] is _REPLACED[name][1]:  # it found this patch
+                    _active[place]._before[name] = before

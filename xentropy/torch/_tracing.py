@@ -99,7 +99,7 @@ def decomposed(*args, **kwargs):
     dtype = call["dtype"]
     if call.get("numbers") is not None:
         call |= zip(call["names"].split(), call["numbers"].to(dtype).unbind(), strict=True)
-    tensors = tuple(call[name] for name in ("logits", *TENSORS[1:]))
+    tensors = tuple(call[name] for name in ("logits", *CROSS_ENTROPY.tensors[1:]))
     tensors = tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
     tensors = tensors[0] * call["logit_scale"], *tensors[1:]
     base = call["base"]
