@@ -140,6 +140,7 @@ def test_the_graph_is_freed():
     assert kept() is None or leaf.grad is not None
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of forward mode
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_derivatives_of_every_kind(reduction):
     input, weight, bias, target = layer(5, 3, 7, torch.float64)
@@ -281,6 +282,7 @@ def test_a_wrong_number_of_bytes_is_named():
         xt.linear_cross_entropy(x, w, y, logits_bytes=0)
 
 
+@pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")  # torch's
 @pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="since torch 2.13")
 class TestTorchsOwn:
     """torch's samples for its function and module, with ours in their place."""

@@ -91,11 +91,11 @@ class BFloat16Products(NumpyProducts):
     ) -> None:
         layer = input, linear_weight, linear_bias
         super().__init__(*layer, gradients, at_a_time, dtype, one_chunk=one_chunk)
-        self._inputs, self._classes = tensor(input), tensor(linear_weight)
+        classes, features = linear_weight.shape
+        self._inputs, self._classes = tensor(input).view(-1, features), tensor(linear_weight)
         self._offsets = None if linear_bias is None else tensor(linear_bias)
         self._grads = {name: tensor(gradient) for name, gradient in gradients.items()}
-        shape = at_a_time, len(linear_weight)
-        self._buffer = torch.empty(shape, dtype=torch.bfloat16, device="cpu")
+        self._buffer = torch.empty(at_a_time, classes, dtype=torch.bfloat16, device="cpu")
 
     def logits(self, rows: Rows) -> Array:
         self._rows = rows
@@ -108,7 +108,7 @@ class BFloat16Products(NumpyProducts):
         return array(out)
 
     def grad_input(self, rows: Rows, slope: Array) -> None:
-        result = self._grads["input"]
+        result = self._grads["input"].view(self._inputs.shape)
         if isinstance(rows, slice):
             torch.mm(tensor(slope), self._classes, out=result[rows])
         else:
