@@ -15,6 +15,7 @@ import numpy as np
 
 import xentropy as xe
 
+from .needed import require
 from .quiet import UNKNOWN, cores, notes, quietest
 
 SHAPES = {"small": (256, 1000), "middle": (8192, 1000)}
@@ -62,6 +63,7 @@ def table(neighbour, seconds):
 
 
 def main():
+    require("psutil")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=3, help="of each row (default 3)")
     seconds = parser.parse_args().seconds

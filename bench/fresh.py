@@ -15,6 +15,7 @@ import statistics
 import xentropy as xe
 
 from .cells import Cell, aligned, make_logits, make_target
+from .needed import require
 from .peers import PEERS, Inputs, Way
 from .quiet import UNKNOWN, notes, quietest
 from .stopwatch import SHORT, seconds_of
@@ -79,6 +80,7 @@ def print_table(names, sizes, threads, rounds):
 
 
 def main():
+    require("psutil")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=sorted(SIZES), help="in bytes")
     parser.add_argument("--threads", type=int, default=xe.get_num_threads())

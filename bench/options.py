@@ -12,6 +12,7 @@ import numpy as np
 import xentropy as xe
 
 from .cells import Cell, aligned, make_logits, make_target
+from .needed import require
 from .quiet import notes
 from .stopwatch import seconds_in_turn
 from .tables import Table, number
@@ -49,6 +50,7 @@ def calls(cell):
 
 
 def main():
+    require("psutil")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", default=CELLS)
     parser.add_argument("--threads", type=int, default=xe.get_num_threads())

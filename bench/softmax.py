@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from .cells import Cell, aligned, make_logits
+from .needed import require
 from .peers import Way
 from .quiet import TRIES, UNKNOWN, Patience, Visit, notes, watched
 from .stopwatch import timings
@@ -140,6 +141,7 @@ def times(ours, other):
 
 
 def main():
+    require("psutil")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", default=CELLS)
     parser.add_argument("--threads", type=int, default=multiprocessing.cpu_count())

@@ -13,6 +13,7 @@ from xentropy import _kernels
 
 from .ceiling import probes
 from .cells import Cell, aligned, make_logits, make_target
+from .needed import require
 from .quiet import UNKNOWN, notes
 from .stopwatch import seconds_in_turn
 from .tables import Table, number
@@ -51,6 +52,7 @@ def row(cell, threads, rounds):
 
 
 def main():
+    require("psutil")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cells", nargs="+", default=CELLS)
     parser.add_argument("--threads", type=int, default=xe.get_num_threads())
