@@ -1,6 +1,7 @@
 """The demonstration, on a small library of generated sources."""
 
 import functools
+import io
 import re
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from xentropy import reference
 from xentropy.__main__ import COMMANDS, main
-from xentropy.cli import demo, demo_data, demo_model
+from xentropy.cli import demo, demo_data, demo_model, demo_progress, demo_report
 
 STEPS = 12
 
@@ -48,11 +50,85 @@ def test_the_figures(library, capsys):
     assert 0 < model < figure(output, "single bytes (entropy)")
     for name in ("lzma, preset 9 extreme", "bz2, level 9", "zlib, level 9"):
         assert 0 < figure(output, name) < 8
-    assert figure(output, "perplexity") == pytest.approx(2**model, abs=0.01)
-    assert figure(output, "rows/s\n  cross_entropy_with_grad") <= 100
-    assert figure(output, "largest difference       gradient") < 1e-5
+    assert figure(output, "Perplexity of this model:") == pytest.approx(2**model, abs=0.01)
+    assert figure(output, "difference from float64: gradient") < 1e-5
+    times = re.findall(r"^  (xentropy|NumPy, float32) +([\d.]+) ms +(\d+)%(.*)$", output, re.M)
+    assert [name for name, *_ in times] == ["xentropy", "NumPy, float32"]
+    assert all(0 <= int(share) <= 100 for _, _, share, _ in times)
+    assert "times ours" in times[1][3]
     assert "learned from the other files" in output
     assert f"{STEPS * demo_model.BATCH / 1e6:.2f} million bytes" in output
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_demonstration_fits_a_narrow_terminal(library, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert sum("held-out files" in line for line in lines) >= 1
+
+
+def test_what_is_compared_is_the_same_calculation():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 256)).astype(np.float32)
+    labels = rng.integers(256, size=50).astype(np.uint8)
+    exact = reference.cross_entropy_with_grad(logits, labels, reduction="none")
+    ways = {"numpy": lambda: demo_report.in_numpy(logits, labels)}
+    if torch := demo_report.in_torch(logits, labels):
+        ways |= [torch]
+    for way in ways.values():
+        for part, right in zip(way(), exact, strict=True):
+            assert part.dtype == np.float32 or "float32" in str(part.dtype)
+            np.testing.assert_allclose(np.asarray(part), right, rtol=1e-5, atol=1e-6)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_progress_on_a_terminal_is_one_line_of_its_width(monkeypatch, rich):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    if rich:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setattr(demo_progress, "rich_bar", lambda stream: None)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with demo_progress.Progress() as progress:
+        for share in (0.1, 0.5):
+            progress.last = 0.0
+            progress.show(share, "word " * 30)
+        progress.done("3 files")
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", stream.getvalue())
+    assert "3 files" in text
+    assert "word" in text
+    assert max(map(len, re.split(r"[\r\n]", text))) <= 40
+
+
+def test_progress_without_a_terminal_is_a_line_every_five_seconds(monkeypatch, capsys):
+    with demo_progress.Progress() as progress:
+        progress.show(0.1, "too early")
+        progress.last -= 6
+        progress.show(0.2, "20 %")
+        progress.done("read")
+    shown, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r" +\d+\.\d s  20 %", shown)
+    assert last.endswith("read")
+
+
+def test_reading_is_shown(library):
+    seen = []
+    files = demo_data.sources(library, seen.append)
+    assert seen == list(range(1, len(files) + 1))
+    shares = []
+    demo_data.Corpus(list(files.values()), shares.append)
+    assert len(shares) == len(files)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
 
 
 def test_seed_and_steps_make_the_model(library, capsys):

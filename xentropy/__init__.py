@@ -1,5 +1,7 @@
 """xentropy: fast and exact softmax cross-entropy on the CPU, NumPy in, NumPy out."""
 
+from . import _command  # noqa: F401 - before the imports that take time
+
 try:
     from . import _kernels  # noqa: F401
 except ImportError as _error:

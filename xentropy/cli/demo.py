@@ -6,7 +6,8 @@ import time
 
 from .demo_data import Corpus, SourcesMissing, library, sources, split
 from .demo_model import BATCH, ContextModel, evaluate, train
-from .demo_report import compare_with_reference, compressors, introduce, report
+from .demo_progress import Progress
+from .demo_report import compare, compressors, introduce, report
 
 DESCRIPTION = (
     "Train a byte-level language model on the sources of Python's standard library and\n"
@@ -49,14 +50,26 @@ def run(seconds, seed, steps=None):
     """
     deadline = time.perf_counter() + seconds
     root = library()
-    files = split(sources(root), seed)
+    with Progress() as progress:
+        found = sources(root, lambda count: progress.show(0, f"{count} files read"))
+    files = split(found, seed)
     introduce(root, *files)
-    corpus, held_out = map(Corpus, files)
-    others = compressors(held_out.text)
-    model = ContextModel(corpus.text)
-    # To evaluate a batch takes less than half as long as to learn it.
-    training = train(model, corpus, seed, deadline, len(held_out) / BATCH / 2, steps)
-    bits = evaluate(model, held_out)
-    context, labels = held_out.batch(slice(0, BATCH))
-    report(bits, others, training, compare_with_reference(model.logits(context), labels))
+    with Progress() as progress:
+        corpus, held_out = (
+            Corpus(part, lambda share: progress.show(share, f"{share:4.0%} of the contexts"))
+            for part in files
+        )
+        progress.done(f"{len(corpus) / 1e6:6.2f} million bytes with their contexts")
+        progress.show(1, "zlib, bz2, lzma")
+        others = compressors(held_out.text)
+        model = ContextModel(corpus.text)
+        # To evaluate a batch takes less than half as long as to learn it.
+        reserve = len(held_out) / BATCH / 2
+        training = train(model, corpus, seed, deadline, reserve, progress, steps)
+        progress.show(1, "the held-out files")
+        bits = evaluate(model, held_out)
+        progress.show(1, "other losses")
+        context, labels = held_out.batch(slice(0, BATCH))
+        compared = compare(model.logits(context), labels)
+    report(bits, others, training, compared)
     return bits

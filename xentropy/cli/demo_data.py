@@ -117,8 +117,11 @@ def library():
     return Path(sysconfig.get_path("stdlib"))
 
 
-def sources(root):
-    """{relative path: bytes} of the Python sources below `root`, tests left out."""
+def sources(root, read=lambda count: None):
+    """{relative path: bytes} of the Python sources below `root`, tests left out.
+
+    `read(count)` is called with the number of files so far.
+    """
     files = {}
     for folder, below, names in os.walk(root):
         below[:] = sorted(set(below) - SKIPPED_FOLDERS)
@@ -126,6 +129,7 @@ def sources(root):
             path = Path(folder, name)
             if path.suffix == ".py" and (data := path.read_bytes()):
                 files[path.relative_to(root).as_posix()] = data
+                read(len(files))
     if sum(map(len, files.values())) < LEAST_BYTES or len(files) < 2:
         raise SourcesMissing(
             f"The demonstration learns from the Python sources of the standard library, and finds "
@@ -151,13 +155,15 @@ def split(files, seed):
 class Corpus:
     """Files end to end, with the contexts of every byte; no context crosses a file's start."""
 
-    def __init__(self, files):
+    def __init__(self, files, done=lambda share: None):
+        """`done(share)` is called after each file."""
         self.text = np.frombuffer(b"".join(files), np.uint8)
         self.contexts = np.empty((len(self.text), TABLES), np.uint16)
         start = 0
         for data in files:
             self.contexts[start : start + len(data)] = contexts(data)
             start += len(data)
+            done(start / len(self.text))
 
     def __len__(self):
         return len(self.text)

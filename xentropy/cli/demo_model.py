@@ -9,7 +9,6 @@ so the gradient of a loss in each of these rows is the gradient in the logits. A
 (`ContextModel.step`) is: gather rows, `cross_entropy_with_grad`, scatter gradients.
 """
 
-import sys
 import time
 from dataclasses import dataclass
 
@@ -101,21 +100,6 @@ class ContextModel:
 # --- training, evaluation ---
 
 
-class Progress:
-    """One line that changes on a terminal; elsewhere a plain line every five seconds."""
-
-    def __init__(self, stream):
-        self.stream, self.live = stream, stream.isatty()
-        self.last = time.perf_counter()
-
-    def show(self, line, now=False):
-        """Show `line` if it is time, or `now`: the last line stays."""
-        if now or time.perf_counter() - self.last > (0.2 if self.live else 5.0):
-            self.last = time.perf_counter()
-            end = "" if self.live and not now else "\n"
-            print(f"\r{line:<78}" if self.live else line, end=end, file=self.stream, flush=True)
-
-
 @dataclass
 class Training:
     """What a training did."""
@@ -128,25 +112,26 @@ class Training:
     def rows_per_second(self):
         return self.steps * BATCH / self.seconds
 
+    @property
+    def other_seconds(self):
+        """Of a step, what is not the loss and its gradient."""
+        return (self.seconds - self.kernel_seconds) / self.steps
 
-def train(model, corpus, seed, deadline, reserve, steps=None):
+
+def train(model, corpus, seed, deadline, reserve, progress, steps=None):
     """Train on random batches until `steps`, or until `deadline` less `reserve` steps' time."""
     rng = np.random.default_rng(seed)
-    progress = Progress(sys.stdout)
     start, done, smooth = time.perf_counter(), 0, 0.0
     while True:
         bits = model.step(*corpus.batch(rng.integers(len(corpus), size=BATCH)))
         done, now = done + 1, time.perf_counter()
         smooth += (bits - smooth) / min(done, 50)
-        late = now + reserve * (now - start) / done > deadline
-        line = (
-            f"  {now - start:5.1f} s  {done * BATCH / 1e6:6.2f} million bytes  "
-            f"{smooth:.3f} bits per byte in training"
-        )
-        if done == steps or (steps is None and late):
-            progress.show(line, now=True)
+        needed = now + reserve * (now - start) / done
+        text = f"{done * BATCH / 1e6:6.2f} million bytes  {smooth:.3f} bits per byte in training"
+        if done == steps or (steps is None and needed > deadline):
+            progress.done(text)
             return Training(done, now - start, model.kernel_seconds)
-        progress.show(line)
+        progress.show(done / steps if steps else (now - start) / (deadline - start), text)
 
 
 def evaluate(model, corpus):
