@@ -33,6 +33,14 @@ class Way:
     before: Callable | None = None
 
 
+def version(distribution):
+    """Its version; a source folder that is on the path, but not installed, has none."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 @dataclass(frozen=True)
 class Peer:
     """A library that computes the loss, and what it can be asked for."""
@@ -53,7 +61,7 @@ class Peer:
         return all(importlib.util.find_spec(name) for name in self.modules)
 
     def versions(self):
-        return {name: importlib.metadata.version(name) for name in self.packages}
+        return {name: version(name) for name in self.packages}
 
     def why_not(self, cell):
         """Why this peer does not take the cell; None if it does."""

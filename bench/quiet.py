@@ -21,6 +21,7 @@ except ImportError:  # said when it is needed: see Watch
 
 SHARE = 0.1  # of the cores may go to others in a visit that counts
 TICK = 0.01  # seconds; the system counts the time of a core in such steps
+LEAST = 0.2  # seconds; in less the steps say nothing
 TRIES = 3  # visits at most for one that was quiet
 UNKNOWN = "?"  # in the place of a verdict
 IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests are part of `user` already
@@ -68,6 +69,8 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Who is busy goes on for a while: a short visit is watched beyond its end.
+        time.sleep(max(0.0, LEAST - (time.perf_counter() - self._begun[0])))
         seconds, taken = (now - then for now, then in zip(self._now(), self._begun, strict=True))
         taken -= TICK * len(self.cores)  # what counting in steps may have added
         self.others = min(max(0.0, taken / seconds), float(len(self.cores)))

@@ -163,9 +163,13 @@ class Results:
         return math.exp(statistics.fmean(map(math.log, ratios))) if ratios else None
 
     def compared(self, mode):
-        """The cells where there is somebody to compare with."""
-        cells = self.cells()
-        return [c for c in cells if self.find(c, US, mode) and self.best_peer(c, mode)]
+        """The cells where there is somebody to compare with, and those that were left out."""
+        return [
+            cell
+            for cell in self.cells()
+            if (self.find(cell, US, mode) and self.best_peer(cell, mode))
+            or self.why_absent(cell, US)
+        ]
 
     def lost(self, mode):
         """The judged cells where a peer is ahead."""

@@ -62,6 +62,14 @@ def test_what_is_neither_idle_nor_ours_was_taken_by_others(taken):
     assert [quiet.watched(visit).others for _ in range(4)] == pytest.approx([0, 0, 1.3, 2])
 
 
+def test_a_short_visit_is_watched_beyond_its_end(taken, monkeypatch):
+    """The system counts in steps of 10 ms: a visit of one would seem quiet beside a compiler."""
+    left, visit = taken
+    left.append(1.5)
+    monkeypatch.setattr(quiet.time, "sleep", lambda seconds: visit(0.0) if seconds > 0.1 else None)
+    assert quiet.watched(lambda: None).others == pytest.approx(1.48)
+
+
 def test_visits_are_repeated_until_one_is_quiet_and_no_longer_than_patience(taken):
     left, visit = taken
     left += [1.3, 1.0, 0.1, 9.0]
@@ -147,6 +155,13 @@ def test_cells_without_a_peer_are_not_counted():
     results.measurements.append(Measurement(OTHER.name, 2, US, "fresh", [1.0], others=[0.0]))
     assert "1 of 1 cells judged" in tables.verdict_notes(results, ["fresh"])[0]
     assert tables.verdict(results, OTHER, "fresh") == ""
+
+
+def test_cells_that_were_left_out_are_counted_as_not_judged():
+    results = results_of([1.0], [2.0], ([0.0], [0.0]))
+    results.grid.append(OTHER.name)
+    results.absent.append((OTHER.name, US, "no time was left"))
+    assert "1 of 2 cells judged" in tables.verdict_notes(results, ["fresh"])[0]
 
 
 # --- what is not installed ---
