@@ -18,7 +18,10 @@ def compiled():
     source = Path(__file__).with_name("ceiling.cpp")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "ceiling.so"
-        subprocess.run(["c++", *FLAGS, str(source), "-o", str(library)], check=True)
+        try:
+            subprocess.run(["c++", *FLAGS, str(source), "-o", str(library)], check=True)
+        except FileNotFoundError:
+            raise RuntimeError("the bandwidth probe needs a C++ compiler by the name c++") from None
         probe = ctypes.CDLL(str(library))
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     probe.ceiling_read.argtypes = [pointer, size, number]

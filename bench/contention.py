@@ -78,7 +78,8 @@ def main():
     finally:
         busy.terminate()
         busy.join()
-    print("\n".join(notes(visits)))
+    for note in notes(visits):
+        print(note)
 
 
 if __name__ == "__main__":

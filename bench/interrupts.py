@@ -161,7 +161,8 @@ def table(tries, kinds):
             slow.append(visit)
     print(line("right", "", "", tries, 0, 0, 0, " ".join(map(str, ENDS.values())), 0))
     print(f"ends: {', '.join(ENDS)}")
-    print("\n".join(f"hangs {note}" for note in notes(slow)))
+    for note in notes(slow):
+        print(f"hangs {note}")
 
 
 def main():

@@ -59,7 +59,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
     xe.set_num_threads(chosen.threads)
-    found = [row(Cell.parse(text), chosen.threads, chosen.rounds) for text in chosen.cells]
+    try:
+        found = [row(Cell.parse(text), chosen.threads, chosen.rounds) for text in chosen.cells]
+    except RuntimeError as error:  # no compiler for the probe
+        raise SystemExit(str(error)) from None
     rows, turns = zip(*found, strict=True)
     header = ["1e9 elements/s, % of the copy", *_kernels.tiers(), COPY]
     Table("tiers", header, list(rows), notes(turns)).show()

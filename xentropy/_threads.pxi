@@ -79,9 +79,9 @@ cdef size_t PARALLEL_ELEMENTS = 1 << 16
 
 # When other processes want the cores, a finished call may have to wait for a thread that was
 # descheduled: 4 ms and more on Linux, whatever the size of the call. The time lost in this way,
-# less the time saved, is kept as a debt, and all calls stay on one thread for as long: `n_threads` is
-# an upper bound. It is an exponential backoff: the debt doubles if the next team is as late, up to
-# AT_MOST times the delay, which bounds the loss to 1 % of the time. `python -m bench.contention`
+# less the time saved, is kept as a debt, and all calls stay on one thread for as long: `n_threads`
+# is an upper bound. It is an exponential backoff: the debt doubles if the next team is as late, up
+# to AT_MOST times the delay, which bounds the loss to 1 % of the time. `python -m bench.contention`
 # shows it.
 cdef double LATE = 50e-6     # seconds; a shorter delay is not counted
 cdef double SLICE = 2e-3     # seconds; a descheduled thread loses its core for longer than this
