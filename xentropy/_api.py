@@ -6,6 +6,7 @@ is wrong: the arguments are checked, and the call is repeated.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 import numpy as np
@@ -64,6 +65,7 @@ def cross_entropy(
     ignore_index: SupportsIndex = -100,
     reduction: str = "mean",
     normalizer: Number | None = None,
+    empty_mean: Number = math.nan,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     logit_scale: Number = 1.0,
@@ -106,6 +108,9 @@ def cross_entropy(
         indices, sample_weight for probabilities (N without).
     normalizer : float, optional
         Divisor of the mean in place of its own, as accumulation over micro-batches needs.
+    empty_mean : float, default nan
+        The mean if no row counts, as torch has it; 0 keeps a batch that is masked altogether from
+        making a training's loss nan (its gradient is 0 anyway). A `normalizer` divides it as ever.
     label_smoothing : float in [0, 1]
         :math:`\epsilon`: that share of the target mass goes evenly to all classes.
     z_loss : float >= 0
@@ -124,7 +129,7 @@ def cross_entropy(
     -------
     float or ndarray
         A float for "mean" and "sum"; for "none" one loss a row, float32 (float64 for
-        float64 logits). The mean over no row is nan.
+        float64 logits). The mean over no row is `empty_mean`.
 
     Raises
     ------
@@ -153,6 +158,8 @@ def cross_entropy(
     >>> round(xe.cross_entropy(logits, [0, 1]), 6)
     0.31854
     """
+    if empty_mean is not math.nan:
+        empty_mean = _check.empty_mean(empty_mean, reduction)
     options = make_options(
         axis=axis,
         ignore_index=ignore_index,
@@ -166,7 +173,9 @@ def cross_entropy(
     )
     loss = _kernels.cross_entropy(False, logits, target, weight, sample_weight, options)
     if loss is None:
-        return checked_cross_entropy(False, logits, target, weight, sample_weight, options)
+        loss = checked_cross_entropy(False, logits, target, weight, sample_weight, options)
+    if empty_mean is not math.nan and _is_empty(loss, target, sample_weight, options):
+        return float(empty_mean)
     return loss
 
 
@@ -206,6 +215,7 @@ def cross_entropy_with_grad(
     ignore_index: SupportsIndex = -100,
     reduction: str = "mean",
     normalizer: Number | None = None,
+    empty_mean: Number = math.nan,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     logit_scale: Number = 1.0,
@@ -257,6 +267,8 @@ def cross_entropy_with_grad(
     >>> f"{loss:.7e}", [f"{g:.2e}" for g in grad[0]]
     ('2.0611537e-09', ['-2.06e-09', '2.06e-09'])
     """
+    if empty_mean is not math.nan:
+        empty_mean = _check.empty_mean(empty_mean, reduction)
     options = make_options(
         axis=axis,
         ignore_index=ignore_index,
@@ -272,10 +284,27 @@ def cross_entropy_with_grad(
         True, logits, target, weight, sample_weight, options, grad_output, out
     )
     if result is None:
-        return checked_cross_entropy(
+        result = checked_cross_entropy(
             True, logits, target, weight, sample_weight, options, grad_output, out
         )
+    if empty_mean is not math.nan and _is_empty(result[0], target, sample_weight, options):
+        return float(empty_mean), result[1]
     return result
+
+
+def _is_empty(loss: float, target: Any, sample_weight: Any, options: _kernels.Options) -> bool:
+    """Is this the mean over no row?"""
+    if loss == loss or options.normalizer is not None:
+        return False
+    if sample_weight is not None and not np.any(sample_weight):
+        return True
+    target = np.asarray(target)
+    if target.dtype.kind not in "iu":
+        return target.size == 0
+    counted = target != options.ignore_index
+    return not np.any(
+        counted if sample_weight is None else counted & (np.asarray(sample_weight) != 0)
+    )
 
 
 def checked_cross_entropy(
@@ -296,8 +325,8 @@ def checked_cross_entropy(
     shape = logits.shape
     row_shape = shape[:axis] + shape[axis + 1 :]
     target = _check.target(target, shape, row_shape)
-    weight = _check.weight(weight, shape[axis])
-    sample_weight = _check.sample_weight(sample_weight, row_shape)
+    weight = _check.weight(weight, shape[axis], row_shape)
+    sample_weight = _check.sample_weight(sample_weight, row_shape, shape[axis])
     options = _check.options(options, axis)
     grad_output = _check.grad_output(grad_output, options.reduction, row_shape)
     if out is not None:

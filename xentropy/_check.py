@@ -35,10 +35,11 @@ def as_array(value, name, instead=""):
         raise TypeError(f"{name} is a masked array; fill it{instead}")
     try:
         return np.asarray(value)
-    except TypeError as error:
-        raise TypeError(f"{name} is no array: {error}") from error
-    except (ValueError, RuntimeError) as error:  # ragged lists; tensors that require a gradient
-        raise ValueError(f"{name} is no array: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with a graph
+        from ._hints import as_array as hint
+
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} is no array: {error}{hint(value, name)}") from error
 
 
 @cache
@@ -51,16 +52,24 @@ def float_array(value, name, hint=""):
     """An array of one of the four floating dtypes; others are refused."""
     array = as_array(value, name)
     if not is_float(array.dtype):
-        raise TypeError(f"{name} must be {', '.join(FLOATS)}, not {array.dtype}{hint}")
+        raise wrong_type(value, array, name, ", ".join(FLOATS), hint)
     return array
+
+
+def wrong_type(value, array, name, wanted, hint=""):
+    """The error for an argument of another type, with what to do about it."""
+    from . import _hints
+
+    hint = hint or _hints.number_it(value, array, name)
+    return TypeError(f"{name} must be {wanted}, not {_hints.kind(value, array)}{hint}")
 
 
 def number_array(value, name):
     """As `float_array`, but integers and bools become float64."""
     array = as_array(value, name)
     if array.dtype.kind in "iub":
-        array = array.astype(np.float64)
-    return float_array(array, name)
+        return array.astype(np.float64)
+    return float_array(array if is_float(array.dtype) else value, name)
 
 
 def logits(value, instead=""):
@@ -69,7 +78,8 @@ def logits(value, instead=""):
     hint = ""
     if array.dtype.kind in "iub":
         hint = " (integers are class indices: are logits and target swapped?)"
-    array = float_array(array, "logits", hint)
+    if not is_float(array.dtype):
+        raise wrong_type(value, array, "logits", ", ".join(FLOATS), hint)
     if array.ndim == 0:
         raise ValueError("logits must have a class axis, but is a scalar")
     return array
@@ -94,41 +104,52 @@ def target(value, logits_shape, row_shape):
     if array.size == 0 and array.shape == row_shape and array.dtype == np.float64:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if array.dtype.kind in "iu":
-        hint = "; class probabilities must be floating" if array.shape == logits_shape else ""
-        same_shape(array, row_shape, "target", f"class indices for logits {logits_shape}", hint)
+        if array.shape != row_shape:
+            from . import _hints
+
+            hint = _hints.one_hot(array.shape, logits_shape)
+            hint = hint or _hints.class_axis(logits_shape, array.shape)
+            same_shape(array, row_shape, "target", f"class indices for logits {logits_shape}", hint)
         return array
     if not is_float(array.dtype):
-        raise TypeError(
-            f"target must hold integers (class indices) or {', '.join(FLOATS)} "
-            f"(class probabilities), not {array.dtype}"
-        )
-    hint = "; class indices must be integers" if array.shape == row_shape else ""
-    same_shape(array, logits_shape, "target", "class probabilities, as the logits", hint)
+        wanted = f"integers (class indices) or {', '.join(FLOATS)} (class probabilities)"
+        raise wrong_type(value, array, "target", wanted)
+    if array.shape != logits_shape:
+        from ._hints import float_labels
+
+        hint = float_labels(array, row_shape)
+        same_shape(array, logits_shape, "target", "class probabilities, as the logits", hint)
     return array
 
 
 def same_shape(array, shape, name, what, hint=""):
     """Raise if the array has another shape."""
     if array.shape != shape:
+        if not hint:
+            from ._hints import shape as take_away
+
+            hint = take_away(tuple(array.shape), tuple(shape), name)
         raise ValueError(f"{name} has shape {array.shape}, not {shape} ({what}){hint}")
 
 
-def weight(value, classes):
+def weight(value, classes, row_shape=()):
     """Class weights (C,), finite; None stays None."""
     if value is None:
         return None
     array = number_array(value, "weight")
-    same_shape(array, (classes,), "weight", "one per class")
+    hint = "; one per row is sample_weight" if array.shape == row_shape != () else ""
+    same_shape(array, (classes,), "weight", "one per class", hint)
     all_finite(array, "weight")
     return array
 
 
-def sample_weight(value, row_shape):
+def sample_weight(value, row_shape, classes=None):
     """Row weights of the loss's shape, finite; None stays None."""
     if value is None:
         return None
     array = number_array(value, "sample_weight")
-    same_shape(array, row_shape, "sample_weight", "one per row")
+    hint = "; one per class is weight" if array.shape == (classes,) else ""
+    same_shape(array, row_shape, "sample_weight", "one per row", hint)
     all_finite(array, "sample_weight")
     return array
 
@@ -200,6 +221,14 @@ def normalizer(value, reduction):
         raise ValueError(f"normalizer goes with reduction='mean', not {reduction!r}")
     if number == 0 or not math.isfinite(number):
         raise ValueError(f"normalizer = {number} must be finite and not 0")
+    return number
+
+
+def empty_mean(value, reduction):
+    """The mean over no row."""
+    number = real(value, "empty_mean")
+    if reduction != "mean":
+        raise ValueError(f"empty_mean goes with reduction='mean', not {reduction!r}")
     return number
 
 

@@ -69,7 +69,15 @@ cdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
     """The error for the label of row number `row`."""
     place = np.unravel_index(row, (<object>target).shape)
     at = f"[{', '.join([str(i) for i in place])}]" if place else ""
-    return IndexError(f"target{at} = {target[place]} is out of range for {classes} classes")
+    label = target[place]
+    hint = ""
+    if label < 0:
+        hint = f"; ignore_index={label} leaves out the rows with this label"
+    elif classes == 1:
+        hint = "; two classes need two logits a row, such as 0 and x"
+    elif label == classes:
+        hint = "; they are counted from 0"
+    return IndexError(f"target{at} = {label} is out of range for {classes} classes{hint}")
 
 
 cdef bint take_inputs(CrossEntropyCall* c, Settings* s, object logits, object target,

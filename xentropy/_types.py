@@ -33,6 +33,7 @@ class Formula(TypedDict, total=False):
     sample_weight: ArrayLike | None
     ignore_index: SupportsIndex
     normalizer: Number | None
+    empty_mean: Number
     label_smoothing: Number
     z_loss: Number
     logit_scale: Number

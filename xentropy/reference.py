@@ -120,6 +120,7 @@ def cross_entropy_with_grad(
     ignore_index=-100,
     reduction="mean",
     normalizer=None,
+    empty_mean=np.nan,
     label_smoothing=0.0,
     z_loss=0.0,
     logit_scale=1.0,
@@ -139,7 +140,8 @@ def cross_entropy_with_grad(
         d loss / d logits_c = sample_weight * logit_scale
                               * (unit * (Q p_c - q_c) + 2 * z_loss * lse * p_c)
 
-    A row of sample weight k counts as k equal rows would: weight 0 removes it.
+    A row of sample weight k counts as k equal rows would: weight 0 removes it. The mean over no row
+    is `empty_mean`.
     """
     x, shape = _rows(logits, axis)
     mass, row_weight, counted = _target_mass(
@@ -158,6 +160,8 @@ def cross_entropy_with_grad(
         grad = _unrows(grad, shape, axis)
         if reduction == "none":
             return loss.reshape(shape)[()], grad
+        if reduction == "mean" and normalizer is None and not counted.any():
+            return float(empty_mean), grad
         return float(np.float64(loss.sum()) / divisor), grad
 
 

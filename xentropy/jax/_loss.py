@@ -64,6 +64,7 @@ def softmax_cross_entropy_with_integer_labels(
     ('2.0611537e-09', ['-2.06e-09', '2.06e-09'])
     """
     rows = _rows(logits, axis, where)
+    _are_arrays(logits=logits, labels=labels)
     if rows is None or np.shape(labels) != rows[2] or not is_kind(labels, jnp.integer):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
     logits, last, _, counted = rows
@@ -114,10 +115,21 @@ def softmax_cross_entropy(
     """
     axes = tuple(range(np.ndim(logits))) if axis is None else axis
     rows = _rows(logits, axes, where)
+    _are_arrays(logits=logits, labels=labels)
     if rows is None or np.shape(labels) != np.shape(logits) or not hasattr(labels, "dtype"):
         return optax.softmax_cross_entropy(logits, labels, axis, where)
     logits, last, _, counted = rows
     return _of_probabilities(last, logits, _one_axis(_array(labels), axes), counted)
+
+
+def _are_arrays(**arguments: object) -> None:
+    """Raise for what optax, too, would stumble over, but without a word of the argument."""
+    for name, value in arguments.items():
+        if value is None or isinstance(value, str | list | tuple | dict):
+            kind = "None" if value is None else type(value).__name__
+            raise TypeError(
+                f"{name} must be an array, not {kind}; jnp.asarray makes one of numbers"
+            )
 
 
 def _rows(logits, axis, where):

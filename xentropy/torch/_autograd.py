@@ -36,7 +36,10 @@ def check_in_place(logits, derived_target):
     """Raise if the gradient must not overwrite the logits."""
     base = logits._base if logits._is_view() else logits
     if base.is_leaf and base.requires_grad:
-        raise RuntimeError("inplace=True would overwrite a leaf that requires a gradient")
+        raise RuntimeError(
+            "inplace=True would overwrite input, a leaf that requires a gradient: "
+            "inplace is for the result of an operation, such as a model's output"
+        )
     if logits.is_neg() or 0 in logits.stride():
         raise RuntimeError("inplace=True needs each logit at a place of its own; .clone() them")
     if derived_target is not None:

@@ -1,6 +1,7 @@
 """The public function and module, and the choice of how a call is computed."""
 
 import functools
+import math
 
 import torch
 from torch import Tensor, is_grad_enabled
@@ -15,11 +16,12 @@ from torch.compiler import is_compiling
 from torch.nn import _reduction
 from torch.overrides import has_torch_function_variadic
 
+from .. import _check
 from .._kernels import make_options
 from . import _numbers, _operator
 from ._arrays import BITS16, FLOATS, compute, loss_tensor
 from ._autograd import apply, check_in_place
-from ._recorded import recorded_cross_entropy
+from ._recorded import or_empty, recorded_cross_entropy
 from ._refusals import as_torch_has_it, by_torch
 from ._routing import PLAIN
 from ._tracing import overridden, traced, unrecorded
@@ -42,6 +44,7 @@ def cross_entropy(
     *,
     sample_weight: Tensor | None = None,
     normalizer: float | Tensor | None = None,
+    empty_mean: float = math.nan,
     z_loss: float = 0.0,
     logit_scale: float | Tensor = 1.0,
     axis: int = 1,
@@ -83,6 +86,9 @@ def cross_entropy(
     normalizer, logit_scale : float or Tensor of one number
         As in `xentropy.cross_entropy`. A tensor may require a gradient: that in `logit_scale` takes
         one more pass over logits and gradient in backward, 2 reads; that in `normalizer` none.
+    empty_mean : float, default nan
+        The mean if no row counts: 0 keeps a batch that is masked altogether from making the loss
+        nan. It costs one more pass over the labels.
     z_loss, axis, base, n_threads
         As in `xentropy.cross_entropy`.
     inplace : bool, default False
@@ -148,9 +154,16 @@ def cross_entropy(
         base=base,
         n_threads=n_threads,
     )
+    tensors = input, target, weight, sample_weight
+    if empty_mean == empty_mean:
+        _check.empty_mean(empty_mean, reduction)
     if not compiling and _is_tracing():  # by torch.jit: a graph of torch's own operations
-        return _recorded((input, target, weight, sample_weight), options)
-    return _routed((input, target, weight, sample_weight), options, inplace, compiling)
+        loss = _recorded(tensors, options)
+    else:
+        loss = _routed(tensors, options, inplace, compiling)
+    if empty_mean == empty_mean and normalizer is None:
+        return or_empty(loss, target, sample_weight, ignore_index, empty_mean)
+    return loss
 
 
 cross_entropy.__prepare_scriptable__ = lambda: recorded_cross_entropy  # type: ignore[attr-defined]
@@ -270,6 +283,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         label_smoothing: float = 0.0,
         *,
         normalizer: float | Tensor | None = None,
+        empty_mean: float = math.nan,
         z_loss: float = 0.0,
         logit_scale: float | Tensor = 1.0,
         axis: int = 1,
@@ -279,6 +293,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.normalizer = normalizer
+        self.empty_mean = empty_mean
         self.z_loss = z_loss
         self.logit_scale = logit_scale
         self.axis = axis
@@ -297,6 +312,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             label_smoothing=self.label_smoothing,
             sample_weight=sample_weight,
             normalizer=self.normalizer,
+            empty_mean=self.empty_mean,
             z_loss=self.z_loss,
             logit_scale=self.logit_scale,
             axis=self.axis,

@@ -25,6 +25,7 @@ def recorded_cross_entropy(
     label_smoothing: int | float = 0.0,
     sample_weight: Tensor | None = None,
     normalizer: int | float | Tensor | None = None,
+    empty_mean: int | float = math.nan,
     z_loss: int | float = 0.0,
     logit_scale: int | float | Tensor = 1.0,
     axis: int = 1,
@@ -46,7 +47,8 @@ def recorded_cross_entropy(
         plain = False
     if plain and normalizer is None:
         index = ignore_index
-        return torch_cross_entropy(x, target, weight, None, index, None, reduction, smoothing)
+        loss = torch_cross_entropy(x, target, weight, None, index, None, reduction, smoothing)
+        return or_empty(loss, target, sample_weight, ignore_index, float(empty_mean))
     _reduction.get_enum(reduction)  # raises for an unknown one
     numbers = (
         None if smoothing == 0 else smoothing,
@@ -54,7 +56,31 @@ def recorded_cross_entropy(
         None if base is None else math.log(float(base)),
     )
     tensors = (x, target, weight, sample_weight)
-    return elementary(tensors, numbers, axis, ignore_index, reduction, normalizer)
+    loss = elementary(tensors, numbers, axis, ignore_index, reduction, normalizer)
+    if normalizer is not None:
+        return loss
+    return or_empty(loss, target, sample_weight, ignore_index, float(empty_mean))
+
+
+def or_empty(
+    mean: Tensor,
+    target: Tensor,
+    sample_weight: Tensor | None,
+    ignore_index: int,
+    empty_mean: float,
+) -> Tensor:
+    """The mean, or `empty_mean` if no row counts; its gradient is 0 then. nan changes nothing."""
+    if empty_mean != empty_mean:
+        return mean
+    if sample_weight is not None:
+        counted = sample_weight != 0
+        if not target.is_floating_point():
+            counted = counted & (target.to(torch.int64) != ignore_index)
+    elif target.is_floating_point():
+        counted = torch.full_like(mean, float(target.numel() > 0)) != 0
+    else:
+        counted = target.to(torch.int64) != ignore_index
+    return torch.where(counted.any(), mean, empty_mean)
 
 
 def _scaled(x: Tensor, scale: int | float | Tensor) -> Tensor:

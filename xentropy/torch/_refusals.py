@@ -1,5 +1,6 @@
 """Calls that torch refuses: its types of errors, with messages that name the argument."""
 
+import numpy as np
 import torch
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.compiler import is_compiling
@@ -17,7 +18,9 @@ def by_torch(tensors, options, text=None):
     for name, value in zip(("input", "target", "weight"), tensors, strict=False):
         if not isinstance(value, torch.Tensor) and (name != "weight" or value is not None):
             _check.reduction(options.reduction)  # which torch looks at first
-            raise TypeError(f"{name} must be a tensor, not {type(value).__name__}")
+            raise no_tensor(name, value)
+    if tensors[3] is not None and not isinstance(tensors[3], torch.Tensor):
+        raise no_tensor("sample_weight", tensors[3])
     if not only_torch(tensors[3], options):
         _check_ours(tensors[0], options)
     try:
@@ -28,6 +31,17 @@ def by_torch(tensors, options, text=None):
         if text is None:
             raise
         raise type(error)(f"{text} (torch: {theirs})") from error
+
+
+def no_tensor(name, value):
+    """The error for an argument that is no tensor."""
+    kind = "None" if value is None else type(value).__name__
+    hint = ""
+    if isinstance(value, np.ndarray | list | tuple | int | float):
+        hint = f"; torch.as_tensor({name}) makes one of it"
+    elif isinstance(value, dict):
+        hint = "; it has one number per class" if name == "weight" else ""
+    return TypeError(f"{name} must be a tensor, not {kind}{hint}")
 
 
 def as_torch_has_it(error, tensors, options):
@@ -86,7 +100,9 @@ def _what_is_wrong_with_labels(logits, target, weight):
     if target.dtype not in (torch.int64, torch.uint8):
         kinds = f"float16 to float64 of shape {tuple(logits.shape)} (probabilities)"
         found = f"{target.dtype} of shape {tuple(target.shape)}"
-        return f"target must be int64 (class indices), or {kinds}, not {found}"
+        labels = target.shape == logits.shape[:1] + logits.shape[2:]
+        hint = "; target.long() makes class indices of it" if labels else ""
+        return f"target must be int64 (class indices), or {kinds}, not {found}{hint}"
     if weight is not None and weight.dtype != logits.dtype:
         return f"weight must be {logits.dtype} as input, not {weight.dtype}"
     return None

@@ -9,6 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .. import _check
 from . import _softmax_autograd as recorded
 from ._arrays import FLOATS
+from ._refusals import no_tensor
 from ._routing import on_kernels
 from ._softmax_autograd import LEAST_LOG, divergence, normalized, reduced, unit_of, wide
 
@@ -279,7 +280,7 @@ def _normalized(name, apply, input, dim, dtype):
                 return apply(x, dims)
             return normalized(name, x, dims)
     if not isinstance(input, torch.Tensor) and not has_torch_function((input,)):
-        raise TypeError(f"input must be a tensor, not {type(input).__name__}")
+        raise no_tensor("input", input)
     try:
         return TORCH[name](input, dim, 5, dtype)
     except NotImplementedError as error:
@@ -305,7 +306,7 @@ def _overridden(function, arguments, **options):
     if not has_torch_function(tuple(arguments.values())):
         for name, value in arguments.items():
             if not isinstance(value, torch.Tensor):
-                raise TypeError(f"{name} must be a tensor, not {type(value).__name__}")
+                raise no_tensor(name, value)
     values = tuple(arguments.values())
     return handle_torch_function(function, values, *values, **options)
 
