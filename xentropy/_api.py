@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 import numpy as np
 
 from . import _check, _kernels
+from ._kernels import cross_entropy as compute
 from ._kernels import make_options
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def cross_entropy(
     0.31854
     """
     if empty_mean is not math.nan:
-        empty_mean = _check.empty_mean(empty_mean, reduction)
+        return _or_empty(cross_entropy, locals())
     options = make_options(
         axis=axis,
         ignore_index=ignore_index,
@@ -171,11 +172,9 @@ def cross_entropy(
         base=base,
         n_threads=n_threads,
     )
-    loss = _kernels.cross_entropy(False, logits, target, weight, sample_weight, options)
+    loss = compute(False, logits, target, weight, sample_weight, options)
     if loss is None:
         loss = checked_cross_entropy(False, logits, target, weight, sample_weight, options)
-    if empty_mean is not math.nan and _is_empty(loss, target, sample_weight, options):
-        return float(empty_mean)
     return loss
 
 
@@ -268,7 +267,7 @@ def cross_entropy_with_grad(
     ('2.0611537e-09', ['-2.06e-09', '2.06e-09'])
     """
     if empty_mean is not math.nan:
-        empty_mean = _check.empty_mean(empty_mean, reduction)
+        return _or_empty(cross_entropy_with_grad, locals())
     options = make_options(
         axis=axis,
         ignore_index=ignore_index,
@@ -280,31 +279,30 @@ def cross_entropy_with_grad(
         base=base,
         n_threads=n_threads,
     )
-    result = _kernels.cross_entropy(
-        True, logits, target, weight, sample_weight, options, grad_output, out
-    )
+    result = compute(True, logits, target, weight, sample_weight, options, grad_output, out)
     if result is None:
         result = checked_cross_entropy(
             True, logits, target, weight, sample_weight, options, grad_output, out
         )
-    if empty_mean is not math.nan and _is_empty(result[0], target, sample_weight, options):
-        return float(empty_mean), result[1]
     return result
 
 
-def _is_empty(loss: float, target: Any, sample_weight: Any, options: _kernels.Options) -> bool:
-    """Is this the mean over no row?"""
-    if loss == loss or options.normalizer is not None:
-        return False
-    if sample_weight is not None and not np.any(sample_weight):
-        return True
-    target = np.asarray(target)
-    if target.dtype.kind not in "iu":
-        return target.size == 0
-    counted = target != options.ignore_index
-    return not np.any(
-        counted if sample_weight is None else counted & (np.asarray(sample_weight) != 0)
-    )
+def _or_empty(function: Any, call: dict[str, Any]) -> Any:
+    """The call, with `empty_mean` for the mean over no row."""
+    empty_mean = _check.empty_mean(call.pop("empty_mean"), call["reduction"])
+    result = function(**call)
+    loss, *grad = result if isinstance(result, tuple) else (result,)
+    if loss == loss or call["normalizer"] is not None or _any_counts(call):
+        return result
+    return (empty_mean, *grad) if grad else empty_mean
+
+
+def _any_counts(call: dict[str, Any]) -> bool:
+    """Is there a row that is read?"""
+    target, repeat = np.asarray(call["target"]), call["sample_weight"]
+    labels = target.dtype.kind in "iu"
+    counted: Any = target != call["ignore_index"] if labels else np.asarray(target.size > 0)
+    return bool(np.any(counted if repeat is None else counted & (np.asarray(repeat) != 0)))
 
 
 def checked_cross_entropy(
@@ -318,8 +316,12 @@ def checked_cross_entropy(
     out: Any = None,
     *,
     float64: bool = False,
+    trusted: bool = False,
 ) -> Any:
-    """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised."""
+    """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised.
+
+    `trusted`: logits may be any numbers, without a warning that they look like probabilities.
+    """
     logits = _check.logits(logits, _check.OR_LEAVE_OUT)
     axis = _check.class_axis(options.axis, logits)
     shape = logits.shape
@@ -330,13 +332,14 @@ def checked_cross_entropy(
     options = _check.options(options, axis)
     grad_output = _check.grad_output(grad_output, options.reduction, row_shape)
     if out is not None:
-        inputs = {
-            "target": target,
-            "weight": weight,
-            "sample_weight": sample_weight,
-            "grad_output": grad_output if isinstance(grad_output, np.ndarray) else None,
-        }
+        inputs = {"target": target, "weight": weight, "sample_weight": sample_weight}
+        if isinstance(grad_output, np.ndarray):
+            inputs["grad_output"] = grad_output
         _check.out(out, logits, "logits", inputs)
+    if not trusted:
+        from . import _suspicion
+
+        _suspicion.logits(logits, axis, target)
     arrays = logits, target, weight, sample_weight
     return _check.taken(
         _kernels.cross_entropy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ._kernels import make_options
 from ._softmax import reduced
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from ._types import Divergence, Loss, NoReduction, Number, Rows, ToOneNumber
 
@@ -70,6 +70,17 @@ def kl_divergence(
         A float, or for reduction="none" one value a row, float32 (float64 for float64
         logits).
 
+    Raises
+    ------
+    TypeError, ValueError
+        As for `cross_entropy`. A negative probability, which has no logarithm.
+
+    Warns
+    -----
+    UserWarning
+        The target masses of the first rows are off from 1 by more than a half, or the logits are
+        probabilities: hardly meant, but the formula has a value.
+
     Examples
     --------
     >>> import numpy as np, xentropy as xe
@@ -79,6 +90,8 @@ def kl_divergence(
     >>> round(np.log2(3) - 1.5, 4)
     np.float64(0.085)
     """
+    from . import _suspicion
+
     t = _check.float_array(target, "target")
     x = _check.logits(logits)
     reduction = _check.reduction(reduction)
@@ -86,8 +99,11 @@ def kl_divergence(
     cross = checked_cross_entropy(False, x, t, None, None, options, float64=True)
     axes = _check.class_axis(axis, x)
     own = reduced("target_entropy", t, axes, False, base, math.nan, n_threads, float64=True)
+    _suspicion.target_sums(t, axes)
     with np.errstate(all="ignore"):  # silent, as the kernels are
         rows = np.asarray(cross - own)
+        if np.isnan(rows).any():
+            _none_negative(t, x, axes)
         if reduction == "none":
             dtype = np.float64 if x.dtype.itemsize == 8 else np.float32
             rows = rows.astype(dtype)
@@ -96,3 +112,18 @@ def kl_divergence(
     if reduction == "mean":
         return total / rows.size if rows.size else math.nan
     return total
+
+
+def _none_negative(t: NDArray[np.floating[Any]], x: NDArray[np.floating[Any]], axis: int) -> None:
+    """Raise for the first negative target mass; called if there is a nan among the results."""
+    place = np.argwhere(t < 0)
+    if len(place):
+        from . import _suspicion
+
+        rows = _suspicion.first_rows(x, axis)
+        swapped = (
+            "; are target and logits swapped?" if _suspicion.are_probabilities(rows, 0.03) else ""
+        )
+        at = ", ".join(map(str, place[0]))
+        value = t[tuple(place[0])]
+        raise ValueError(f"target[{at}] = {value} is negative, no probability{swapped}")

@@ -211,6 +211,12 @@ COMMON += wrong_arrays("weight", W, without=["None"])
 COMMON += wrong_arrays("sample_weight", R, without=["None"])
 
 
+EMPTY_MEAN = wrong_numbers("empty_mean")
+EMPTY_MEAN += [
+    ("of a sum", {"empty_mean": 0.0, "reduction": "sum"}, ValueError, ["empty_mean", "'sum'"])
+]
+
+
 def readonly(shape=(3, 4)):
     out = np.zeros(shape, "f4")
     out.flags.writeable = False
@@ -303,8 +309,8 @@ N = outside("n", THREADS) + wrong_integers("n", none=True)
 
 # (function, a valid call of it, what spoils it)
 CALLS = [
-    (xe.cross_entropy, base_call(), COMMON),
-    (xe.cross_entropy_with_grad, base_call(), COMMON + GRAD_OUTPUT + OUT),
+    (xe.cross_entropy, base_call(), COMMON + EMPTY_MEAN),
+    (xe.cross_entropy_with_grad, base_call(), COMMON + EMPTY_MEAN + GRAD_OUTPUT + OUT),
     (xe.softmax, {"x": X, "axis": 1}, SOFTMAX + OUT),
     (xe.log_softmax, {"x": X, "axis": 1}, SOFTMAX + OUT),
     (xe.logsumexp, {"x": X, "axis": 1}, SUM + FLAGS),

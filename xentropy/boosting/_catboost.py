@@ -60,7 +60,10 @@ class CatBoostObjective:
         label = int(target)
         if label != target or label < 0:
             raise ValueError(f"target = {target} is not a class: an integer from 0 on")
-        loss, g = _api.cross_entropy_with_grad(approxes, label, reduction="sum", n_threads=1)
+        options = make_options(reduction="sum", n_threads=1)
+        loss, g = _api.checked_cross_entropy(
+            True, approxes, label, None, None, options, trusted=True
+        )
         return (-weight * g).tolist(), _hessian(g, label, loss, weight)
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> NoReturn:
@@ -119,7 +122,9 @@ class CatBoostLogloss:
             raise ValueError(SINGLE_OUTPUT)
         labels = class_indices(target, *logits.shape)
         options = make_options(axis=0, reduction="sum", n_threads=self.n_threads)
-        loss = _api.checked_cross_entropy(False, logits, labels, None, weight, options)
+        loss = _api.checked_cross_entropy(
+            False, logits, labels, None, weight, options, trusted=True
+        )
         return loss, float(len(labels) if weight is None else weight.sum(dtype=np.float64))
 
     def get_final_error(self, error: float, weight: float) -> float:

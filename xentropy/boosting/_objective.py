@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
-from .. import _api, _check
+from .. import _check, _kernels
+from .._kernels import make_options
 from ._arguments import batch
 from ._catboost import CatBoostObjective
 
@@ -149,16 +150,14 @@ class MulticlassObjective:
         """Fill in gradient and Hessian, by chunks of rows whose gradients fit into the cache."""
         count, classes = logits.shape
         rows = max(1, CHUNK_BYTES // (classes * logits.itemsize))
+        options = make_options(reduction="none", n_threads=self.n_threads)
         scratch = np.empty_like(logits[:rows])  # in the order of the logits
         for start in range(0, count, rows):
             part = slice(start, start + rows)
             target = labels[part]
-            losses, g = _api.cross_entropy_with_grad(
-                logits[part],
-                target,
-                reduction="none",
-                out=scratch[: len(target)],
-                n_threads=self.n_threads,
+            place = scratch[: len(target)]
+            losses, g = _kernels.cross_entropy(
+                True, logits[part], target, None, None, options, None, place, checked=True
             )
             v = 1.0 if weight is None else weight[part, None]
             np.multiply(g, v, out=grad[part], casting="same_kind")

@@ -70,12 +70,12 @@ def loss_tensor(loss, dtype):
     return torch.scalar_tensor(loss, dtype=dtype, device=CPU)  # whatever the default device is
 
 
-def compute(with_grad, tensors, options, upstream=None, out=None):
+def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=False):
     """Loss, or with_grad (loss, gradient), of tensors: one call of the kernels.
 
     `tensors`: logits, target, weight, sample_weight. `options`: `Options`. `upstream`: the
     gradient in the loss, a tensor of its shape. The loss is a number or an array; the gradient
-    is a tensor, `out` if given.
+    is a tensor, `out` if given. `trusted`: the arguments are valid, and meant.
     """
     logits = tensors[0]
     if with_grad and out is None and logits.nbytes < SMALL_BYTES and logits.is_contiguous():
@@ -84,7 +84,7 @@ def compute(with_grad, tensors, options, upstream=None, out=None):
         upstream = array(upstream) if upstream.dim() else upstream.item()
     x, target, weight, sample_weight, place = arrays((*tensors, out))
     call = with_grad, x, target, weight, sample_weight, options, upstream, place
-    result = _kernels.cross_entropy(*call)
+    result = _kernels.cross_entropy(*call, checked=trusted)
     if result is None:
         result = checked_cross_entropy(*call)
     if not with_grad:

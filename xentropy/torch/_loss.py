@@ -155,15 +155,7 @@ def cross_entropy(
         n_threads=n_threads,
     )
     tensors = input, target, weight, sample_weight
-    if empty_mean == empty_mean:
-        _check.empty_mean(empty_mean, reduction)
-    if not compiling and _is_tracing():  # by torch.jit: a graph of torch's own operations
-        loss = _recorded(tensors, options)
-    else:
-        loss = _routed(tensors, options, inplace, compiling)
-    if empty_mean == empty_mean and normalizer is None:
-        return or_empty(loss, target, sample_weight, ignore_index, empty_mean)
-    return loss
+    return _routed(tensors, options, inplace, compiling, empty_mean)
 
 
 cross_entropy.__prepare_scriptable__ = lambda: recorded_cross_entropy  # type: ignore[attr-defined]
@@ -176,8 +168,21 @@ def _recorded(tensors, options):
     return traced(tensors, options, torch.onnx.is_in_onnx_export())
 
 
-def _routed(tensors, options, inplace, compiling):
+def _or_empty(tensors, options, inplace, compiling, empty_mean):
+    """The loss, with `empty_mean` for the mean over no row."""
+    _check.empty_mean(empty_mean, options.reduction)
+    loss = _routed(tensors, options, inplace, compiling)
+    if options.normalizer is not None:
+        return loss
+    return or_empty(loss, tensors[1], tensors[3], options.ignore_index, empty_mean)
+
+
+def _routed(tensors, options, inplace, compiling, empty_mean=math.nan):
     """By the kernels at once, as an operator in a graph, or by torch's own function."""
+    if empty_mean == empty_mean:
+        return _or_empty(tensors, options, inplace, compiling, empty_mean)
+    if not compiling and _is_tracing():  # by torch.jit: a graph of torch's own operations
+        return _recorded(tensors, options)
     dtype = _loss_dtype(tensors, options.ignore_index, TRACED if compiling else PLAIN)
     if dtype is None or _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return by_torch(tensors, options)

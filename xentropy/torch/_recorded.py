@@ -40,26 +40,39 @@ def recorded_cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    smoothing, z_loss = float(label_smoothing), float(z_loss)
-    x = _scaled(input, logit_scale)
+    terms = (float(label_smoothing), float(z_loss), base)
+    tensors = (_scaled(input, logit_scale), target, weight, sample_weight)
+    loss = _loss(tensors, terms, axis, ignore_index, reduction, normalizer, for_onnx)
+    if normalizer is not None:
+        return loss
+    return or_empty(loss, target, sample_weight, ignore_index, float(empty_mean))
+
+
+def _loss(
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    terms: tuple[float, float, int | float | None],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    normalizer: int | float | Tensor | None,
+    for_onnx: bool,
+) -> Tensor:
+    """By torch's function if it has all of it, else from a log_softmax."""
+    x, target, weight, sample_weight = tensors
+    smoothing, z_loss, base = terms
     plain = axis == 1 and sample_weight is None and base is None and z_loss == 0
     if for_onnx and (smoothing != 0 or target.is_floating_point()):
         plain = False
     if plain and normalizer is None:
         index = ignore_index
-        loss = torch_cross_entropy(x, target, weight, None, index, None, reduction, smoothing)
-        return or_empty(loss, target, sample_weight, ignore_index, float(empty_mean))
+        return torch_cross_entropy(x, target, weight, None, index, None, reduction, smoothing)
     _reduction.get_enum(reduction)  # raises for an unknown one
     numbers = (
         None if smoothing == 0 else smoothing,
         None if z_loss == 0 else z_loss,
         None if base is None else math.log(float(base)),
     )
-    tensors = (x, target, weight, sample_weight)
-    loss = elementary(tensors, numbers, axis, ignore_index, reduction, normalizer)
-    if normalizer is not None:
-        return loss
-    return or_empty(loss, target, sample_weight, ignore_index, float(empty_mean))
+    return elementary(tensors, numbers, axis, ignore_index, reduction, normalizer)
 
 
 def or_empty(

@@ -1,0 +1,73 @@
+"""Warnings of arguments that are allowed, but hardly meant.
+
+They look at the first rows: a call that mistakes one argument for another does so in all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+
+FEW = 16  # rows that are looked at
+HERE = os.path.dirname(__file__) + os.sep
+
+
+def logits(x: np.ndarray[Any, Any], axis: int, target: Any) -> None:
+    """Warn if the logits are probabilities: softmax would be applied twice, or they are the target.
+
+    It cannot be an error: logits may happen to be such numbers. Equal ones and zeros with a single
+    1, which say nothing, are no reason.
+    """
+    rows = first_rows(x, axis)
+    if not are_probabilities(rows, 1e-3 if x.dtype.itemsize > 2 else 3e-2):
+        return
+    said = "logits are probabilities: numbers in [0, 1] that add up to 1 in each row"
+    if isinstance(target, np.ndarray) and target.shape == x.shape:
+        t = first_rows(target, axis)
+        if np.any((t < 0) | (t > 1)):
+            warn(f"{said}; are logits and target swapped?")
+            return
+    warn(f"{said}; give what the softmax was applied to, or their logarithms")
+
+
+def target_sums(t: np.ndarray[Any, Any], axis: int) -> None:
+    """Warn if the target masses do not nearly add up to 1: by a half, in each of the first rows.
+
+    It cannot be an error: the divergence has a meaning for any masses. Rows of zeros are no reason.
+    """
+    rows = first_rows(t, axis)
+    sums = rows.sum(axis=-1)
+    if rows.shape[0] and (np.abs(sums - 1) > 0.5).all() and sums.any():
+        remedy = "divide by the sums" if (rows >= 0).all() else "are target and logits swapped?"
+        warn(f"target masses add up to {sums[0]:.3g}, not to 1, in the first row; {remedy}")
+
+
+def first_rows(array: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
+    """Some rows as float64, the classes along the last axis."""
+    moved = np.moveaxis(array, axis, -1)
+    if moved.ndim == 1:
+        moved = moved[None]
+    index = (0,) * (moved.ndim - 2)
+    return moved[index][:FEW].astype(np.float64) if moved.size else np.empty((0, 1))
+
+
+def are_probabilities(rows: np.ndarray[Any, Any], tolerance: float) -> bool:
+    """Is each row a distribution, and one of them neither uniform nor certain?"""
+    if not ((rows >= 0) & (rows <= 1)).all():
+        return False
+    if (np.abs(rows.sum(axis=-1) - 1) > tolerance).any():
+        return False
+    peaks = rows.max(axis=-1)
+    return bool(((peaks < 1) & (peaks > rows.min(axis=-1))).any())
+
+
+def warn(text: str) -> None:
+    """A UserWarning about the line that called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)
