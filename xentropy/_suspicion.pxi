@@ -1,7 +1,7 @@
 # Arguments that are allowed, but hardly meant. Part of _kernels.pyx.
 
 cdef inline bint in_unit_interval(const char* at, int code) noexcept nogil:
-    """Is the number in [0, 1]? Without a sign bit, floating numbers have the order of their bits."""
+    """Is the number in [0, 1]? Floating numbers without a sign have the order of their bits."""
     cdef uint16_t half
     cdef uint32_t single
     cdef uint64_t double_
