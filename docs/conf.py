@@ -45,7 +45,7 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
-html_sidebars = {"index": []}
+html_sidebars = {"*": []}  # the pages in folders alone have neighbours to list
 html_theme_options = {
     "logo": {"text": "xentropy"},
     "show_prev_next": False,

@@ -8,13 +8,21 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
-SIZE = re.compile(r"\\([Bb]igg?)(?![a-zA-Z])")  # docutils knows them with l and r alone
+# What docutils' converter lacks of TeX: sizes without l or r, and the space around functions.
+TEX = (
+    (re.compile(r"\\([Bb]igg?)(?![a-zA-Z])"), r"\\\1l"),
+    (re.compile(r"\\(ln|log|exp)(?![a-zA-Z]|\s*[_^(\[]|\s*\\(?:[Bb]ig|left))"), r"\\\1\\,"),
+    (re.compile(r"(?<=[\w})])\s*(?=\\(?:ln|log|exp)(?![a-zA-Z]))"), r"\\,"),
+)
 
 
 def converted(node, block):
     """The MathML of a node; a warning where the converter does not know a command."""
+    tex = node.astext().strip()
+    for pattern, replacement in TEX:
+        tex = pattern.sub(replacement, tex)
     try:
-        return tex2mathml(SIZE.sub(r"\\\1l", node.astext().strip()), as_block=block)
+        return tex2mathml(tex, as_block=block)
     except MathError as error:
         logger.warning("formula %r: %s", node.astext(), error, location=node)
         return ""

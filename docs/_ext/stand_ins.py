@@ -17,7 +17,10 @@ KEPT = {"property", "classmethod", "staticmethod"}
 
 def literal(node):
     """A default as it stands; ... for one that is a name."""
-    return node if node is None or isinstance(node, ast.Constant) else ast.Constant(...)
+    try:
+        return node and ast.Constant(ast.literal_eval(node))
+    except ValueError:
+        return ast.Constant(...)
 
 
 def without_body(node):

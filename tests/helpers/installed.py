@@ -15,6 +15,7 @@ NEEDED = {
     "bench/test_bench.py": ["rich"],
     "bench/test_fronts.py": ["rich"],
     "bench/test_plots.py": ["matplotlib"],
+    "docs/test_site.py": ["myst_parser", "numpydoc", "pydata_sphinx_theme", "matplotlib"],
 }
 
 
