@@ -6,7 +6,7 @@ from pathlib import Path
 import xentropy
 
 here = Path(__file__).parent
-sys.path[:0] = [str(here / "_ext"), str(here)]  # extensions; what the figures of pages share
+sys.path[:0] = [str(here / "_ext"), str(here / "tutorial")]  # extensions; what figures share
 
 project = "xentropy"
 author = "The xentropy authors"
