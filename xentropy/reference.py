@@ -4,7 +4,7 @@ Nothing here is fast; everything is meant to be read, and verified on paper. The
 kernels are tested against these functions, option by option.
 
 All functions work on *rows*: one row is the C logits of one observation. With
-probabilities ``p = softmax(logits)`` and a target distribution ``t`` over the classes
+probabilities ``p = softmax(logits)`` and a target distribution ``t`` over the classes::
 
     entropy          H(t)      = -sum_c t_c log t_c
     cross entropy    H(t, p)   = -sum_c t_c log p_c
@@ -14,7 +14,7 @@ If ``t`` is one-hot (the target is a class index y) one term of the cross entrop
 left, ``-log p_y``: the negative log-likelihood.
 
 Tails stay exact because ``-log p`` and ``1 - p`` of the most probable class m are
-never computed as a difference of near-equal numbers. With
+never computed as a difference of near-equal numbers. With::
 
     tail_sum = sum_{c != m} exp(x_c - x_m)
 
@@ -131,11 +131,11 @@ def cross_entropy_with_grad(
     """Loss and its gradient in the logits, as `xentropy.cross_entropy_with_grad`.
 
     With x = logit_scale * logits, p = softmax(x), unit = 1 / log(base) and the target
-    masses q_c = weight_c * ((1 - label_smoothing) * t_c + label_smoothing / C):
+    masses q_c = weight_c * ((1 - label_smoothing) * t_c + label_smoothing / C)::
 
         loss = sample_weight * (unit * sum_c q_c (lse - x_c) + z_loss * lse**2)
 
-    and, because d lse / d x_c = p_c, with Q = sum_c q_c:
+    and, because d lse / d x_c = p_c, with Q = sum_c q_c::
 
         d loss / d logits_c = sample_weight * logit_scale
                               * (unit * (Q p_c - q_c) + 2 * z_loss * lse * p_c)
@@ -215,7 +215,7 @@ def cross_entropy_target_grad(
 ):
     """Gradient of the loss in class probabilities t.
 
-    The loss is linear in t: with p = softmax(logit_scale * logits) and unit = 1 / log(base)
+    The loss is linear in t: with p = softmax(logit_scale * logits) and unit = 1 / log(base)::
 
         d loss / d t_c = sample_weight * unit * weight_c * (1 - label_smoothing) * -log p_c
 
@@ -243,7 +243,7 @@ def linear_cross_entropy_with_grad(
     """Loss and gradients of a linear layer, as `xentropy.linear_cross_entropy_with_grad`.
 
     The logits of a row x of `input` are linear_weight @ x + linear_bias, and with the gradient
-    G of `cross_entropy_with_grad` in the logits of all rows, (N, V):
+    G of `cross_entropy_with_grad` in the logits of all rows, (N, V)::
 
         d loss / d input         = G @ linear_weight
         d loss / d linear_weight = G.T @ input
