@@ -7,6 +7,7 @@ for every argument that takes one.
 import re
 
 import numpy as np
+import pytest
 
 import xentropy as xe
 
@@ -29,6 +30,24 @@ def labels(position, value, dtype="int64"):
 
 def masked(a):
     return np.ma.masked_array(a, mask=np.zeros_like(a, bool))
+
+
+def bytes_of(value):
+    """The bytes of an array (a masked one's too), or of arrays in a list."""
+    if isinstance(value, list):
+        return [bytes_of(each) for each in value]
+    return value.tobytes() if isinstance(value, np.ndarray) and not value.dtype.hasobject else None
+
+
+def refused(function, arguments, exception, says):
+    """The call fails as it should, and changes no byte of any array it was given."""
+    before = {name: bytes_of(value) for name, value in arguments.items()}
+    with pytest.raises(exception) as caught:
+        function(**arguments)
+    assert caught.type is exception
+    for pattern in says:
+        assert re.search(pattern, str(caught.value)), f"{caught.value} does not say {pattern}"
+    assert {name: bytes_of(value) for name, value in arguments.items()} == before, "was written"
 
 
 class Unready:

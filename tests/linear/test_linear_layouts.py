@@ -111,7 +111,7 @@ VIEWS = {
 def test_leading_axes_that_do_not_merge(kind, view):
     x, weight, _ = make_layer(24, FEATURES, CLASSES)
     target = make_linear_target(kind, 24, CLASSES)
-    shaped = x.reshape(4, 6, FEATURES), target.reshape((4, 6) + target.shape[1:])
+    shaped = x.reshape(4, 6, FEATURES), target.reshape(4, 6, *target.shape[1:])
     if view == "features first" and kind == "labels":
         x, target = VIEWS[view](shaped[0]), shaped[1]
     else:
