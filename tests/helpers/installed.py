@@ -6,6 +6,7 @@ from importlib.util import find_spec
 NEEDED = {
     "fronts/test_torch*.py": ["torch"],
     "fronts/test_torch_opinfo.py": ["torch", "expecttest"],
+    "linear/test_linear_torch.py": ["torch"],
     "fronts/test_jax*.py": ["jax", "optax"],
     "fronts/test_boosting_training.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_defaults.py": ["xgboost", "lightgbm", "sklearn"],

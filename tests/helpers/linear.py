@@ -2,8 +2,9 @@
 
 With unit roundoff u a product of K terms is within (K + 2) u of the sum of its terms' absolute
 values, whatever the order in which BLAS adds them. The kernels' own error is that of
-`support.assert_options`. Both are carried on from step to step, entry by entry, so that
-cancellation in the products is allowed for and nothing else is.
+`support.assert_options`. A result below the normal range is off by a unit of that besides. All
+are carried on from step to step, entry by entry, so that cancellation in the products is allowed
+for and nothing else is.
 """
 
 import numpy as np
@@ -51,14 +52,16 @@ def allowed_errors(x, layer, target, dtype, *, linear_bias=None, **options):
     options = of_cross_entropy(options)
     rounding = OPTION_ROUNDINGS * eps(dtype)
     loss_size, slope_size = error_scale(logits, target, **options)
-    slope_off = (rounding + np.expm1(moved)[:, None]) * slope_size
+    least = np.finfo(dtype).smallest_subnormal
+    slope_off = (rounding + np.expm1(moved)[:, None]) * slope_size + least
     loss_off = rounding * loss_size + moved_loss(logits, target, moved, options)
     slope = np.abs(reference.cross_entropy_with_grad(logits, target, **options)[1]) + slope_off
     rows, classes = logits.shape
+    off_classes, off_rows = product_error(classes, dtype), product_error(rows, dtype)
     return loss_off, (
-        slope_off @ np.abs(wide[1]) + product_error(classes, dtype) * slope @ np.abs(wide[1]),
-        slope_off.T @ np.abs(wide[0]) + product_error(rows, dtype) * slope.T @ np.abs(wide[0]),
-        slope_off.sum(axis=0) + product_error(rows, "float64") * slope.sum(axis=0),
+        (slope_off + off_classes * slope) @ np.abs(wide[1]) + classes * least,
+        (slope_off + off_rows * slope).T @ np.abs(wide[0]) + rows * least,
+        (slope_off + product_error(rows, "float64") * slope).sum(axis=0),
     )
 
 

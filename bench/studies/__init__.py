@@ -1,0 +1,1 @@
+"""Studies: one question each, answered by one command that prints a table."""
