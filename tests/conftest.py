@@ -6,6 +6,7 @@ from pathlib import Path
 
 # Before OpenMP is loaded. Tests run side by side: threads that wait leave the cores to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of NumPy: they would wait busily
 
 import numpy as np
 import pytest

@@ -167,17 +167,22 @@ def linear_cross_entropy_with_grad(
     sums over rows. A 16-bit gradient is rounded once, at the end; the bias's is summed in
     float64.
 
-    Memory beside the gradients: the buffer for logits (`logits_bytes`); 16 bytes a row of the
-    batch; arrays of some MB: up to three tiles of 2^21 elements of the weight, and, where `input`
-    or its gradient has 16 bits, gaps between its rows or rows that do not count, up to three times
-    a chunk of its rows. If the gradient of `linear_weight` has 16 bits (or is narrower than the
-    products) and there is more than one chunk, it is summed in an array of V x H float32, which
-    `out` can avoid: a float32 array there is the sum.
+    Memory beside the gradients, whatever the number of rows is:
 
-    The same bits for any `n_threads`, addresses and `out` of equal dtype. BLAS adds in an order
-    that depends on the shape of a product and on its own number of threads. So bits may depend
-    on BLAS, its threads, and on the number of rows of a chunk, that is: on the number of rows that
-    count, and on `logits_bytes`, unless it holds the rows that a chunk has at most.
+    * the buffer for logits: `logits_bytes`, or less if the batch is small;
+    * up to three tiles of the weight, 2^21 elements each (8 MB in float32), and scratch of the
+      threads;
+    * up to three times a chunk of rows of `input`, where it or its gradient cannot be used in
+      place: 16 bits, gaps, rows that do not count between others;
+    * up to 48 bytes a row of the batch, for labels, weights and losses;
+    * if the gradient of `linear_weight` has 16 bits and there is more than one chunk: its sum,
+      V x H float32. A float32 array in `out` is that sum itself.
+
+    The same bits for any `n_threads`, and wherever the gradients go. BLAS adds in an order that
+    depends on the shape of a product and on the number of BLAS's own threads. Beside that, bits
+    depend on the rows of a chunk, that is, on how many rows count and on `logits_bytes`; but
+    not on that if it holds the most rows that a chunk has. A single row, of which BLAS makes
+    another kind of product, may differ in the last places from the same row among others.
 
     Examples
     --------
