@@ -70,6 +70,7 @@ def cross_entropy(
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     logit_scale: Number = 1.0,
+    softcap: Number | None = None,
     axis: SupportsIndex = 1,
     base: Number | None = None,
     n_threads: SupportsIndex | None = None,
@@ -118,6 +119,11 @@ def cross_entropy(
         z: adds ``z_loss * lse**2`` to every row (in nats squared, whatever `base` is).
     logit_scale : float in [1e-30, 1e30]
         s: multiplies the logits first (1 / temperature).
+    softcap : float in [1e-30, 1e30], optional
+        c: the logits become :math:`x = c \tanh(s \cdot \text{logits} / c)`, in (-c, c), as Gemma 2
+        has them (`final_logit_softcapping`). softcap / logit_scale has the same limits. Note that
+        tanh makes -inf finite: a class that is masked by -inf costs as much as one at -c. With a
+        softcap there is no way to mask classes but to leave them out.
     axis : int, default 1
         The class axis. For logits of one dimension the default means 0.
     base : float > 1, optional
@@ -145,12 +151,14 @@ def cross_entropy(
     -----
     -inf among the logits is probability 0: at the target the loss is inf. A row with nan,
     +inf or nothing but -inf has loss nan; other rows are not affected. A target mass of 0
-    contributes 0 even where the log-probability is -inf.
+    contributes 0 even where the log-probability is -inf. With a softcap, infinite logits count as
+    those at the cap: no loss is infinite, and their gradient is 0.
 
     References
     ----------
     The loss is that of `torch.nn.functional.cross_entropy`; label smoothing follows
-    Szegedy et al., arXiv:1512.00567, and the z-loss PaLM, arXiv:2204.02311.
+    Szegedy et al., arXiv:1512.00567, the z-loss PaLM, arXiv:2204.02311, and the softcap Gemma 2,
+    arXiv:2408.00118.
 
     Examples
     --------
@@ -169,6 +177,7 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         logit_scale=logit_scale,
+        softcap=softcap,
         base=base,
         n_threads=n_threads,
     )
@@ -218,6 +227,7 @@ def cross_entropy_with_grad(
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     logit_scale: Number = 1.0,
+    softcap: Number | None = None,
     axis: SupportsIndex = 1,
     base: Number | None = None,
     grad_output: ArrayLike | None = None,
@@ -233,6 +243,7 @@ def cross_entropy_with_grad(
     .. math:: \frac{\partial \ell}{\partial \text{logits}_c} = v \, s \, \Big(
               (Q p_c - q_c) / \ln b + 2 z \, \mathrm{lse}(x) \, p_c \Big)
 
+    (with a softcap c: times :math:`1 - (x_c / c)^2`, whose digits are kept where x is almost c)
     times the upstream gradient and, for "mean", divided by the divisor. Where p is almost 1 it is
     computed from 1 - p: float32 logits ``[20, 0]`` with target 0 get -2.06e-9 and 2.06e-9.
 
@@ -276,6 +287,7 @@ def cross_entropy_with_grad(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         logit_scale=logit_scale,
+        softcap=softcap,
         base=base,
         n_threads=n_threads,
     )

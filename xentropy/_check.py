@@ -237,6 +237,15 @@ def logit_scale(value):
     return real_between(value, "logit_scale", LEAST_SCALE, LARGEST_SCALE)
 
 
+def softcap(value, logit_scale):
+    """The cap of the scaled logits; None stays None. The kernels cap at softcap / logit_scale."""
+    if value is None:
+        return None
+    number = real_between(value, "softcap", LEAST_SCALE, LARGEST_SCALE)
+    real_between(number / logit_scale, "softcap / logit_scale", LEAST_SCALE, LARGEST_SCALE)
+    return number
+
+
 def base(value):
     """The base of the logarithm; None stays None."""
     if value is None:
@@ -283,6 +292,7 @@ def n_threads(value, name="n_threads"):
 
 def options(given, axis):
     """The options of a cross entropy as Python's own types; `axis` has been checked."""
+    scale = logit_scale(given.logit_scale)
     return make_options(
         axis=axis,
         ignore_index=integer(given.ignore_index, "ignore_index"),
@@ -290,7 +300,8 @@ def options(given, axis):
         normalizer=normalizer(given.normalizer, given.reduction),
         label_smoothing=real_between(given.label_smoothing, "label_smoothing", 0, 1),
         z_loss=finite_factor(given.z_loss, "z_loss"),
-        logit_scale=logit_scale(given.logit_scale),
+        logit_scale=scale,
+        softcap=softcap(given.softcap, scale),
         base=base(given.base),
         n_threads=n_threads(given.n_threads),
     )

@@ -291,6 +291,9 @@ cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team,
     all_parts.per_chunk = whole.per_chunk = 1
     all_parts.team = <int>min(<size_t>team, <size_t>all_parts.chunks)
     for s.row in range(<Py_ssize_t>c.rows):
+        s.step = Step.kCap
+        if c.softcap != 0:
+            execute(compute_part, &s, &all_parts, loss, NULL, 0)
         s.step = Step.kExps
         execute(compute_part, &s, &all_parts, loss, NULL, 0)
         s.step = Step.kSettle

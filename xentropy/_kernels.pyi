@@ -23,6 +23,7 @@ class Options:
     label_smoothing: Any
     z_loss: Any
     logit_scale: Any
+    softcap: Any
     base: Any
     n_threads: Any
 
@@ -35,6 +36,7 @@ def make_options(
     label_smoothing: Any = 0.0,
     z_loss: Any = 0.0,
     logit_scale: Any = 1.0,
+    softcap: Any = None,
     base: Any = None,
     n_threads: Any = None,
 ) -> Options: ...

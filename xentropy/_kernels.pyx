@@ -90,6 +90,7 @@ cdef extern from "kernels/tiers.h" namespace "xentropy" nogil:
 
 cdef extern from "kernels/tier.h" namespace "xentropy" nogil:
     cdef enum class Step:
+        kCap
         kExps
         kSettle
         kGradient
@@ -114,6 +115,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         Layout sample_weight
         Layout upstream
         double upstream_all
+        double softcap
         int64_t ignore_bits
         bint ignores
         bint streamed
@@ -230,7 +232,7 @@ def config():
 cdef int most_threads = 1024
 # With a logit_scale outside, its float32 head and rest, or their exact products with logits
 # where there is no fused multiply-add, would leave the normal range.
-cdef double least_scale = 1e-30, largest_scale = 1e30
+cdef double least_scale = 1e-30, largest_scale = 1e30  # of softcap too
 
 MOST_THREADS = most_threads
 LEAST_SCALE, LARGEST_SCALE = least_scale, largest_scale

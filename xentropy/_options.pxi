@@ -10,15 +10,16 @@ cdef class Options:
     defaults. Values are the caller's, unchecked; `xentropy.cross_entropy` has their meaning.
     """
     NAMES = ("axis", "ignore_index", "reduction", "normalizer", "label_smoothing", "z_loss",
-             "logit_scale", "base", "n_threads")
+             "logit_scale", "softcap", "base", "n_threads")
 
     cdef readonly object axis, ignore_index, reduction, normalizer, label_smoothing, z_loss
-    cdef readonly object logit_scale, base, n_threads
+    cdef readonly object logit_scale, softcap, base, n_threads
 
 
 # Not a constructor: before Cython 3.3 its arguments go through a tuple and a dictionary, 0.3 us.
 def make_options(*, axis=1, ignore_index=-100, reduction="mean", normalizer=None,
-                 label_smoothing=0.0, z_loss=0.0, logit_scale=1.0, base=None, n_threads=None):
+                 label_smoothing=0.0, z_loss=0.0, logit_scale=1.0, softcap=None, base=None,
+                 n_threads=None):
     """The record of these options."""
     cdef Options o = Options.__new__(Options)
     o.axis = axis
@@ -28,6 +29,7 @@ def make_options(*, axis=1, ignore_index=-100, reduction="mean", normalizer=None
     o.label_smoothing = label_smoothing
     o.z_loss = z_loss
     o.logit_scale = logit_scale
+    o.softcap = softcap
     o.base = base
     o.n_threads = n_threads
     return o
@@ -47,7 +49,7 @@ cdef struct Settings:
 
 cdef bint take_options(CrossEntropyCall* c, Settings* s, Options o) except -1:
     """All but the axis and ignore_index. False if one of them is not plain."""
-    if not take_terms(&c.terms, o):
+    if not take_terms(&c.terms, o) or not plain_softcap(o.softcap, c.terms.logit_scale, &c.softcap):
         return False
     s.reduction = reduction_of(o.reduction)
     if s.reduction == kUnknown or not plain_threads(o.n_threads, &s.threads):
@@ -58,6 +60,17 @@ cdef bint take_options(CrossEntropyCall* c, Settings* s, Options o) except -1:
     if s.reduction != kMean or not plain_real(o.normalizer, &s.normalizer):
         return False
     return isfinite(s.normalizer) and s.normalizer != 0
+
+
+cdef bint plain_softcap(object value, double logit_scale, double* number) noexcept:
+    """The softcap, by which the kernels cap at softcap / logit_scale; 0 for None."""
+    number[0] = 0
+    if value is None:
+        return True
+    if not plain_real(value, number):
+        return False
+    return (least_scale <= number[0] <= largest_scale
+            and least_scale <= number[0] / logit_scale <= largest_scale)
 
 
 cdef Reduction reduction_of(object name) noexcept:

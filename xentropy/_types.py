@@ -37,6 +37,7 @@ class Formula(TypedDict, total=False):
     label_smoothing: Number
     z_loss: Number
     logit_scale: Number
+    softcap: Number | None
     axis: SupportsIndex
     base: Number | None
 

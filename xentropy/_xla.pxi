@@ -129,7 +129,7 @@ cdef bint take_operands(Operands* o, const XlaFrame* frame, bint with_gradient,
 cdef void take_call(CrossEntropyCall* c, const Operands* o, bint with_gradient) noexcept nogil:
     """The call of the kernels: the options are the defaults, reduction and ignored label apart."""
     c.terms.classes = o.logits.shape[o.axis]
-    c.terms.label_smoothing = c.terms.z_loss = 0
+    c.terms.label_smoothing = c.terms.z_loss = c.softcap = 0
     c.terms.logit_scale = c.terms.unit = c.terms.divisor = c.upstream_all = 1
     c.rows = o.logits.bytes // item_bytes(o.logits.dtype) // c.terms.classes
     c.float64 = c.row_loss_float64 = o.logits.dtype == kF64

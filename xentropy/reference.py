@@ -124,6 +124,7 @@ def cross_entropy_with_grad(
     label_smoothing=0.0,
     z_loss=0.0,
     logit_scale=1.0,
+    softcap=None,
     axis=1,
     base=None,
     grad_output=None,
@@ -140,6 +141,9 @@ def cross_entropy_with_grad(
         d loss / d logits_c = sample_weight * logit_scale
                               * (unit * (Q p_c - q_c) + 2 * z_loss * lse * p_c)
 
+    With a softcap c the scaled logits are capped: x = c * tanh(logit_scale * logits / c), and the
+    gradient has the factor d x_c / (logit_scale * d logits_c) = 1 - tanh^2 = 1 / cosh^2.
+
     A row of sample weight k counts as k equal rows would: weight 0 removes it. The mean over no row
     is `empty_mean`.
     """
@@ -149,8 +153,9 @@ def cross_entropy_with_grad(
     )
     repeat = _per_row(sample_weight, shape)
     counted = counted & (repeat != 0)
-    x = np.where(counted[:, None], x, 0.0) * logit_scale
+    x, slope = _capped(np.where(counted[:, None], x, 0.0) * logit_scale, softcap)
     loss, grad = _loss_and_grad(x, mass, _unit(base), z_loss)
+    grad = grad * slope
     loss = np.where(counted, repeat * loss, 0.0)
 
     divisor = _divisor(reduction, normalizer, counted, repeat, row_weight)
@@ -163,6 +168,14 @@ def cross_entropy_with_grad(
         if reduction == "mean" and normalizer is None and not counted.any():
             return float(empty_mean), grad
         return float(np.float64(loss.sum()) / divisor), grad
+
+
+def _capped(x, softcap):
+    """softcap * tanh(x / softcap), and its slope 4 e / (1 + e)^2 with e = exp(-2 |x| / softcap)."""
+    if softcap is None:
+        return x, 1.0
+    e = np.exp(-2.0 * np.abs(x) / softcap)
+    return softcap * np.tanh(x / softcap), 4.0 * e / (1.0 + e) ** 2
 
 
 def _divisor(reduction, normalizer, counted, repeat, row_weight):
@@ -209,13 +222,15 @@ def cross_entropy_target_grad(
     label_smoothing=0.0,
     z_loss=0.0,
     logit_scale=1.0,
+    softcap=None,
     axis=1,
     base=None,
     grad_output=None,
 ):
     """Gradient of the loss in class probabilities t.
 
-    The loss is linear in t: with p = softmax(logit_scale * logits) and unit = 1 / log(base)::
+    The loss is linear in t: with p = softmax(x), x the scaled (and capped) logits, and
+    unit = 1 / log(base)::
 
         d loss / d t_c = sample_weight * unit * weight_c * (1 - label_smoothing) * -log p_c
 
@@ -228,7 +243,7 @@ def cross_entropy_target_grad(
     weight = np.ones(x.shape[1]) if weight is None else np.asarray(weight, np.float64)
     repeat = _per_row(sample_weight, shape)
     counted = repeat != 0
-    x = np.where(counted[:, None], x, 0.0) * logit_scale
+    x, _ = _capped(np.where(counted[:, None], x, 0.0) * logit_scale, softcap)
     grad = _times(weight * (1.0 - label_smoothing), _unit(base) * _Rows(x).neg_log_p)
     with np.errstate(invalid="ignore", divide="ignore"):
         divisor = _divisor(reduction, normalizer, counted, repeat, 1.0)

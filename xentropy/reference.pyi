@@ -81,6 +81,7 @@ def cross_entropy_target_grad(
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     logit_scale: Number = 1.0,
+    softcap: Number | None = None,
     axis: SupportsIndex = 1,
     base: Number | None = None,
     grad_output: ArrayLike | None = None,

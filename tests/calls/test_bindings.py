@@ -67,6 +67,8 @@ SPELLINGS = [
     ({"z_loss": 0.25}, {"z_loss": np.float16(0.25)}),
     ({"logit_scale": 0.5}, {"logit_scale": np.float64(0.5)}),
     ({"logit_scale": 1e-30}, {"logit_scale": np.float64(1e-30)}),
+    ({"softcap": 30}, {"softcap": np.float32(30)}),
+    ({"softcap": 1e-30, "logit_scale": 0.5}, {"softcap": Fraction(1e-30), "logit_scale": 0.5}),
     ({"base": 2}, {"base": np.int64(2)}),
     ({"axis": -1}, {"axis": np.int64(1)}),
     ({"axis": 0, "target": LABELS[:5] % 2}, {"axis": np.int64(0), "target": LABELS[:5] % 2}),

@@ -45,6 +45,7 @@ def settings_for(classes, rows):
         "only smoothing": {"label_smoothing": 1.0},
         "z_loss": {"z_loss": 0.01},
         "logit_scale": {"logit_scale": 0.5},  # a power of two: scaling rounds nothing
+        "softcap": {"softcap": 2.5},
         "first axis": {"axis": 0},
         "last axis": {"axis": -1},
         "base": {"base": 2},

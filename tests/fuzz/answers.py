@@ -9,7 +9,9 @@ import xentropy as xe
 from xentropy import reference
 
 from ..helpers.support import (
+    CAP_ULPS,
     OPTION_ROUNDINGS,
+    SLOPE_ULPS,
     eps,
     error_scale,
     gradient_ulps,
@@ -115,11 +117,16 @@ class Trial(Call):
         loss, grad = oracle(x.dtype.newbyteorder("=")).cross_entropy_with_grad(**arguments)
         scales = error_scale(**arguments)
         step = OPTION_ROUNDINGS * eps(x.dtype.newbyteorder("="))
+        moved = 0.0
+        if (cap := arguments.get("softcap")) is not None:
+            moved = 2 * CAP_ULPS * eps(x.dtype.newbyteorder("=")) * float(min(cap, most))
+            step += SLOPE_ULPS * eps(x.dtype.newbyteorder("=")) + moved
         rows = x.size // x.shape[arguments.get("axis", 1)]
         least = 0 if x.dtype.itemsize == 8 else rows * 1e-45  # of float32
         added = 0 if np.ndim(loss) else rows * 2.0**-53  # a rounding in float64 for each row
         step += added + float(2.0**-63 * most)  # long double rounds the scaled logits
-        return loss, grad, step * scales[0] + least, step * scales[1] + flushed(x, scales[1])
+        on_grad = step * scales[1] + flushed(x, scales[1])
+        return loss, grad, step * scales[0] + moved + least, on_grad
 
     def check_softmax(self, result, arguments):
         x = as_float(arguments["x"])

@@ -165,6 +165,7 @@ class Call(Maker):
             "label_smoothing": [0, 0.0, 0.1, 0.5, 1.0, np.float32(0.25)],
             "z_loss": [0.0, 1e-4, 0.5, np.float64(1e-2)],
             "logit_scale": [1, 0.7, 0.25, 2.0, 1e-3, 1e-30, np.float32(0.1)],
+            "softcap": [None, 30, 2.5, 0.1, 1e4, np.float32(50)],
             "base": [None, 2, 10.0, 1.0001, np.int8(2)],
             "n_threads": [None, 1, 2, 3, np.int64(5)],
         }

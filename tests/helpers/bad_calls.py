@@ -207,6 +207,12 @@ COMMON = [
     # choices
     ("axis 2 in 1-d", {"logits": ROW, "target": 1, "axis": 2}, ValueError, ["axis", "2"]),
     ("normalizer of a sum", {"normalizer": 2.0, "reduction": "sum"}, ValueError, ["normalizer"]),
+    (
+        "softcap by a scale",
+        {"softcap": 1e20, "logit_scale": 1e-20},
+        ValueError,
+        ["softcap / logit_scale", "1e+40"],
+    ),
     ("normalizer of none", {"normalizer": 2.0, "reduction": "none"}, ValueError, ["normalizer"]),
 ]
 
@@ -214,11 +220,13 @@ RANGES = {
     "label_smoothing": (-0.1, 1.1, -1e-9, NAN, INF),
     "z_loss": (-1.0, -1e-30, NAN, INF),
     "logit_scale": (0, 0.0, -1.0, 1e-31, 1e31, NAN, INF),
+    "softcap": (0, 0.0, -1.0, 1e-31, 1e31, NAN, INF),
     "base": (1, 1.0, 0, 0.5, -2, NAN, INF),
     "normalizer": (0, 0.0, NAN, INF, -INF),
 }
+NONE_ALLOWED = "softcap", "base", "normalizer"
 for option, values in RANGES.items():
-    COMMON += outside(option, values) + wrong_numbers(option, none=option in ("base", "normalizer"))
+    COMMON += outside(option, values) + wrong_numbers(option, none=option in NONE_ALLOWED)
 AXES = (2, -3, 2**31, 2**64, -(10**30))
 THREADS = (0, -1, 1025, 2**31 + 1, 2**32 + 1, 2**64 + 1, -(10**30))
 COMMON += outside("axis", AXES) + wrong_integers("axis")

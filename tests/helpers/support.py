@@ -60,6 +60,11 @@ def eps(dtype):
     return float(np.finfo(np.float64 if np.dtype(dtype) == np.float64 else np.float32).eps)
 
 
+def wide_of(array):
+    """The arithmetic type of an array of logits."""
+    return np.dtype("float64" if np.asarray(array).dtype.itemsize == 8 else "float32")
+
+
 def plain(dtype):
     """How many units in the last place of the arithmetic an answer may be off."""
     return PLAIN[np.dtype("float64" if np.dtype(dtype) == np.float64 else "float32")]
@@ -184,6 +189,9 @@ def error_scale(logits, target, weight=None, *, axis=1, **options):
     counted = counted & (repeat != 0)
     scale = take("logit_scale", 1.0)
     x = np.where(counted[:, None], x, 0.0) * scale
+    x, slope = reference._capped(x, take("softcap"))
+    if take("softcap") is not None:  # a slope below 2^-124 (float64: 2^-1020) is 0
+        slope = slope + 4 * np.finfo(wide_of(logits)).tiny / eps(wide_of(logits))
     rows = reference._Rows(x)
     mass = np.where(counted[:, None], np.abs(mass), 0.0)
     unit, z = reference._unit(take("base")), take("z_loss", 0.0)
@@ -204,29 +212,37 @@ def error_scale(logits, target, weight=None, *, axis=1, **options):
     with np.errstate(divide="ignore", invalid="ignore"):  # weights may add up to 0
         if take("reduction", "mean") != "none":
             loss = loss.sum() / abs(divisor)
-        grad = grad * (scale * repeat * np.abs(upstream.reshape(-1) / divisor))[:, None]
+        grad = grad * slope * (scale * repeat * np.abs(upstream.reshape(-1) / divisor))[:, None]
     return loss, reference._unrows(grad, shape, axis)
 
 
 # Ten roundings at most stand between a term and the answer with every option on: exp, the
 # sum, reciprocal, lse, mass (2), upstream, unit, z term, last addition.
 OPTION_ROUNDINGS = 10
+# The errors of a capped logit and of its slope: tests/kernels/elementary_main.cpp.
+CAP_ULPS, SLOPE_ULPS = 3.5, 6
 
 
 def assert_options(logits, target, *, moved=0.0, what="", **options):
     """Loss and gradient under any options; the loss alone has the same bits.
 
-    `moved` is how far the rounding of logit_scale may move two logits apart.
+    `moved` is how far the rounding of logit_scale may move two logits apart. A softcap moves each
+    by CAP_ULPS, and costs as many roundings as there are in a slope.
     """
     dtype = np.asarray(logits).dtype.newbyteorder("=")
     plain = {name: options[name] for name in options.keys() - {"out", "n_threads"}}
     exact_loss, exact_grad = oracle(dtype).cross_entropy_with_grad(logits, target, **plain)
     scales = error_scale(logits, target, **plain)
+    roundings = OPTION_ROUNDINGS
+    if "softcap" in options:
+        size = np.nanmax(np.abs(np.asarray(logits, np.float64)), initial=0)
+        size = min(options["softcap"], size * options.get("logit_scale", 1))
+        moved, roundings = moved + 2 * CAP_ULPS * eps(dtype) * size, roundings + SLOPE_ULPS
     forward = {name: options[name] for name in options.keys() - {"out", "grad_output"}}
     alone = xe.cross_entropy(logits, target, **forward)
     loss, grad = xe.cross_entropy_with_grad(logits, target, **options)
 
-    allowed = [(OPTION_ROUNDINGS * eps(dtype) + moved) * scale for scale in scales]
+    allowed = [(roundings * eps(dtype) + moved) * scale for scale in scales]
     allowed[0] = allowed[0] + moved
     assert_bits(alone, loss, f"loss alone {what}")
     assert_within(loss, exact_loss, allowed[0] + spacing(exact_loss, np.float64), f"loss {what}")

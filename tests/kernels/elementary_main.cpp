@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/log1p.h"
+#include "common/softcap.h"
 
 using namespace xentropy;
 using namespace xentropy::XENTROPY_TIER;
@@ -150,6 +151,37 @@ bool report_log1p(const char* name, double bound, uint64_t step) {
       [](double x) { return std::log1p(W(x)); });
 }
 
+// cap * tanh(x / cap), and its slope where that is a normal number.
+template <class T, class W>
+bool report_softcap(const char* type, double bound, double slope_bound, uint64_t step) {
+  const double infinity = INFINITY, normal = (Exponent<T>::kBias - 3) * kLn2 / 2;
+  bool good = true;
+  for (const double cap : {1.0, 30.0, 1e30}) {
+    const Capped<T> capped(Softcap{cap, 1 / cap});
+    char name[40];
+    snprintf(name, sizeof name, "softcap %g %s", cap, type);
+    good &= report<T, T>(
+        name, bound, -infinity, infinity, step, [&](Vec<T> x) { return capped(x, nullptr); },
+        [&](T x) {
+          const W y = W(x) / W(cap);
+          return std::fabs(y) < 0x1p-30 ? W(x) : W(cap) * std::tanh(y);
+        });
+    snprintf(name, sizeof name, "its slope %s", type);
+    good &= report<T, T>(
+        name, slope_bound, -normal * cap, normal * cap, step,
+        [&](Vec<T> x) {
+          Vec<T> slope;
+          capped(x, &slope);
+          return slope;
+        },
+        [&](T x) {
+          const W e = std::exp(-2 * std::fabs(W(x)) / W(cap));
+          return 4 * e / ((1 + e) * (1 + e));
+        });
+  }
+  return good;
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -159,5 +191,7 @@ int main(int, char** arguments) {
   good &= report_exp<double, long double>("float64", kHasFma ? 1 : 1.1, fewer);
   good &= report_log1p<float, double>("log1p for float32", 0x1p-6, step);
   good &= report_log1p<double, long double>("log1p for float64", 0.95, fewer);
+  good &= report_softcap<float, double>("float32", kHasFma ? 2.5 : 3, 4, step);
+  good &= report_softcap<double, long double>("float64", kHasFma ? 2.5 : 3, 4, fewer);
   return good ? 0 : 1;
 }

@@ -17,6 +17,7 @@ OPTIONS = {
     "label_smoothing": {"label_smoothing": 0.1},
     "z_loss": {"z_loss": 1e-3},
     "logit_scale": {"logit_scale": 0.7},
+    "softcap": {"softcap": 3.0, "logit_scale": 0.7},
     "weight": {"weight": "class"},
     "an ignored row": {"sample_weight": np.array([0.0, 1.5])},
     "grad_output": {"grad_output": np.array([2.0, -1.0])},

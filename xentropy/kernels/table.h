@@ -2,6 +2,7 @@
 #pragma once
 #include "columns/labels.h"
 #include "common/labels.h"
+#include "common/softcap.h"
 #include "groups/dense.h"
 #include "groups/labels.h"
 #include "groups/softmax.h"
@@ -44,6 +45,7 @@ constexpr Kernels<T> kernels() {
   k.columns = {columns<T>, columns_bytes<T>};
   k.softmax = {softmax<T>, softmax_bytes<T>};
   k.softmax_groups = {softmax_groups<T>, softmax_groups_bytes<T>};
+  k.softcap = {cap<T>, times_slope<T>};
   return k;
 }
 
@@ -52,6 +54,7 @@ constexpr HalfKernels<S> half_kernels(Widen widen, Narrow narrow) {
   HalfKernels<S> k = {};
   k.rows = {rows<S>, rows_bytes<S>};
   k.split = {split<S>, split_bytes<S>};
+  k.softcap = {cap<S>, times_slope<S>};
   k.widen = widen;
   k.narrow = narrow;
   return k;

@@ -56,9 +56,10 @@ struct CrossEntropyKernel {
 };
 
 // The row kernel in steps, so that several threads can share one row: kExps for every part, then
-// kSettle once (part 0), then kGradient for every part. The block has one row with a class index
+// kSettle once (part 0), then kGradient for every part. Before them, kCap caps every part: it is
+// the driver's (driver/split.cpp), and no kernel sees it. The block has one row with a class index
 // and a contiguous class axis.
-enum class Step { kExps, kSettle, kGradient };
+enum class Step { kCap, kExps, kSettle, kGradient };
 template <class S>
 struct SplitKernel {
   void (*run)(Step, const Terms&, const Block<S>&, char* workspace, size_t part, bool streamed);
@@ -83,6 +84,21 @@ template <class T>
 struct SoftmaxKernel {
   void (*run)(const SoftmaxBlock<T>&, char* workspace, bool streamed);
   size_t (*workspace_bytes)(Result what, size_t classes, size_t rows);  // up to `rows` rows
+};
+
+// The softcap of logits: x -> cap * tanh(x / cap). `inverse` is 1 / cap.
+struct Softcap {
+  double cap, inverse;
+};
+
+// The two passes of the softcap around a kernel, over n contiguous elements. `cap` caps them, and
+// keeps the slope 1 - tanh(x / cap)^2 of each unless `slope` is null; `to` may be `x`.
+// `times_slope` multiplies the gradient by it; `to` may be `gradient`.
+template <class S>
+struct SoftcapKernel {
+  typedef Arithmetic<S> T;
+  void (*cap)(const Softcap&, const S* x, size_t n, T* to, T* slope);
+  void (*times_slope)(const T* gradient, const T* slope, size_t n, S* to, bool streamed);
 };
 
 // Conversion of n contiguous elements of a 16-bit type, at any address, to and from float32.
@@ -112,14 +128,16 @@ struct Kernels {
   CrossEntropyKernel<T> columns;       // class indices, class axis strided, rows adjacent
   SoftmaxKernel<T> softmax;            // class axis contiguous
   SoftmaxKernel<T> softmax_groups;     // the same, short adjacent rows
+  SoftcapKernel<T> softcap;            // any elements
 };
 
-// For a 16-bit type. Only long rows with class indices have kernels of their own. All other input
-// is widened into scratch for the float32 kernels, and their results are narrowed.
+// For a 16-bit type. Only long rows with class indices, and the softcap, have kernels of their own.
+// All other input is widened into scratch for the float32 kernels, and their results are narrowed.
 template <class S>
 struct HalfKernels {
   CrossEntropyKernel<S> rows;
   SplitKernel<S> split;
+  SoftcapKernel<S> softcap;
   Widen widen;
   Narrow narrow;
 };

@@ -151,6 +151,7 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         logit_scale=logit_scale,
+        softcap=None,
         base=base,
         n_threads=n_threads,
     )

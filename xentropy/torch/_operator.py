@@ -208,5 +208,5 @@ one_by_one(cross_entropy_backward)
 
 def backward(upstream, tensors, options):
     """The gradient in the logits where `upstream` is a batch under vmap: exact, each by itself."""
-    flat = (getattr(options, name) for name in Options.NAMES)
+    flat = (getattr(options, name) for name in Options.NAMES if name != "softcap")
     return cross_entropy_backward(upstream, *tensors, *flat)

@@ -17,6 +17,7 @@ struct CrossEntropyCall {
   Layout sample_weight;  // per row, or absent
   Layout upstream;       // d result / d loss per row, or absent: 1
   double upstream_all;   // a factor of it
+  double softcap;        // of the scaled logits, or 0: none
   int64_t ignore_bits;   // the label of ignored rows, as 64 bits,
   bool ignores;          // if there is such a label
   bool streamed;
@@ -64,7 +65,7 @@ void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t e
 
 // Splitting rows, where there are fewer rows than threads. parts_of: the number of parts of each
 // row (1: rows cannot be split). split_workspace_bytes: the workspace of one row, which its threads
-// share. run_part: one step of one part; the loss of a row goes to loss[row]. finish_rows stores
+// share. run_part: one step of one part (kCap if there is a softcap); the loss of a row goes to loss[row]. finish_rows stores
 // the losses of a chunk and returns their sum. The results have the same bits as those of
 // run_chunk.
 size_t parts_of(const CrossEntropyCall& call);

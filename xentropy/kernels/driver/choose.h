@@ -66,7 +66,7 @@ static inline CrossEntropyKernel<S> choose_kernel(const Tier& tier, const CrossE
 template <class S>
 static inline bool direct_half(const CrossEntropyCall& c) {
   return in_place_rows<S>(c.logits) && (!c.gradient.data || in_place_rows<S>(c.gradient)) &&
-         !is_dense(c) && !uses_groups<S>(c) && !c.float64;
+         !is_dense(c) && !uses_groups<S>(c) && !c.float64 && c.softcap == 0;
 }
 
 // Whether the rows are adjacent and their classes contiguous, so that a group kernel can read them.

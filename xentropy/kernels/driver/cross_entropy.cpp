@@ -2,6 +2,7 @@
 // arithmetic on logits.
 #include "driver/choose.h"
 #include "driver/guard.h"
+#include "driver/softcap.h"
 
 namespace xentropy {
 namespace {
@@ -10,20 +11,22 @@ namespace {
 template <class S>
 struct Workspace {
   typedef Arithmetic<S> T;
-  bool columns, logits_direct, gradient_direct, probabilities_direct;
+  bool columns, capped, logits_direct, gradient_direct, probabilities_direct;
   size_t rows;           // of a block
   size_t staged_stride;  // between rows in scratch; for columns, between classes
   CrossEntropyKernel<S> kernel;
   GuardedMemory kernel_memory;
   T* probabilities;
   S *logits, *gradient;
+  S* slope;  // of the softcap
   int64_t* labels;
   double *sample_weight, *upstream, *loss;
 
   Workspace(const Tier& tier, const CrossEntropyCall& c, Arena& arena) {
     columns = uses_columns<S>(c);
-    logits_direct = is_direct<S>(c, c.logits);
-    gradient_direct = is_direct<S>(c, c.gradient);
+    capped = c.softcap != 0;
+    logits_direct = !capped && is_direct<S>(c, c.logits);
+    gradient_direct = !c.gradient.data || (!capped && is_direct<S>(c, c.gradient));
     probabilities_direct = is_direct<T>(c, c.probabilities);
     const size_t C = c.terms.classes;
     const bool direct = logits_direct && gradient_direct && probabilities_direct;
@@ -37,6 +40,7 @@ struct Workspace {
     logits = logits_direct ? nullptr : take<S>(arena, rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient: kernels allow that
     if (!gradient_direct) gradient = logits_direct ? take<S>(arena, rows * C) : logits;
+    slope = capped && c.gradient.data ? take<S>(arena, rows * C) : nullptr;
     probabilities = probabilities_direct ? nullptr : take<T>(arena, rows * C);
     labels = take<int64_t>(arena, rows);
     loss = take<double>(arena, rows);
@@ -83,6 +87,30 @@ const T* columns_of(const Tier& tier, const Layout& a, bool direct, size_t row, 
   return scratch;
 }
 
+template <class T>
+void cap_block(const Tier& tier, const CrossEntropyCall& c, const Workspace<T>& w, size_t row,
+               size_t n) {
+  if (w.columns) return cap_columns(tier, c, row, n, w.labels, w.logits, w.slope, w.staged_stride);
+  cap_rows(tier, c, row, n, w.labels, w.logits, w.slope);
+}
+
+// Sets the address of the logits of a block.
+template <class S>
+void locate_logits(const Tier& tier, const CrossEntropyCall& c, const Workspace<S>& w, size_t row,
+                   Block<S>* b) {
+  if (w.capped) {
+    b->logits = w.logits;
+    b->logits_stride = b->logits_class_stride = ptrdiff_t(w.staged_stride);
+    if constexpr (sizeof(S) > 2) cap_block(tier, c, w, row, b->rows);
+  } else if (w.columns) {
+    b->logits = columns_of(tier, c.logits, w.logits_direct, row, b->rows, w.staged_stride, w.logits,
+                           &b->logits_class_stride);
+  } else {
+    b->logits = rows_of(tier, c.logits, w.logits_direct, row, b->rows, w.labels, w.logits,
+                        &b->logits_stride);
+  }
+}
+
 // Sets the address of the gradient of a block: in the array, or in scratch.
 template <class S>
 void locate_gradient(const CrossEntropyCall& c, const Workspace<S>& w, size_t row, Block<S>* b) {
@@ -100,7 +128,11 @@ template <class S>
 void scatter_gradient(const Tier& tier, const CrossEntropyCall& c, const Workspace<S>& w,
                       size_t row, size_t n) {
   if constexpr (sizeof(S) > 2) {
-    if (w.columns) {
+    if (w.capped && w.columns) {
+      uncap_columns(tier, c, row, n, w.gradient, w.slope, w.staged_stride);
+    } else if (w.capped) {
+      uncap_rows(tier, c, row, n, w.gradient, w.slope);
+    } else if (w.columns) {
       scatter_columns(tier, w.gradient, w.staged_stride, c.gradient, row, n);
     } else {
       scatter_rows(tier, w.gradient, c.gradient, row, n);
@@ -121,13 +153,7 @@ Block<S> block_of(const Tier& tier, const CrossEntropyCall& c, const Workspace<S
   if (w.sample_weight) b.sample_weight = row_values(c.sample_weight, row, n, w.sample_weight);
   if (w.upstream) b.upstream = row_values(c.upstream, row, n, w.upstream);
   read_labels(tier, c, row, n, b.sample_weight, w.labels);
-  if (w.columns) {
-    b.logits = columns_of(tier, c.logits, w.logits_direct, row, n, w.staged_stride, w.logits,
-                          &b.logits_class_stride);
-  } else {
-    b.logits =
-        rows_of(tier, c.logits, w.logits_direct, row, n, w.labels, w.logits, &b.logits_stride);
-  }
+  locate_logits(tier, c, w, row, &b);
   if (c.probabilities.data) {
     b.probabilities = rows_of(tier, c.probabilities, w.probabilities_direct, row, n, w.labels,
                               w.probabilities, &b.probabilities_stride);
