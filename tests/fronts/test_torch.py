@@ -189,6 +189,7 @@ OURS = {
     "normalizer": lambda n: {"normalizer": 3.5},
     "z_loss": lambda n: {"z_loss": 0.1},
     "logit_scale": lambda n: {"logit_scale": 0.7},
+    "softcap": lambda n: {"softcap": 2.5},
     "base": lambda n: {"base": 2.0},
 }
 
@@ -250,6 +251,7 @@ def test_the_gradient_in_probabilities_is_that_of_the_reference(reduction):
 def test_options_reach_the_kernels():
     x, y, v = seeded(5, 7, 4), torch.arange(35).reshape(5, 7) % 4, torch.rand(5, 7)
     options = {"z_loss": 0.1, "logit_scale": 0.5, "base": 2.0, "axis": 2, "normalizer": 3.0}
+    options["softcap"] = 1.5
     loss, gradient, _ = gradients(cross_entropy, x, y, sample_weight=v, **options)
     exact, exact_gradient = xe.cross_entropy_with_grad(
         x.detach().numpy(), y.numpy(), sample_weight=v.numpy(), **options
@@ -304,6 +306,7 @@ def test_a_module_hands_on_every_option():
     x, y = seeded(5, 7, 4), torch.arange(35).reshape(5, 7) % 4
     options = {"ignore_index": 1, "reduction": "mean", "label_smoothing": 0.1, "normalizer": 3.0}
     options |= {"z_loss": 0.1, "logit_scale": 0.5, "base": 2.0, "axis": 2, "n_threads": 1}
+    options["softcap"] = 1.5
     weight = torch.linspace(1, 2, 4)
     ours = CrossEntropyLoss(weight, **options)
     assert ours(x, y) == cross_entropy(x, y, weight, **options)

@@ -90,6 +90,7 @@ def test_the_two_formulas_in_torchs_operations_agree(kind, reduction):
             "base": base,
             "normalizer": normalizer,
             "logit_scale": scale,
+            "softcap": None if z_loss == 0 else 2,
             "reduction": reduction,
         }
         record = make_options(**options)

@@ -44,6 +44,7 @@ OPTIONS = {
     "plain": {},
     "smoothing": {"label_smoothing": 0.2},
     "ours": {"z_loss": 0.1, "logit_scale": 0.5, "base": 2.0},
+    "softcap": {"softcap": 2.5, "logit_scale": 0.5},
     "weights": {
         "weight": torch.tensor([0.5, 1, 2]).double(),
         "sample_weight": torch.tensor([1, 0.5, 0, 2]).double(),

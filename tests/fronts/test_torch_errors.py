@@ -158,7 +158,7 @@ def test_nested_logits_are_named():
 
 
 def test_a_wrong_option_of_ours_is_named():
-    for option, value in (("z_loss", -1.0), ("base", 1.0), ("logit_scale", 0.0), ("axis", 2)):
+    for option, value in (("z_loss", -1.0), ("base", 1.0), ("softcap", 0.0), ("axis", 2)):
         with pytest.raises(ValueError, match=option):
             cross_entropy(X, Y, **{option: value})
     with pytest.raises(ValueError, match="sample_weight has shape"):
@@ -167,7 +167,8 @@ def test_a_wrong_option_of_ours_is_named():
 
 def test_a_wrong_option_of_ours_is_named_wherever_it_is_computed():
     x, y = X.to("meta"), Y.to("meta")
-    for option, value in (("z_loss", -1.0), ("base", 1.0), ("logit_scale", 0.0), ("normalizer", 0)):
+    wrong = {"z_loss": -1.0, "base": 1.0, "logit_scale": 0.0, "softcap": 0.0, "normalizer": 0}
+    for option, value in wrong.items():
         with pytest.raises(ValueError, match=option):
             cross_entropy(x, y, **{option: value})
         with pytest.raises(ValueError, match=option):

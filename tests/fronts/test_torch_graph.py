@@ -216,6 +216,7 @@ def test_inplace_has_no_second_derivative():
         {},
         {"label_smoothing": 0.2},
         {"z_loss": 0.1, "logit_scale": 0.5, "base": 2.0},
+        {"softcap": 1.5, "logit_scale": 0.5},
         {"sample_weight": torch.tensor([1.0, 0.5, 2.0, 0.3]).double()},
     ],
     ids=lambda options: "-".join(options) or "plain",

@@ -233,7 +233,9 @@ def test_a_wrong_tensor_is_named(name):
 def test_other_numbers_are_no_tensors():
     x, y = inputs()
     under_grad = lambda a, y, **k: torch.func.grad(lambda b: cross_entropy(b, y, **k))(a)  # noqa: E731
-    for function, option in itertools.product((cross_entropy, under_grad), ("z_loss", "base")):
+    for function, option in itertools.product(
+        (cross_entropy, under_grad), ("z_loss", "softcap", "base")
+    ):
         with pytest.raises(TypeError, match=f"{option} must be a number"):
             function(x.detach(), y, **{option: torch.tensor(2.0)})
 
@@ -296,6 +298,7 @@ CHANGING = {
     "normalizer, floats": [30.5 + i for i in range(5)],
     "label_smoothing": [0.3 / (1 + i) for i in range(5)],
     "z_loss": [1e-4 * i for i in range(5)],
+    "softcap": [10.0 + i for i in range(5)],
     "logit_scale": [1 + i / 8 for i in range(5)],
     "base": [2 + i / 8 for i in range(5)],
     "n_threads": [1, 2, 3, 4],

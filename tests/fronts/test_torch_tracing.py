@@ -31,6 +31,8 @@ OPTIONS = [
     {"z_loss": 0.1, "label_smoothing": 0.1},
     {"z_loss": 1, "base": 2, "weight": CLASSES},  # ints where TorchScript distinguishes
     {"logit_scale": 2, "normalizer": 7},
+    {"softcap": 2},
+    {"softcap": 1.5, "logit_scale": 0.5, "label_smoothing": 0.1},
     {"reduction": "none", "base": 3.0, "weight": CLASSES, "label_smoothing": 0.3},
     {"axis": -1, "n_threads": 1, "inplace": True},
 ]
@@ -117,6 +119,7 @@ WRONG = [
     {"base": 0.5},
     {"logit_scale": torch.ones(3)},
     {"logit_scale": -1.0},
+    {"softcap": -1.0},
     {"normalizer": torch.tensor(2.0), "reduction": "sum"},
     {"sample_weight": torch.ones(6, 1)},
     {"weight": torch.ones(4)},

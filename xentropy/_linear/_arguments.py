@@ -69,7 +69,7 @@ def checked(
     if linear_bias is not None:
         linear_bias = _check.float_array(linear_bias, "linear_bias")
         _check.same_shape(linear_bias, (classes,), "linear_bias", "one per class")
-    checked_options = _check.options(_options_of(**options), -1)
+    checked_options = _check.options(_kernels.make_options(**options), -1)
     return Arguments(
         input,
         linear_weight,
@@ -83,13 +83,6 @@ def checked(
         out,
         _wanted(wanted, linear_bias is not None),
     )
-
-
-def _options_of(softcap: Any, **options: Any) -> Options:
-    """The record of a call's options. Softcap joins it when the kernels have it."""
-    if softcap is not None:
-        options["softcap"] = softcap
-    return _kernels.make_options(**options)
 
 
 def _layer_weight(value: Any, input: Array) -> Array:

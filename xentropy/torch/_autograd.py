@@ -21,7 +21,7 @@ from torch.autograd.graph import increment_version
 from .._softmax import log_softmax
 from . import _operator
 from ._arrays import BITS16, array, compute, loss_tensor
-from ._formula import formula
+from ._formula import capped, formula
 from ._routing import direct_apply
 
 try:  # torch has no public function for it (its issue 65536)
@@ -121,7 +121,7 @@ def _of_target(tensors, options, upstream, times=torch.Tensor.mul_):
     logits, target, weight, sample_weight = tensors
     axis = options.axis if logits.dim() > 1 else 0
     x = logits.detach().float() if logits.dtype in BITS16 else logits.detach()
-    x = x if options.logit_scale == 1 else x * options.logit_scale
+    x = capped(x if options.logit_scale == 1 else x * options.logit_scale, options.softcap)
     if is_functorch_wrapped_tensor(x):  # forward mode, where no tensor has memory of its own
         gradient = x.log_softmax(axis)
     else:

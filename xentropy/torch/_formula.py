@@ -22,7 +22,7 @@ def only_torch(sample_weight, options):
     if sample_weight is not None or _numbers.tensors(options):
         return False
     off = options.axis == 1 and options.z_loss == 0 and options.logit_scale == 1
-    return off and options.normalizer is None and options.base is None
+    return off and options.normalizer is options.base is options.softcap is None
 
 
 def formula(tensors, options):
@@ -41,6 +41,7 @@ def formula(tensors, options):
         target = target.movedim(options.axis, 1) if probable else target
     counted = _counted(logits, target, sample_weight, options.ignore_index)
     x = _where_counted(counted, logits) * _numbers.scalar(options.logit_scale)
+    x = capped(x, options.softcap)
     x = _without_void(x, target, weight, options.label_smoothing)
     target = _where_counted(counted, target) if probable else target
     rows = torch_cross_entropy(x, target, weight, reduction="none", **own)
@@ -56,6 +57,11 @@ def formula(tensors, options):
     if options.reduction == "mean":
         total = total / _divisor(target, weight, sample_weight, options, counted)
     return total.to(dtype)
+
+
+def capped(x, softcap):
+    """The scaled logits under the softcap; None is none."""
+    return x if softcap is None else softcap * torch.tanh(x / softcap)
 
 
 def _is_usual(logits, target):

@@ -141,7 +141,7 @@ def linear_cross_entropy(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         logit_scale=logit_scale,
-        **({} if softcap is None else {"softcap": softcap}),
+        softcap=softcap,
         base=base,
         n_threads=n_threads,
     )
@@ -232,7 +232,7 @@ def _operator_call(
     layer: Layer, others: Others, options: Options, logits_bytes: int | None, dtype: torch.dtype
 ) -> Tensor:
     _numbers.check(options, layer[0].device)
-    names, numbers = _operator.numbers(options)
+    given = _operator.given_numbers(options, _operator.NUMBERS)
     wanted = [
         name
         for name, tensor in zip(PARAMETERS, layer, strict=True)
@@ -245,8 +245,8 @@ def _operator_call(
         options.reduction,
         options.n_threads,
         logits_bytes,
-        names,
-        numbers,
+        given["names"],
+        given["numbers"],
         dtype,
         " ".join(wanted),
     )[0]

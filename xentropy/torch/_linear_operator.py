@@ -57,7 +57,7 @@ def _call(
     """The core's call on the memory of the tensors: (loss, the three gradients)."""
     if numbers is not None:
         options |= zip(names.split(), numbers.tolist(), strict=True)
-    options = {"logits_bytes": logits_bytes, "softcap": None, **_operator.DEFAULTS, **options}
+    options = {"logits_bytes": logits_bytes, **_operator.NUMBERS, **options}
     target, weight, sample_weight = (None if t is None else array(t) for t in others)
     places = _places(layer, wanted)
     named = dict(zip(PARAMETERS, layer, strict=True))
@@ -205,7 +205,7 @@ def _differentiable(
     from ._linear import by_logits
 
     ignore_index, reduction, n_threads, _, names = ctx.options
-    options = dict(_operator.DEFAULTS)
+    options = dict(_operator.NUMBERS)
     if numbers is not None:
         options |= zip(names.split(), numbers.tolist(), strict=True)
     record = make_options(

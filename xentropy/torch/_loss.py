@@ -47,6 +47,7 @@ def cross_entropy(
     empty_mean: float = math.nan,
     z_loss: float = 0.0,
     logit_scale: float | Tensor = 1.0,
+    softcap: float | None = None,
     axis: int = 1,
     base: float | None = None,
     n_threads: int | None = None,
@@ -89,7 +90,7 @@ def cross_entropy(
     empty_mean : float, default nan
         The mean if no row counts: 0 keeps a batch that is masked altogether from making the loss
         nan. It costs one more pass over the labels.
-    z_loss, axis, base, n_threads
+    z_loss, softcap, axis, base, n_threads
         As in `xentropy.cross_entropy`.
     inplace : bool, default False
         The gradient overwrites the logits' storage, so the step needs no memory of their size.
@@ -151,7 +152,7 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         logit_scale=logit_scale,
-        softcap=None,
+        softcap=softcap,
         base=base,
         n_threads=n_threads,
     )
@@ -292,6 +293,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         empty_mean: float = math.nan,
         z_loss: float = 0.0,
         logit_scale: float | Tensor = 1.0,
+        softcap: float | None = None,
         axis: int = 1,
         base: float | None = None,
         n_threads: int | None = None,
@@ -302,6 +304,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self.empty_mean = empty_mean
         self.z_loss = z_loss
         self.logit_scale = logit_scale
+        self.softcap = softcap
         self.axis = axis
         self.base = base
         self.n_threads = n_threads
@@ -321,6 +324,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             empty_mean=self.empty_mean,
             z_loss=self.z_loss,
             logit_scale=self.logit_scale,
+            softcap=self.softcap,
             axis=self.axis,
             base=self.base,
             n_threads=self.n_threads,

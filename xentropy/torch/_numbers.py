@@ -16,7 +16,7 @@ def tensors(options):
 
 def check(options, device):
     """Raise unless each is one real number that logits on this device can be combined with."""
-    for name in ("z_loss", "base"):
+    for name in ("z_loss", "softcap", "base"):
         if isinstance(getattr(options, name), torch.Tensor):
             raise TypeError(f"{name} must be a number, not a tensor")
     for name in (*NAMES, "label_smoothing"):

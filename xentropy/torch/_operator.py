@@ -25,6 +25,10 @@ DEFAULTS = {
     "base": None,
 }
 
+# The options that a call may give as `numbers`. softcap is no parameter of the operators, so that
+# they keep the schema which saved programs have.
+NUMBERS = {**DEFAULTS, "softcap": None}
+
 ARRAYS = Tensor, np.ndarray, np.generic  # NumPy's numbers are arrays to torch.compile
 
 # The record while torch.compile traces, which it cannot through a class compiled by Cython.
@@ -37,7 +41,6 @@ def call(tensors, options, dtype):
     A number that is not the default goes as an element of a tensor: it may be one, and Python's may
     change from step to step, which would compile a graph for each value of a constant.
     """
-    names, values = numbers(options)
     return cross_entropy(
         *tensors,
         axis=options.axis,
@@ -46,21 +49,20 @@ def call(tensors, options, dtype):
         **DEFAULTS,
         n_threads=options.n_threads,
         dtype=dtype,
-        names=names,
-        numbers=values,
+        **given_numbers(options, NUMBERS),
     )
 
 
-def numbers(options):
-    """(names, values) of the numbers that are not the default, for an operator's schema."""
-    given = {name: getattr(options, name) for name in DEFAULTS}
+def given_numbers(options, names):
+    """The arguments `names` and `numbers` for those of these options that are not the default."""
+    given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if not _is_default(name, value)}
-    values = torch.stack([*map(_as_tensor, given.values())]) if given else None
-    return " ".join(given), values
+    numbers = torch.stack([*map(_as_tensor, given.values())]) if given else None
+    return {"names": " ".join(given), "numbers": numbers}
 
 
 def _is_default(name, value):
-    return not isinstance(value, ARRAYS) and value == DEFAULTS[name]
+    return not isinstance(value, ARRAYS) and value == NUMBERS[name]
 
 
 def _as_tensor(value):
@@ -209,4 +211,4 @@ one_by_one(cross_entropy_backward)
 def backward(upstream, tensors, options):
     """The gradient in the logits where `upstream` is a batch under vmap: exact, each by itself."""
     flat = (getattr(options, name) for name in Options.NAMES if name != "softcap")
-    return cross_entropy_backward(upstream, *tensors, *flat)
+    return cross_entropy_backward(upstream, *tensors, *flat, **given_numbers(options, ["softcap"]))

@@ -28,6 +28,7 @@ def recorded_cross_entropy(
     empty_mean: int | float = math.nan,
     z_loss: int | float = 0.0,
     logit_scale: int | float | Tensor = 1.0,
+    softcap: int | float | None = None,
     axis: int = 1,
     base: int | float | None = None,
     n_threads: int | None = None,
@@ -41,7 +42,9 @@ def recorded_cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     terms = (float(label_smoothing), float(z_loss), base)
-    tensors = (_scaled(input, logit_scale), target, weight, sample_weight)
+    x = _scaled(input, logit_scale)
+    x = x if softcap is None else float(softcap) * torch.tanh(x / float(softcap))
+    tensors = (x, target, weight, sample_weight)
     loss = _loss(tensors, terms, axis, ignore_index, reduction, normalizer, for_onnx)
     if normalizer is not None:
         return loss

@@ -65,8 +65,10 @@ def _check_ours(logits, options):
     _check.base(options.base)
     if not isinstance(options.normalizer, torch.Tensor):
         _check.normalizer(options.normalizer, options.reduction)
+    scale = 1.0
     if not isinstance(options.logit_scale, torch.Tensor):
-        _check.logit_scale(options.logit_scale)
+        scale = _check.logit_scale(options.logit_scale)
+    _check.softcap(options.softcap, scale)
 
 
 def _what_is_wrong(tensors, options, theirs):

@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function
 
 from . import _operator  # noqa: F401  the operator is registered
 from ._arrays import BITS16
-from ._formula import torch_cross_entropy
+from ._formula import capped, torch_cross_entropy
 from ._recorded import elementary, recorded_cross_entropy
 from ._routing import PLAIN, only_default_device
 
@@ -101,7 +101,7 @@ def decomposed(*args, **kwargs):
         call |= zip(call["names"].split(), call["numbers"].to(dtype).unbind(), strict=True)
     tensors = tuple(call[name] for name in ("logits", *CROSS_ENTROPY.tensors[1:]))
     tensors = tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
-    tensors = tensors[0] * call["logit_scale"], *tensors[1:]
+    tensors = capped(tensors[0] * call["logit_scale"], call.get("softcap")), *tensors[1:]
     base = call["base"]
     nats = base.log() if isinstance(base, torch.Tensor) else base and math.log(base)
     numbers = _unless_zero(call["label_smoothing"]), _unless_zero(call["z_loss"]), nats
@@ -118,7 +118,7 @@ def traced(tensors, options, for_onnx):
     logits, target, weight, sample_weight = tensors
     if logits.dtype in BITS16 and torch.is_autocast_enabled("cpu"):
         logits = logits.float()
-    names = "normalizer", "z_loss", "logit_scale", "axis", "base"
+    names = "normalizer", "z_loss", "logit_scale", "softcap", "axis", "base"
     return recorded_cross_entropy(
         logits,
         target,
