@@ -36,6 +36,7 @@ def calls(cell):
         "label_smoothing": {"label_smoothing": 0.1},
         "z_loss": {"z_loss": 1e-4},
         "logit_scale": {"logit_scale": 0.7},
+        "softcap": {"softcap": 30},
         "base": {"base": 2},
         "reduction none": {"reduction": "none"},
         "grad_output": {"reduction": "none", "grad_output": per_row},

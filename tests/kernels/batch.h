@@ -139,6 +139,7 @@ class Batch {
     if (!sample_weight.empty()) c.sample_weight = describe(sample_weight.data(), column, kF64);
     if (!upstream.empty()) c.upstream = describe(upstream.data(), column, kF64);
     c.upstream_all = 1;
+    c.softcap = softcap;
     c.float64 = sizeof(T) == 8;
     c.row_loss_float64 = c.float64;
     return c;
@@ -169,6 +170,7 @@ class Batch {
 
   const Shape shape;
   const Kind kind;
+  double softcap = 0;
   Array<S> logits;
   std::vector<int64_t> labels;
   std::vector<T> probabilities;

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from ._primitives import IGNORED, is_kind, losses
+from .._check import softcap as check_softcap
+from ._primitives import IGNORED, capped, is_kind, losses
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -18,6 +19,8 @@ def softmax_cross_entropy_with_integer_labels(
     labels: ArrayLike,
     axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
+    *,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Cross entropy of class indices, `optax.softmax_cross_entropy_with_integer_labels`.
 
@@ -32,6 +35,9 @@ def softmax_cross_entropy_with_integer_labels(
     where : array of bool, optional
         Rows that count, shape of the labels: others cost 0 and get gradient 0, whatever they
         hold. With a mask of the logits' shape this is optax's function.
+    softcap : float, optional
+        c, a constant: the logits become c tanh(logits / c) first, in (-c, c), -inf too. By
+        operations of XLA, which write them and multiply the gradient.
 
     Returns
     -------
@@ -63,12 +69,14 @@ def softmax_cross_entropy_with_integer_labels(
     >>> f"{value:.7e}", [f"{g:.2e}" for g in grad[0]]
     ('2.0611537e-09', ['-2.06e-09', '2.06e-09'])
     """
+    softcap = check_softcap(softcap, 1.0)
     rows = _rows(logits, axis, where)
     _are_arrays(logits=logits, labels=labels)
     if rows is None or np.shape(labels) != rows[2] or not is_kind(labels, jnp.integer):
+        logits = capped(softcap, logits)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis, where)
     logits, last, _, counted = rows
-    return _of_labels(last, logits, labels, counted)
+    return _of_labels(last, softcap, logits, labels, counted)
 
 
 def softmax_cross_entropy(
@@ -76,6 +84,8 @@ def softmax_cross_entropy(
     labels: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
+    *,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Cross entropy of class probabilities, `optax.softmax_cross_entropy`.
 
@@ -87,7 +97,7 @@ def softmax_cross_entropy(
         Class probabilities, shape of the logits; they need not add up to 1.
     axis : int, tuple of ints or None, default -1
         The class axes; None is all of them.
-    where : array of bool, optional
+    where, softcap
         As for `softmax_cross_entropy_with_integer_labels`.
 
     Returns
@@ -113,13 +123,14 @@ def softmax_cross_entropy(
     >>> f"{value:.4f}", [f"{g:.1f}" for g in grad[0]]
     ('0.6931', ['-0.4', '0.4'])
     """
+    softcap = check_softcap(softcap, 1.0)
     axes = tuple(range(np.ndim(logits))) if axis is None else axis
     rows = _rows(logits, axes, where)
     _are_arrays(logits=logits, labels=labels)
     if rows is None or np.shape(labels) != np.shape(logits) or not hasattr(labels, "dtype"):
-        return optax.softmax_cross_entropy(logits, labels, axis, where)
+        return optax.softmax_cross_entropy(capped(softcap, logits), labels, axis, where)
     logits, last, _, counted = rows
-    return _of_probabilities(last, logits, _one_axis(_array(labels), axes), counted)
+    return _of_probabilities(last, softcap, logits, _one_axis(_array(labels), axes), counted)
 
 
 def _are_arrays(**arguments: object) -> None:
@@ -187,8 +198,8 @@ def _varying_alike(*arrays):
     return [jax.lax.select_n(first, x) for x in arrays]
 
 
-@partial(jax.jit, static_argnums=0)
-def _of_labels(axis, logits, labels, counted):
+@partial(jax.jit, static_argnums=(0, 1))
+def _of_labels(axis, softcap, logits, labels, counted):
     classes = logits.shape[axis]
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)  # which holds the number of classes
@@ -197,17 +208,18 @@ def _of_labels(axis, logits, labels, counted):
     valid = (labels >= 0) & (labels < classes)
     chosen = valid if counted is None else valid & counted
     target = jnp.where(chosen, labels.astype(jnp.int32), IGNORED)
-    rows = jnp.where(valid, losses(axis, *_varying_alike(logits, target)), jnp.nan)
+    x = capped(softcap, logits)
+    rows = jnp.where(valid, losses(axis, *_varying_alike(x, target)), jnp.nan)
     rows = rows if counted is None else jnp.where(counted, rows, 0)
     return rows.astype(logits.dtype)
 
 
-@partial(jax.jit, static_argnums=0)
-def _of_probabilities(axis, logits, labels, counted):
+@partial(jax.jit, static_argnums=(0, 1))
+def _of_probabilities(axis, softcap, logits, labels, counted):
     dtype = jnp.result_type(logits, labels)
     if labels.dtype.name not in DTYPES:
         labels = labels.astype(logits.dtype)
     if counted is not None:  # what is masked may hold anything
         mask = jnp.expand_dims(counted, axis)
         logits, labels = jnp.where(mask, logits, 0), jnp.where(mask, labels, 0)
-    return losses(axis, *_varying_alike(logits, labels)).astype(dtype)
+    return losses(axis, *_varying_alike(capped(softcap, logits), labels)).astype(dtype)

@@ -86,6 +86,25 @@ def _hessian_product(axis, logits, target, upstream, direction):
     return product.astype(logits.dtype)
 
 
+def _cap_in_logits(softcap, operands, tangent):
+    """1 - tanh^2 as 1 / cosh^2, which keeps its digits where the tanh rounds to 1.
+
+    1 for nan, so that a row that does not count, which may hold it, keeps its derivative 0.
+    """
+    e = jnp.exp(-2 * jnp.abs(operands[0]) / softcap)
+    return tangent * jnp.where(jnp.isnan(operands[0]), 1, 4 * e / (1 + e) ** 2)
+
+
+@with_derivatives(_cap_in_logits)
+def _capped(softcap, logits):
+    return softcap * jnp.tanh(logits / softcap)
+
+
+def capped(softcap, logits):
+    """The logits under the softcap, half precision as float32; a softcap of None is none."""
+    return logits if softcap is None else _capped(softcap, _wide(logits))
+
+
 def _wide(array):
     """Half precision as float32, so that products and sums are not rounded to it."""
     half = is_kind(array, jnp.floating) and array.dtype.itemsize == 2

@@ -47,7 +47,8 @@ def with_derivatives(*derivatives):
     """Give ``function(axis, *operands)`` a derivative in each operand.
 
     A derivative is ``derivative(axis, operands, tangent)``, which JAX must be able to transpose.
-    The axis is negative, so that an axis in front maps the function.
+    The axis is negative, so that an axis in front maps the function. Of a function that works
+    element by element, it may be any other constant.
     """
 
     def decorate(function):

@@ -65,9 +65,9 @@ void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t e
 
 // Splitting rows, where there are fewer rows than threads. parts_of: the number of parts of each
 // row (1: rows cannot be split). split_workspace_bytes: the workspace of one row, which its threads
-// share. run_part: one step of one part (kCap if there is a softcap); the loss of a row goes to loss[row]. finish_rows stores
-// the losses of a chunk and returns their sum. The results have the same bits as those of
-// run_chunk.
+// share. run_part: one step of one part (kCap if there is a softcap); the loss of a row goes to
+// loss[row]. finish_rows stores the losses of a chunk and returns their sum. The results have the
+// same bits as those of run_chunk.
 size_t parts_of(const CrossEntropyCall& call);
 size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
 void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t row, size_t part,

@@ -93,10 +93,12 @@ static void cap_columns(const Tier& tier, const CrossEntropyCall& c, size_t row,
   const Layout& a = c.logits;
   const Softcap cap = cap_of(c);
   const size_t C = c.terms.classes;
+  bool all = true;
+  for (size_t i = 0; i < n; ++i) all &= labels[i] != kIgnored;
   const auto cap_class = [&](size_t j, const auto* x) {
     T* s = slope ? slope + j * stride : nullptr;
     kernels_of(tier, *x).softcap.cap(cap, x, n, to + j * stride, s);
-    for (size_t i = 0; s && i < n; ++i) s[i] = labels[i] == kIgnored ? 0 : s[i];
+    for (size_t i = 0; s && !all && i < n; ++i) s[i] = labels[i] == kIgnored ? 0 : s[i];
   };
   const auto in_place = [&](auto s) {
     return in_place_columns<decltype(s)>(a) && run_left(a, row) >= n;
