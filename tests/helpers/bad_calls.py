@@ -211,7 +211,7 @@ COMMON = [
         "softcap by a scale",
         {"softcap": 1e20, "logit_scale": 1e-20},
         ValueError,
-        ["softcap / logit_scale", "1e+40"],
+        ["softcap", "logit_scale", r"1e\+40"],
     ),
     ("normalizer of none", {"normalizer": 2.0, "reduction": "none"}, ValueError, ["normalizer"]),
 ]
