@@ -13,12 +13,14 @@ THEIRS = "scipy.special.tests.test_logsumexp"
 HELPERS = Path(__file__).resolve().parent.parent
 # With it, SciPy's tests run on every array library that is there; these functions are NumPy's.
 OTHER_LIBRARIES = "SCIPY_ARRAY_API"
+# Options of this run, such as -W error: SciPy's tests have filters of their own.
+OURS = "PYTEST_ADDOPTS"
 
 
 @pytest.mark.skipif(find_spec(THEIRS) is None, reason="SciPy is installed without its tests")
 def test_scipys_tests(tmp_path):
     paths = [str(HELPERS), *filter(None, sys.path)]
-    env = {name: value for name, value in os.environ.items() if name != OTHER_LIBRARIES}
+    env = {name: value for name, value in os.environ.items() if name not in (OTHER_LIBRARIES, OURS)}
     env["PYTHONPATH"] = os.pathsep.join(paths)
     plugins = "-p", "helpers.in_scipys_tests", "-p", "no:cacheprovider", "-p", "no:xdist"
     command = [sys.executable, "-m", "pytest", "-q", *plugins, "--pyargs", THEIRS]

@@ -99,7 +99,7 @@ ODD = {
     "NumPy's True": np.True_,
     "a date": np.datetime64("2020-01-01"),
     "a time": np.timedelta64(1, "s"),
-    "a bare time": np.timedelta64(2),
+    "a time without a unit": np.zeros((), "m8")[()],
     "an object": object(),
     "an object in an array": np.array(None),
 }
