@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "driver/calls.h"
@@ -17,13 +18,12 @@ class Array {
  public:
   Array(size_t n, size_t offset) : n_(n) {
     const size_t bytes = (n + offset) * sizeof(S);
-    void* memory = nullptr;
-    if (posix_memalign(&memory, 64, bytes)) abort();
+    void* memory = ::operator new(bytes, kAligned);
     start_ = static_cast<S*>(memory);
     data_ = start_ + offset;
     std::memset(memory, 0, bytes);
   }
-  ~Array() { free(start_); }
+  ~Array() { ::operator delete(start_, kAligned); }
   Array(const Array&) = delete;
   S* data() const { return data_; }
   size_t size() const { return n_; }
@@ -32,6 +32,7 @@ class Array {
   }
 
  private:
+  static constexpr std::align_val_t kAligned{64};
   size_t n_;
   S *start_, *data_;
 };
