@@ -1,4 +1,4 @@
-"""Print requirements that pin what pyproject.toml asks of the build to the oldest that it allows."""
+"""Print requirements: what pyproject.toml asks for to build, at the oldest that it allows."""
 
 import re
 import tomllib
@@ -8,4 +8,4 @@ ROOT = Path(__file__).resolve().parent.parent
 for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
     name, oldest = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
     series = ".".join([*oldest.split("."), "0"][:2])
-    print(f"{name}=={series}.*" if name == "numpy" else f"{name}=={series}.0")
+    print(f"{name}=={series}.*")  # of a series, the last

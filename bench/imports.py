@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = parser.parse_args(arguments).rounds
     medians = measure(rounds)
     beyond = medians["xentropy"] - medians["numpy"]
-    print(f"import numpy {medians['numpy']:.1f} ms, xentropy {beyond:.1f} ms more; {ALLOWED} allowed")
+    print(
+        f"import numpy {medians['numpy']:.1f} ms, xentropy {beyond:.1f} ms more; {ALLOWED} allowed"
+    )
     for own, name in slowest_modules(8):
         print(f"{own:8.2f} ms  {name}")
 

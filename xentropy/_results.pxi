@@ -8,6 +8,22 @@ cdef extern from "kernels/driver/pages.h" namespace "xentropy" nogil:
     size_t pages_size(const void* data)
     bint pages_reused(const void* data)
 
+# NumPy's own declarations, which the .pxd of its older versions does not have.
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyDataMemAllocator:
+        void* (*malloc)(void* context, size_t size) noexcept nogil
+        void* (*calloc)(void* context, size_t n, size_t each) noexcept nogil
+        void* (*realloc)(void* context, void* data, size_t size) noexcept nogil
+        void (*free)(void* context, void* data, size_t size) noexcept nogil
+
+    ctypedef struct PyDataMem_Handler:
+        char* name
+        unsigned char version
+        PyDataMemAllocator allocator
+
+    object PyDataMem_SetHandler(object handler)
+    object PyDataMem_GetHandler()
+
 cdef bint keeps_results = os.environ.get("XENTROPY_KEEP_RESULT") != "0"
 
 # NumPy's interface for allocators: arrays own their memory, and resize() works, as usual.
@@ -36,7 +52,7 @@ cdef void pages_free(void* context, void* data, size_t size) noexcept nogil:
     free_pages(data)
 
 
-cdef cnp.PyDataMem_Handler pages_handler
+cdef PyDataMem_Handler pages_handler
 memset(&pages_handler, 0, sizeof(pages_handler))
 strcpy(pages_handler.name, "xentropy_pages")
 pages_handler.version = 1
@@ -54,7 +70,7 @@ cdef cnp.ndarray fresh(cnp.ndarray like):
         return empty_like(like)
     finally:
         if theirs is not None:
-            cnp.PyDataMem_SetHandler(theirs)
+            PyDataMem_SetHandler(theirs)
 
 
 cdef object set_pages_handler(size_t n_bytes):
@@ -64,14 +80,14 @@ cdef object set_pages_handler(size_t n_bytes):
     """
     if not keeps_results or not pages_serve(n_bytes):
         return None
-    if not is_default(cnp.PyDataMem_GetHandler()):
+    if not is_default(PyDataMem_GetHandler()):
         return None
-    return cnp.PyDataMem_SetHandler(pages_capsule)
+    return PyDataMem_SetHandler(pages_capsule)
 
 
 cdef bint is_default(object handler) except -1:
     cdef const char* name = (
-        <cnp.PyDataMem_Handler*>PyCapsule_GetPointer(handler, "mem_handler")
+        <PyDataMem_Handler*>PyCapsule_GetPointer(handler, "mem_handler")
     ).name
     return strcmp(name, "default_allocator") == 0
 
@@ -122,7 +138,7 @@ cdef cnp.ndarray empty_rows(cnp.ndarray x, uint64_t class_axes, bint keepdims, b
         return cnp.PyArray_EMPTY(ndim, shape, cnp.NPY_DOUBLE if float64 else cnp.NPY_FLOAT, 0)
     finally:
         if theirs is not None:
-            cnp.PyDataMem_SetHandler(theirs)
+            PyDataMem_SetHandler(theirs)
 
 
 cdef object unboxed(cnp.ndarray array):
