@@ -134,6 +134,7 @@ def extension(tiers):
         define_macros=[
             ("XENTROPY_TIERS", "".join(f"X({tier})" for tier in tiers)),
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+            ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),  # else 2.0's headers hide allocators
         ],
         extra_link_args=OPENMP[1] + EXTRA,
         language="c++",
