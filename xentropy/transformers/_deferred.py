@@ -26,6 +26,7 @@ QUERIES |= {
         "is_contiguous is_floating_point is_complex is_signed is_inference"
     ).split()
 }
+QUERIES.add(Tensor._backward_hooks.__set__)  # by autograd, where an error cannot be raised
 QUERIES |= {torch.numel, torch.is_floating_point, torch.is_complex, torch.is_inference}
 
 # They wait for a gradient of the logits.
@@ -71,15 +72,16 @@ class Deferred(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         first = args[0] if args else None
-        if isinstance(first, Deferred) and first.record.value is None:
+        if func in QUERIES and isinstance(first, Deferred):
+            if first.record.value is not None:  # written to, it may have another shape
+                return func(first.record.value, *args[1:], **kwargs)
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if func in DEFERRED and isinstance(first, Deferred) and first.record.value is None:
             first.check()
-            if func in QUERIES:
-                with torch._C.DisableTorchFunctionSubclass():
-                    return func(*args, **kwargs)
-            if func in DEFERRED:
-                answer = DEFERRED[func](func, *args, **kwargs)
-                if answer is not NotImplemented:
-                    return answer
+            answer = DEFERRED[func](func, *args, **kwargs)
+            if answer is not NotImplemented:
+                return answer
         if func in WAITING and isinstance(first, Deferred) and first.record.product.has_loss:
             raise RuntimeError(SPENT.format(_name(func)))
         return func(*_real(args, _name(func)), **_real(kwargs, _name(func)))
