@@ -65,7 +65,12 @@ SMALL = {"d_model": 32, "decoder_start_token_id": 0, "vocab_size": V, "pad_token
 
 def test_models_that_call_cross_entropy_themselves():
     """Sequence to sequence, masked, and causal ones that are older than `loss_function`."""
-    layers = {"encoder_layers": 1, "decoder_layers": 1, "decoder_ffn_dim": 64, "encoder_ffn_dim": 64}
+    layers = {
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "decoder_ffn_dim": 64,
+        "encoder_ffn_dim": 64,
+    }
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
     bert = BertConfig(**{k: v for k, v in SIZES.items() if "key_value" not in k})
     models = [
@@ -335,7 +340,9 @@ def test_a_forward_that_others_have_wrapped():
         assert not is_patched(other)
 
 
-@pytest.mark.parametrize("wrap", [nn.Sequential, nn.DataParallel, lambda m: nn.ModuleDict({"a": m})])
+@pytest.mark.parametrize(
+    "wrap", [nn.Sequential, nn.DataParallel, lambda m: nn.ModuleDict({"a": m})]
+)
 def test_wrapped_models_are_found(wrap):
     model = causal()
     with patch(wrap(model)):
@@ -344,7 +351,7 @@ def test_wrapped_models_are_found(wrap):
 
 
 def test_what_cannot_be_patched():
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, not str"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not str"):
         patch("llama")
     with pytest.raises(ValueError, match="LlamaModel has no output embeddings"):
         patch(causal().model)

@@ -164,7 +164,9 @@ def test_logits_are_computed_once(operands):
     assert count() == before + 1
     assert x.untyped_storage().data_ptr() == x[0].untyped_storage().data_ptr()
     assert type(x[:, :2]) is torch.Tensor  # a slice of real logits
-    assert torch.equal(F.cross_entropy(x.view(-1, V), TARGET), F.cross_entropy(x.reshape(-1, V), TARGET))
+    assert torch.equal(
+        F.cross_entropy(x.view(-1, V), TARGET), F.cross_entropy(x.reshape(-1, V), TARGET)
+    )
 
 
 def test_writing_to_logits_is_seen_by_all_views_and_by_nothing_else(operands):
@@ -300,7 +302,9 @@ def test_backward_from_logits(operands):
 def test_second_derivatives_through_logits(operands):
     norms = []
     for z in both(operands):
-        (first,) = torch.autograd.grad(F.log_softmax(z, -1)[..., 0].sum(), operands[1], create_graph=True)
+        (first,) = torch.autograd.grad(
+            F.log_softmax(z, -1)[..., 0].sum(), operands[1], create_graph=True
+        )
         norms.append(torch.autograd.grad(first.square().sum(), operands[0])[0])
     assert torch.equal(*norms)
 

@@ -1,4 +1,4 @@
-"""Training of patched models: Trainer, peft, accelerate, checkpointing, processes, torch.compile."""
+"""Training of patched models: Trainer, peft, accelerate, checkpoints, processes, compilation."""
 
 import os
 import subprocess
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import convert_to_fp32
-from helpers.language_models import BOUND, V, assert_same_step, batch, causal, gradients, step, twin
+from helpers.language_models import BOUND, assert_same_step, batch, causal, gradients, twin
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
@@ -17,6 +18,13 @@ from transformers import Trainer, TrainingArguments
 from xentropy.torch import patch as patch_torch
 from xentropy.transformers import materialised, patch, unpatch
 from xentropy.transformers._deferred import Deferred
+
+# Of transformers to peft, and of peft about adapters of tied weights.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated:FutureWarning",
+    "ignore:.*tie_word_embeddings",
+    "ignore:Setting `save_embedding_layers`",
+)
 
 
 def computed(before):
@@ -63,7 +71,7 @@ TRAINERS = [
     ({}, set()),
     ({"gradient_checkpointing": True}, set()),
     ({"bf16": True}, set()),
-    ({"label_smoothing_factor": 0.1}, {"log_softmax"}),
+    ({"label_smoothing_factor": 0.1, "prediction_loss_only": True}, {"log_softmax"}),
     ({"prediction_loss_only": True, "average_tokens_across_devices": False}, set()),
 ]
 
@@ -106,7 +114,6 @@ def with_lora(model, config):
     return model.eval()
 
 
-@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("config", "expected"), LORA, ids=str)
 def test_lora(config, expected, tied, tmp_path):
@@ -134,7 +141,15 @@ def test_lora(config, expected, tied, tmp_path):
 # --- the rest of a training step ---
 
 
-def test_accelerate():
+@pytest.fixture
+def accelerators():
+    """A process has one state of accelerate, which the tests of Trainer have set."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_accelerate(accelerators):
     model = causal("gemma2")
     losses = []
     for ours in (False, True):
@@ -288,10 +303,10 @@ from xentropy.transformers import materialised, patch
 def work(rank, store):
     dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
     inputs = batch(seed=rank, ignored=3 + 4 * rank)
-    for options in ({}, {"find_unused_parameters": True}, {"static_graph": True}):
+    for options in ({}, {"find_unused_parameters": True}):
         found = []
         for ours in (False, True):
-            model = causal("gemma2")
+            model = causal("gemma2", num_hidden_layers=1)
             ddp = DDP(model, **options)
             if ours:
                 patch(ddp)
@@ -310,22 +325,14 @@ def work(rank, store):
         print(materialised())
     dist.destroy_process_group()
 
-if __name__ == "__main__":
-    mp.spawn(work, (sys.argv[1],), nprocs=2)
+torch.set_num_threads(1)
+mp.start_processes(work, (sys.argv[1],), nprocs=2, start_method="fork")
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks")
 def test_two_processes(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(PROCESSES)
-    code = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
-    del code
-    tests = Path(__file__).resolve().parent.parent
-    path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(script), str(tmp_path / "store")]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run(PROCESSES, tmp_path / "store")
 
 
 MEMORY = """
@@ -335,33 +342,31 @@ from helpers.language_models import SIZES
 from transformers import LlamaConfig, LlamaForCausalLM
 from xentropy.transformers import materialised, patch
 
-V, N = 32_000, 2048
+V, N = 32_000, 1024
 torch.manual_seed(0)
 sizes = {**SIZES, "vocab_size": V, "max_position_embeddings": N}
 model = LlamaForCausalLM(LlamaConfig(**sizes))
 if sys.argv[1] == "patched":
     patch(model)
 optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-ids = (torch.arange(4 * N).view(4, 1, N) * 7919) % 997 * 31
-for k in range(4):
+ids = (torch.arange(3 * N).view(3, 1, N) * 7919) % 997 * 31
+for k in range(3):
     loss = model(input_ids=ids[k], labels=ids[k]).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     print(repr(loss.item()))
-    if k == 0:
-        first = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 assert materialised() == {}
 """
 
 
 def test_fine_tuning_takes_less_memory_for_the_same_curve():
-    """A vocabulary of 32,000: logits of 262 MB, of which an unpatched step holds several copies."""
+    """A vocabulary of 32,000: logits of 131 MB, of which an unpatched step holds several copies."""
     pytest.importorskip("resource")
     *theirs, their_peak = map(float, run(MEMORY, "plain").split())
     *ours, our_peak = map(float, run(MEMORY, "patched").split())
     print(f"peak: {their_peak / 1e3:.0f} MB, patched {our_peak / 1e3:.0f} MB")
     # AdamW's first steps divide by the gradient's size, so roundings of small ones count fully.
     assert ours == pytest.approx(theirs, rel=1e-4)
-    assert our_peak < their_peak - 262_000
+    assert our_peak < their_peak - 131_000

@@ -7,6 +7,7 @@ NEEDED = {
     "fronts/test_torch*.py": ["torch"],
     "fronts/test_torch_opinfo.py": ["torch", "expecttest"],
     "linear/test_linear_torch.py": ["torch"],
+    "fronts/test_transformers*.py": ["torch", "transformers", "accelerate", "peft"],
     "fronts/test_jax*.py": ["jax", "optax"],
     "fronts/test_boosting_training.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_defaults.py": ["xgboost", "lightgbm", "sklearn"],

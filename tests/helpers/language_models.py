@@ -65,7 +65,9 @@ def batch(rows=2, length=17, ignored=5, seed=1):
 
 
 def gradients(model):
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    """By the names of the model within torch.compile's wrapper."""
+    named = ((n.removeprefix("_orig_mod."), p.grad) for n, p in model.named_parameters())
+    return {name: grad.clone() for name, grad in named if grad is not None}
 
 
 def step(model, inputs, **more):

@@ -11,22 +11,19 @@ from torch.nn import functional
 from ._notes import note
 from ._record import SPENT, WRITTEN, Product, Record, version
 
-# What is known without the logits.
-QUERIES = {
-    getattr(Tensor, name).__get__
-    for name in (
-        "shape dtype device layout ndim requires_grad is_cpu is_cuda is_meta is_mps is_xpu is_sparse "
-        "is_sparse_csr is_quantized is_nested is_leaf itemsize nbytes"
-    ).split()
-}
-QUERIES |= {
-    getattr(Tensor, name)
-    for name in (
-        "dim ndimension size numel nelement element_size __len__ stride storage_offset get_device "
-        "is_contiguous is_floating_point is_complex is_signed is_inference"
-    ).split()
-}
-QUERIES.add(Tensor._backward_hooks.__set__)  # by autograd, where an error cannot be raised
+# What is known without the logits: attributes, then methods.
+ATTRIBUTES = """
+    shape dtype device layout ndim requires_grad is_leaf itemsize nbytes
+    is_cpu is_cuda is_meta is_mps is_xpu is_sparse is_sparse_csr is_quantized is_nested
+"""
+METHODS = """
+    dim ndimension size numel nelement element_size __len__ stride storage_offset get_device
+    is_contiguous is_floating_point is_complex is_signed is_inference
+"""
+QUERIES = {getattr(Tensor, name).__get__ for name in ATTRIBUTES.split()}
+QUERIES |= {getattr(Tensor, name) for name in METHODS.split()}
+# Set by autograd, where no error can be raised.
+QUERIES.add(Tensor._backward_hooks.__set__)  # type: ignore[union-attr]
 QUERIES |= {torch.numel, torch.is_floating_point, torch.is_complex, torch.is_inference}
 
 # They wait for a gradient of the logits.
@@ -93,7 +90,7 @@ class Deferred(Tensor):
                 raise RuntimeError(WRITTEN.format("a custom autograd.Function"))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict | None = None
     ) -> Any:
         name = func._schema.name
@@ -103,7 +100,7 @@ class Deferred(Tensor):
 
 
 class _Defer(torch.autograd.Function):
-    """The gradient of deferred logits, for operations that Deferred.__torch_function__ never sees."""
+    """The gradient of deferred logits, where `Deferred.__torch_function__` is not asked."""
 
     @staticmethod
     def forward(ctx: Any, record: Record, *operands: Tensor | None) -> Deferred:
@@ -115,13 +112,16 @@ class _Defer(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         ctx.record.product.check()
         wanted = ctx.needs_input_grad[1:]
-        operands = [
+        operands: list[Any] = [
             tensor if tensor is None else tensor.detach().requires_grad_(needed)
             for tensor, needed in zip(ctx.operands, wanted, strict=True)
         ]
+        rows, weight, bias = operands
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            z = ctx.record.scaling.apply(functional.linear(*operands)).to(grad.dtype)
-        found = iter(torch.autograd.grad(z, [t for t in operands if t is not None and t.requires_grad], grad))
+            z = functional.linear(rows, weight, bias)
+            logits = ctx.record.scaling.apply(z).to(grad.dtype)
+        variables = [t for t, needed in zip(operands, wanted, strict=True) if needed]
+        found = iter(torch.autograd.grad(logits, variables, grad))
         return None, *(next(found) if needed else None for needed in wanted)
 
 

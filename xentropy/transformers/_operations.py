@@ -34,9 +34,9 @@ def _handles(*names: str) -> Callable:
 def _stepped(x: Deferred, step: Callable, like: Tensor, **changes: Any) -> Deferred:
     """The logits after one more step, which `changes` describes to the loss."""
     shared = like.untyped_storage()._cdata == x.record.like.untyped_storage()._cdata
-    now = {"grad": torch.is_grad_enabled(), "inference": torch.is_inference_mode_enabled()}
     changes |= {"source": x.record, "step": step, "view": shared, "like": like, "value": None}
-    return deferred(dataclasses.replace(x.record, **now, **changes))
+    changes |= {"grad": torch.is_grad_enabled(), "inference": torch.is_inference_mode_enabled()}
+    return deferred(dataclasses.replace(x.record, **changes))
 
 
 @_handles("__getitem__")
@@ -66,7 +66,7 @@ def _is_of_rows(items: tuple, dimensions: int) -> bool:
         elif item is not None:
             return False
     named_last = taken == dimensions or (ellipsis is not None and ellipsis < len(items) - 1)
-    return taken < dimensions and not named_last or items[-1] == slice(None)
+    return (taken < dimensions and not named_last) or items[-1] == slice(None)
 
 
 @_handles("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze")

@@ -105,7 +105,7 @@ def unpatch(model: nn.Module) -> None:
 
 
 class DeferringForward:
-    """The `forward` of a patched output layer; an attribute of that layer, so that it is copied along."""
+    """The `forward` of a patched output layer: an attribute of that layer, copied with it."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
@@ -115,11 +115,11 @@ class DeferringForward:
         layer = self.layer
         if self.patches == 0 or torch.compiler.is_compiling() or not _can_defer(layer, input):
             return type(layer).forward(layer, input)
-        operands = input, layer.weight, layer.bias
-        if torch.is_autocast_enabled("cpu"):  # converts as it would for functional.linear
-            dtype = torch.get_autocast_dtype("cpu")
-            operands = tuple(t if t is None else t.to(dtype) for t in operands)
-        return defer(*operands)
+        if not torch.is_autocast_enabled("cpu"):
+            return defer(input, layer.weight, layer.bias)
+        dtype = torch.get_autocast_dtype("cpu")  # to which it converts for functional.linear
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return defer(input.to(dtype), layer.weight.to(dtype), bias)
 
     def release(self) -> None:
         if self.patches == 1:
@@ -146,7 +146,9 @@ def _can_defer(layer: nn.Linear, input: Any) -> bool:
         return False
     types = {t.dtype for t in operands}
     alike = types <= {torch.float16, torch.bfloat16, torch.float32}
-    return alike if torch.is_autocast_enabled("cpu") else len(types) == 1 and input.is_floating_point()
+    return (
+        alike if torch.is_autocast_enabled("cpu") else len(types) == 1 and input.is_floating_point()
+    )
 
 
 class _Patched:
@@ -186,7 +188,7 @@ def _deferring(layer: nn.Linear) -> DeferringForward:
 
 
 def _output_layers(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers that compute logits, of all parts of a model that have output embeddings."""
+    """The linear layers that compute logits, in all parts of a model."""
     found: dict[nn.Linear, None] = {}
     embeddings = list(filter(None, map(_output_embeddings, model.modules())))
     if not embeddings:

@@ -67,7 +67,7 @@ class Record:
     rows: Tensor  # hidden states; in all but the last axis they have the shape of the logits
     bias: Tensor | None
     like: Tensor  # on the meta device: shape, strides, dtype
-    scaling: Scaling = Scaling()
+    scaling: Scaling = field(default_factory=Scaling)
     source: "Record | None" = None
     step: Callable[[Tensor], Tensor] | None = None
     view: bool = False  # the step shares the memory of its source
