@@ -362,7 +362,8 @@ def test_indices_either_keep_rows_or_compute(operands):
     """All short indices of a few kinds, against the real logits."""
     mask = LABELS > 1
     kinds = [0, -1, slice(None), slice(1, None, 2), None, ..., torch.tensor([1, 0]), True, [0, 1]]
-    tried = [i for n in (1, 2, 3, 4) for i in itertools.product(kinds, repeat=n)]
+    tried = [i for n in (1, 2, 3) for i in itertools.product(kinds, repeat=n)]
+    tried += itertools.product([0, ...], [None, ...], [slice(None), 0], [slice(None), None, ...])
     tried += [(mask,), (mask, slice(None)), (mask, ...), (..., mask), (slice(None), mask)]
     with torch.no_grad():
         real = F.linear(*operands)
