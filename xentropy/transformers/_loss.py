@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch.nn import _reduction
 
-from ..torch import cross_entropy
+from ..torch import cross_entropy, linear_cross_entropy
 from ..torch._formula import torch_cross_entropy
 from ..torch._routing import on_kernels
 from ._deferred import DEFERRED, Deferred
-from ._linear import linear_cross_entropy
 from ._operations import BITS16
 
 _signature = inspect.signature(torch_cross_entropy)
