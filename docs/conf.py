@@ -32,7 +32,8 @@ default_role = "py:obj"  # `name` in a docstring: a link, if there is a page for
 autodoc_typehints = "none"  # the docstrings name the types
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-stand_ins = ["xentropy.torch", "xentropy.jax"]  # cannot be imported without torch, JAX
+# They cannot be imported without torch, JAX.
+stand_ins = ["xentropy.torch", "xentropy.transformers", "xentropy.jax"]
 
 plot_html_show_source_link = False
 plot_html_show_formats = False

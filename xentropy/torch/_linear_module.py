@@ -41,6 +41,14 @@ class LinearCrossEntropyLoss(_Base):
     ------
     RuntimeError
         `weight` has not one number per class, or `label_smoothing` is out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xentropy.torch import LinearCrossEntropyLoss
+    >>> loss = LinearCrossEntropyLoss(16, 1000)  # features, classes
+    >>> loss(torch.zeros(4, 16), torch.arange(4)).item()  # the logarithm of 1000
+    6.9077...
     """
 
     def __init__(

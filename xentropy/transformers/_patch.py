@@ -31,8 +31,7 @@ def patch(model: nn.Module) -> "_Patched":
     or the Trainer's label smoothing, computes the logits first, once, to the bits of an unpatched
     model; `materialised` counts those.
 
-    Losses and gradients differ from an unpatched model's by rounding: of 16-bit products nothing is
-    rounded to 16 bits on the way to the loss.
+    Losses and gradients differ from an unpatched model's by rounding.
 
     Parameters
     ----------
