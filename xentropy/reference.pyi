@@ -70,6 +70,26 @@ def cross_entropy_with_grad(
     reduction: str,
     **options: Unpack[GradientFormula],
 ) -> tuple[Loss, FloatArray]: ...
+def linear_cross_entropy(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    **options: Unpack[GradientFormula],
+) -> Loss: ...
+def linear_cross_entropy_with_grad(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    **options: Unpack[GradientFormula],
+) -> tuple[Loss, tuple[FloatArray, FloatArray, FloatArray | None]]: ...
 def cross_entropy_target_grad(
     logits: ArrayLike,
     target: ArrayLike,

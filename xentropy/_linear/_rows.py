@@ -3,16 +3,20 @@
 `Rows` are numbers of rows in C order over the leading axes: a slice, or a sorted array.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
-Array = NDArray[Any]
-Rows = slice | NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Rows = slice | np.ndarray[Any, np.dtype[np.int64]]
 
 LARGEST_STRIDE = 2**31 - 1  # elements: BLAS takes 32-bit integers
 
