@@ -18,9 +18,8 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
     if not take_inputs(c, &s, logits, target, sample_weight, options, float64):
         return None
     weights = take_weight(c, weight)  # a reference: the kernels read its elements
-    if (weights is None) != (weight is None) or not take_options(c, &s, options):
-        return None
-    if not take_upstream(c, logits, s.class_axis, s.reduction, grad_output):
+    if ((weights is None) != (weight is None) or not take_options(c, &s, options)
+            or not take_upstream(c, logits, s.class_axis, s.reduction, grad_output)):
         return None
     if not (out is None or checked or plain_out(out, logits) and disjoint(out, target)
             and disjoint(out, weight) and disjoint(out, sample_weight)
@@ -71,13 +70,9 @@ cdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
     place = np.unravel_index(row, (<object>target).shape)
     at = f"[{', '.join([str(i) for i in place])}]" if place else ""
     label = target[place]
-    hint = ""
-    if label < 0:
-        hint = f"; ignore_index={label} leaves out the rows with this label"
-    elif classes == 1:
-        hint = "; two classes need two logits a row, such as 0 and x"
-    elif label == classes:
-        hint = "; they are counted from 0"
+    from xentropy._hints import label as label_hint
+
+    hint = label_hint(label, classes)
     return IndexError(f"target{at} = {label} is out of range for {classes} classes{hint}")
 
 

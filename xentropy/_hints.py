@@ -82,3 +82,12 @@ def one_hot(found: Shape, logits_shape: Shape) -> str:
     if found != logits_shape:
         return ""
     return "; class probabilities must be floating: give target.astype(np.float32)"
+
+
+def label(value: int | np.integer[Any], classes: int) -> str:
+    """What a label out of range may be; `xla_check.h` has these texts too."""
+    if value < 0:
+        return f"; ignore_index={value} leaves out the rows with this label"
+    if classes == 1:
+        return "; two classes need two logits a row, such as 0 and x"
+    return "; they are counted from 0" if value == classes else ""

@@ -193,8 +193,17 @@ static inline bool check_overlap(const char* name, const Array& result, const Ar
 static inline bool refuse_label(const Array& target, size_t row, size_t classes, Refusal* why) {
   int32_t label;
   memcpy(&label, target.data + row * sizeof(label), sizeof(label));
-  return refuse(why, kOutOfRange, "IndexError: target%s = %d is out of range for %zu classes",
-                place_text(target, row).start, int(label), classes);
+  char hint[80] = "";  // as _hints.py has it
+  if (label < 0) {
+    snprintf(hint, sizeof(hint), "; ignore_index=%d leaves out the rows with this label",
+             int(label));
+  } else if (classes == 1) {
+    snprintf(hint, sizeof(hint), "; two classes need two logits a row, such as 0 and x");
+  } else if (size_t(label) == classes) {
+    snprintf(hint, sizeof(hint), "; they are counted from 0");
+  }
+  return refuse(why, kOutOfRange, "IndexError: target%s = %d is out of range for %zu classes%s",
+                place_text(target, row).start, int(label), classes, hint);
 }
 
 static inline bool refuse_memory(size_t bytes, Refusal* why) {
