@@ -41,9 +41,12 @@ def recorded_cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    terms = (float(label_smoothing), float(z_loss), base)
+    nats = None if base is None else math.log(float(base))
+    terms = (float(label_smoothing), float(z_loss), nats)
     x = _scaled(input, logit_scale)
-    x = x if softcap is None else float(softcap) * torch.tanh(x / float(softcap))
+    if softcap is not None:
+        cap = float(softcap)
+        x = cap * torch.tanh(x / cap)
     tensors = (x, target, weight, sample_weight)
     loss = _loss(tensors, terms, axis, ignore_index, reduction, normalizer, for_onnx)
     if normalizer is not None:
@@ -53,7 +56,7 @@ def recorded_cross_entropy(
 
 def _loss(
     tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-    terms: tuple[float, float, int | float | None],
+    terms: tuple[float, float, float | None],
     axis: int,
     ignore_index: int,
     reduction: str,
@@ -62,8 +65,8 @@ def _loss(
 ) -> Tensor:
     """By torch's function if it has all of it, else from a log_softmax."""
     x, target, weight, sample_weight = tensors
-    smoothing, z_loss, base = terms
-    plain = axis == 1 and sample_weight is None and base is None and z_loss == 0
+    smoothing, z_loss, nats = terms
+    plain = axis == 1 and sample_weight is None and nats is None and z_loss == 0
     if for_onnx and (smoothing != 0 or target.is_floating_point()):
         plain = False
     if plain and normalizer is None:
@@ -73,7 +76,7 @@ def _loss(
     numbers = (
         None if smoothing == 0 else smoothing,
         None if z_loss == 0 else z_loss,
-        None if base is None else math.log(float(base)),
+        nats,
     )
     return elementary(tensors, numbers, axis, ignore_index, reduction, normalizer)
 
