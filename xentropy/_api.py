@@ -147,6 +147,13 @@ def cross_entropy(
     IndexError
         A label is neither a class nor `ignore_index`.
 
+    Warns
+    -----
+    UserWarning
+        The logits are probabilities: each of the first rows has numbers in [0, 1] that add up to 1,
+        as unrelated ones do in less than one call in a million. Their softmax is hardly meant, but
+        has a value. The warning comes before anything is written.
+
     Notes
     -----
     -inf among the logits is probability 0: at the target the loss is inf. A row with nan,
@@ -291,12 +298,9 @@ def cross_entropy_with_grad(
         base=base,
         n_threads=n_threads,
     )
-    result = compute(True, logits, target, weight, sample_weight, options, grad_output, out)
-    if result is None:
-        result = checked_cross_entropy(
-            True, logits, target, weight, sample_weight, options, grad_output, out
-        )
-    return result
+    arguments = True, logits, target, weight, sample_weight, options, grad_output, out
+    result = compute(*arguments)
+    return checked_cross_entropy(*arguments) if result is None else result
 
 
 def _or_empty(function: Any, call: dict[str, Any]) -> Any:

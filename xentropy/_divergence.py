@@ -120,10 +120,9 @@ def _none_negative(t: NDArray[np.floating[Any]], x: NDArray[np.floating[Any]], a
     if len(place):
         from . import _suspicion
 
-        rows = _suspicion.first_rows(x, axis)
-        swapped = (
-            "; are target and logits swapped?" if _suspicion.are_probabilities(rows, 0.03) else ""
-        )
+        swapped = ""
+        if _suspicion.are_probabilities(x, axis):
+            swapped = "; are target and logits swapped?"
         at = ", ".join(map(str, place[0]))
         value = t[tuple(place[0])]
         raise ValueError(f"target[{at}] = {value} is negative, no probability{swapped}")

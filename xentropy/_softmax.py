@@ -104,6 +104,11 @@ def entropy(
     ndarray or scalar
         One value a row, float32 (float64 for float64 and integer logits).
 
+    Warns
+    -----
+    UserWarning
+        The logits are probabilities, as said of `cross_entropy`.
+
     Examples
     --------
     >>> import numpy as np, xentropy as xe
@@ -158,5 +163,9 @@ def reduced(
     axes = class_axes(axis, x.shape, name)
     base = _check.base(base)
     n_threads = _check.n_threads(n_threads)
+    if what == "entropy" and len(axes) == 1 and x.dtype.kind != "c":
+        from . import _suspicion
+
+        _suspicion.logits(x, axes[0], None)
     plain = x, axes, keepdims, base, empty, n_threads
     return _check.taken(_kernels.reduce_rows(what, *plain, checked=True, float64=float64))

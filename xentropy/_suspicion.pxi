@@ -18,8 +18,8 @@ cdef inline bint in_unit_interval(const char* at, int code) noexcept nogil:
 cdef int suspect_logits(cnp.ndarray logits, int class_axis, target, bint checked) except -1:
     """A warning if the logits are probabilities.
 
-    Whoever gives probabilities gives them in every row, so the first one tells; and of logits the
-    first number or two, which are negative or above 1. That is all the cost.
+    Whoever gives probabilities gives them in every row, so the first one tells which calls to look
+    at; and of logits the first number or two, which are negative or above 1. That is all the cost.
     """
     cdef Py_ssize_t i, classes = cnp.PyArray_DIM(logits, class_axis)
     cdef Py_ssize_t step = cnp.PyArray_STRIDE(logits, class_axis)
@@ -28,7 +28,7 @@ cdef int suspect_logits(cnp.ndarray logits, int class_axis, target, bint checked
     if checked or classes < 2 or cnp.PyArray_SIZE(logits) == 0:
         return 0
     if cnp.PyArray_ISBYTESWAPPED(logits):
-        return 0
+        classes = 0  # NumPy reads them
     for i in range(classes):
         if not in_unit_interval(row + i * step, code):
             return 0

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 FEW = 16  # rows that are looked at
+FAR_FROM_1 = 1 / 64  # no rounding moves the sum of a row so far
+ACCIDENT = 1e-6  # a chance that is no reason to warn
 HERE = os.path.dirname(__file__) + os.sep
 
 
 def logits(x: np.ndarray[Any, Any], axis: int, target: Any) -> None:
     """Warn if the logits are probabilities: softmax would be applied twice, or they are the target.
 
-    It cannot be an error: logits may happen to be such numbers. Equal ones and zeros with a single
-    1, which say nothing, are no reason.
+    It cannot be an error: logits may happen to be such numbers, however rarely.
     """
-    rows = first_rows(x, axis)
-    if not are_probabilities(rows, 1e-3 if x.dtype.itemsize > 2 else 3e-2):
+    if not are_probabilities(x, axis):
         return
     said = "logits are probabilities: numbers in [0, 1] that add up to 1 in each row"
     if isinstance(target, np.ndarray) and target.shape == x.shape:
@@ -55,14 +55,23 @@ def first_rows(array: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
     return moved[index][:FEW].astype(np.float64) if moved.size else np.empty((0, 1))
 
 
-def are_probabilities(rows: np.ndarray[Any, Any], tolerance: float) -> bool:
-    """Is each row a distribution, and one of them neither uniform nor certain?"""
+def are_probabilities(x: np.ndarray[Any, Any], axis: int) -> bool:
+    """Is each of the first rows a distribution, and not by accident?
+
+    Two or more numbers below 1 that have nothing to do with one another add up to 1 +- d with a
+    chance of 2 d at most, n such rows with (2 d)^n. So a single row must add up to 1 almost
+    exactly, and the more rows there are, the more they may be rounded. d is no smaller than the
+    type rounds. Rows that distinguish no classes, or some from the rest (zeros, equal numbers, a
+    single 1), are no evidence.
+    """
+    rows = first_rows(x, axis)
     if not ((rows >= 0) & (rows <= 1)).all():
         return False
-    if (np.abs(rows.sum(axis=-1) - 1) > tolerance).any():
-        return False
-    peaks = rows.max(axis=-1)
-    return bool(((peaks < 1) & (peaks > rows.min(axis=-1))).any())
+    least = np.where(rows > 0, rows, 1).min(axis=-1)
+    evidence = int((rows.max(axis=-1) > least).sum())
+    rounding = 2.0**-8 if x.dtype.itemsize == 2 else 2.0**-24
+    off = float(np.abs(rows.sum(axis=-1) - 1).max(initial=rounding))
+    return evidence > 0 and off < FAR_FROM_1 and (2 * off) ** evidence < ACCIDENT
 
 
 def warn(text: str) -> None:

@@ -60,10 +60,65 @@ def test_logits_that_are_probabilities_are_said(dtype):
     with pytest.warns(UserWarning, match="logits are probabilities"):
         xe.cross_entropy(P.tolist(), Y)
 
+    for unusual in (P.tolist(), np.asfortranarray(P), P.astype(">f8"), P[::-1]):
+        with pytest.warns(UserWarning, match="logits are probabilities"):
+            xe.entropy(unusual)
 
-def test_logits_that_could_be_meant_are_not():
-    for logits in (X, np.zeros((4, 3)), np.eye(3)[Y], np.full((4, 2), 0.5), P * 0.9, P[:, :1]):
-        xe.cross_entropy(logits, Y % logits.shape[1])
+
+@pytest.mark.parametrize(
+    "p", [[[0.7, 0.2, 0.1]], [[0.25, 0.75], [0.5, 0.5]], [[0.33, 0.56, 0.12]] * 16], ids=len
+)
+def test_few_rows_must_be_exact_and_many_may_be_rounded(p):
+    with pytest.warns(UserWarning, match="logits are probabilities"):
+        xe.cross_entropy(np.array(p, "f4"), np.zeros(len(p), int))
+
+
+NOTHING_SAID = {
+    "logits": X,
+    "zeros": np.zeros((4, 3)),
+    "equal": np.full((4, 2), 0.5),
+    "one hot": np.eye(3)[Y],
+    "equal and one hot": np.array([[0.5, 0.5], [1, 0], [0, 1], [0.5, 0.5]]),
+    "two of three": np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]),
+    "scaled": P * 0.9,
+    "one class": P[:, :1],
+    "the first row alone": np.vstack([P[:1], X[1:]]),
+    "all rows but the last": np.vstack([P[:3], X[:1] + 1]),
+    "one rounded row": np.array([[0.501, 0.5]]),
+    "one row of 16 bits": np.array([[0.3, 0.7]], "f2") + np.float16(0.001),
+    "two rows of a net": np.array([[0.43, 0.56], [0.12, 0.89]]),
+    "none": np.zeros((0, 3)),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NOTHING_SAID)
+def test_logits_that_could_be_meant_are_not(name):
+    logits = NOTHING_SAID[name]
+    target = Y[: len(logits)] % logits.shape[1]
+    xe.cross_entropy(logits, target)
+    xe.cross_entropy(logits.tolist() if logits.size else logits, target)
+    xe.entropy(logits)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 2), (1, 3), (2, 2), (4, 2)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_small_batches_of_a_net_are_not(dtype, shape):
+    """Ten thousand of them: their sums are close to 1 by chance, never all of them."""
+    rng = np.random.default_rng(3)
+    for logits in rng.normal(0.4, 0.2, (10_000, *shape)).astype(dtype):
+        xe.cross_entropy(logits, np.zeros(shape[0], int))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_comes_before_anything_is_written():
+    for p in (P.copy(), P[:, ::-1].copy()[:, ::-1], P.astype(">f8")):
+        for out in (np.full(P.shape, 7.0), p if p.dtype.isnative else np.full(P.shape, 7.0)):
+            before = out.tobytes()
+            with pytest.raises(UserWarning, match="logits are probabilities"):
+                xe.cross_entropy_with_grad(p, Y, out=out)
+            assert out.tobytes() == before
 
 
 def test_a_divergence_of_negative_probabilities_is_refused():

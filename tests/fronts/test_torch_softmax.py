@@ -480,7 +480,7 @@ def test_divergences_that_are_refused():
     cases = [
         ((x, x[:1]), {}, ValueError, "target has shape"),
         (([1.0], x), {}, TypeError, "target must be a tensor, not list"),
-        ((x, None), {}, TypeError, "logits must be a tensor, not NoneType"),
+        ((x, None), {}, TypeError, "logits must be a tensor, not None"),
         ((x.long(), x), {}, TypeError, "target must be floating"),
         ((x, x.long()), {}, TypeError, "logits must be floating"),
         ((x, x), {"reduction": "batchmean"}, ValueError, "batchmean"),
