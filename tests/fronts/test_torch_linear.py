@@ -1,4 +1,4 @@
-"""xentropy.torch.linear_cross_entropy: torch's own cases, exactness, what is kept, what is refused."""
+"""xentropy.torch.linear_cross_entropy: torch's cases, exactness, what is kept, what is refused."""
 
 import gc
 import itertools
@@ -62,8 +62,8 @@ def test_as_in_float64(dtype, reduction):
     assert_close(ours, exact, torch.finfo(dtype).eps, terms=12)
 
 
-@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("rows", (64, 300))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [64, 300])
 def test_16_bits_are_closer_to_the_truth_than_torchs(dtype, rows):
     *tensors, target = layer(rows, 64, 500, dtype=dtype, scale=0.3)
     exact = results(by_logits, *(t.double() for t in tensors), target)
@@ -73,7 +73,9 @@ def test_16_bits_are_closer_to_the_truth_than_torchs(dtype, rows):
         *tensors,
         target,
     )
-    for name, a, t, e in zip(("input", "weight", "bias"), ours[1:], theirs[1:], exact[1:]):
+    for name, a, t, e in zip(
+        ("input", "weight", "bias"), ours[1:], theirs[1:], exact[1:], strict=True
+    ):
         error, peer = ((g.double() - e).norm().item() for g in (a, t))
         assert error < peer, name
 
@@ -287,7 +289,7 @@ def test_a_wrong_number_of_bytes_is_named():
 class TestTorchsOwn:
     """torch's samples for its function and module, with ours in their place."""
 
-    @pytest.mark.parametrize("variant", ("", "chunked", "chunked_none"))
+    @pytest.mark.parametrize("variant", ["", "chunked", "chunked_none"])
     def test_samples(self, variant):
         from torch.testing._internal import common_methods_invocations as cases
 
@@ -335,7 +337,7 @@ class TestTorchsOwn:
             assert torch.allclose(a, b, rtol=1e-12, equal_nan=True)
 
     def test_patched(self):
-        x, w, _, y = layer(4, 3, 5)
+        x, _, _, y = layer(4, 3, 5)
         own = F.linear_cross_entropy
         module = torch.nn.LinearCrossEntropyLoss(3, 5)
         with xt.patch():
@@ -348,9 +350,7 @@ def test_the_module_without_torchs():
     x, w, b, y = layer(4, 3, 5)
     module = xt.LinearCrossEntropyLoss(3, 5, bias=True, label_smoothing=0.1, z_loss=1e-3)
     module.linear.load_state_dict({"weight": w, "bias": b})
-    expected = xt.linear_cross_entropy(
-        x, w, y, linear_bias=b, label_smoothing=0.1, z_loss=1e-3
-    )
+    expected = xt.linear_cross_entropy(x, w, y, linear_bias=b, label_smoothing=0.1, z_loss=1e-3)
     assert torch.equal(module(x, y), expected)
     assert "z_loss=0.001" in repr(module)
     with pytest.raises(TypeError, match="no parameter 'zloss'"):

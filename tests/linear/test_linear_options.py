@@ -176,6 +176,37 @@ def test_no_rows_and_no_row_that_counts():
         assert_bits(rows, np.zeros(len(x), "f4"))
 
 
+EMPTY = [
+    ({"target": np.full(4, -100)}, {}),
+    ({"target": np.zeros(4, int)}, {"sample_weight": np.zeros(4)}),
+    ({"target": np.full((4, 5), 0.2)}, {"sample_weight": np.zeros(4)}),
+    ({"target": np.array([0, -100, 1, -100])}, {"sample_weight": np.array([0.0, 1, 0, 1])}),
+]
+
+
+@pytest.mark.parametrize(("target", "options"), EMPTY)
+def test_the_mean_over_no_row_is_what_one_wants(target, options):
+    x, weight, bias = make_layer(4, FEATURES, 5)
+    options = {"linear_bias": bias, **target, **options}
+    for module in (xe, reference):
+        loss, grads = module.linear_cross_entropy_with_grad(x, weight, **options, empty_mean=0)
+        assert (loss, type(loss)) == (0.0, float)
+        assert not any(grad.any() for grad in grads)
+        assert module.linear_cross_entropy(x, weight, **options, empty_mean=-1.5) == -1.5
+    assert xe.linear_cross_entropy(x, weight, **options, empty_mean=5, normalizer=2.0) == 0
+
+
+def test_a_mean_over_rows_is_not_changed():
+    x, weight, _ = make_layer(4, FEATURES, 5)
+    labels = np.array([0, -100, 3, 4])
+    plain = xe.linear_cross_entropy(x, weight, labels)
+    assert xe.linear_cross_entropy(x, weight, labels, empty_mean=0) == plain
+    assert np.isnan(xe.linear_cross_entropy(x * np.nan, weight, labels, empty_mean=0))
+    assert xe.linear_cross_entropy(x[:0], weight, labels[:0], empty_mean=2) == 2
+    undefined = xe.linear_cross_entropy(x, weight, labels, weight=np.zeros(5), empty_mean=0)
+    assert np.isnan(undefined)  # rows count, their weights are 0
+
+
 def test_the_layer_of_no_features_has_its_bias_alone():
     bias = np.array([0.5, -1.0, 2.0])
     x, weight, target = np.ones((4, 0)), np.ones((3, 0)), np.array([0, 1, 2, 1])

@@ -1,10 +1,12 @@
 """Cross entropy of a linear layer's output, without the logits: definition and parameters."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import _driver
 from ._arguments import (
@@ -17,6 +19,9 @@ from ._arguments import (
 from ._loss import BatchLoss
 from ._products import NumpyProducts
 from ._rows import Array
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
 
@@ -32,6 +37,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     normalizer: float | None = None,
+    empty_mean: float = math.nan,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     logit_scale: float = 1.0,
@@ -64,7 +70,7 @@ def linear_cross_entropy(
         Added to the logits.
     weight : array_like (V,), optional
         Weight of each *class*, as torch has it.
-    sample_weight, ignore_index, reduction, normalizer, label_smoothing, z_loss
+    sample_weight, ignore_index, reduction, normalizer, empty_mean, label_smoothing, z_loss
         As for `cross_entropy`.
     logit_scale, softcap, base, n_threads
         As for `cross_entropy`. The matrix products run on the threads of NumPy's BLAS.
@@ -116,6 +122,7 @@ def linear_cross_entropy_with_grad(
     ignore_index: int = -100,
     reduction: str = "mean",
     normalizer: float | None = None,
+    empty_mean: float = math.nan,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     logit_scale: float = 1.0,
@@ -208,7 +215,9 @@ def loss_of(arguments: Arguments) -> BatchLoss:
     """The loss to be filled in; IndexError for a label out of range."""
     a = arguments
     classes = len(a.linear_weight)
-    return BatchLoss(a.target, classes, a.weight, a.sample_weight, a.grad_output, a.options)
+    return BatchLoss(
+        a.target, classes, a.weight, a.sample_weight, a.grad_output, a.options, a.empty_mean
+    )
 
 
 def computed(

@@ -1,5 +1,6 @@
 """Checks of the linear calls' arguments: every error names the argument, its value, the remedy."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ class Arguments(NamedTuple):
     sample_weight: Array | None
     grad_output: float | Array | None
     options: Options
+    empty_mean: float
     logits_bytes: int
     out: Any  # as given
     wanted: tuple[str, ...]
@@ -57,6 +59,7 @@ def checked(
     weight: Any,
     sample_weight: Any,
     logits_bytes: Any,
+    empty_mean: Any = math.nan,
     grad_output: Any = None,
     out: Any = None,
     wanted: Any = (),
@@ -79,6 +82,7 @@ def checked(
         _check.sample_weight(sample_weight, row_shape),
         _check.grad_output(grad_output, checked_options.reduction, row_shape),
         checked_options,
+        _empty_mean(empty_mean, checked_options.reduction),
         _logits_bytes(logits_bytes),
         out,
         _wanted(wanted, linear_bias is not None),
@@ -110,6 +114,10 @@ def _logits_bytes(value: Any) -> int:
     if number < 1:
         raise ValueError(f"logits_bytes = {number} must be positive")
     return number
+
+
+def _empty_mean(value: Any, reduction: str) -> float:
+    return math.nan if value is math.nan else float(_check.empty_mean(value, reduction))
 
 
 def _wanted(wanted: Any, has_bias: bool) -> tuple[str, ...]:

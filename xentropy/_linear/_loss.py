@@ -29,6 +29,7 @@ class BatchLoss:
         sample_weight: Array | None,
         grad_output: float | Array | None,
         options: Options,
+        empty_mean: float = math.nan,
     ) -> None:
         self.has_labels = target.dtype.kind in "iu"
         self.row_shape = target.shape if self.has_labels else target.shape[:-1]
@@ -42,6 +43,8 @@ class BatchLoss:
         self.counted = self._counted(target, classes, options.ignore_index)
         self.divisor = self._divisor(options.normalizer)
         self._upstream = self._upstream_of(grad_output)
+        own_mean = self.reduction == "mean" and options.normalizer is None
+        self._empty_mean = empty_mean if own_mean and self.n_counted == 0 else None
         self.losses = np.zeros(self.rows)
 
     def _counted(self, target: Array, classes: int, ignore_index: int) -> Array | None:
@@ -53,8 +56,13 @@ class BatchLoss:
             if bad.any():
                 place = np.unravel_index(int(np.argmax(bad)), self.row_shape)
                 at = f"[{', '.join(str(i) for i in place)}]" if place else ""
-                label = f"target{at} = {target[place]}"
-                raise IndexError(f"{label} is out of range for {classes} classes")
+                label = target[place]
+                from .._hints import label as label_hint
+
+                hint = label_hint(label, classes)
+                raise IndexError(
+                    f"target{at} = {label} is out of range for {classes} classes{hint}"
+                )
         if self.sample_weight is not None:
             counted = counted & (self.sample_weight != 0)
         return None if counted.all() else np.flatnonzero(counted)
@@ -136,4 +144,6 @@ class BatchLoss:
         with np.errstate(all="ignore"):
             if self.reduction == "none":
                 return self.losses.astype(dtype).reshape(self.row_shape)[()]
+            if self._empty_mean is not None:
+                return self._empty_mean
             return float(self.losses.sum() / np.float64(self.divisor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.compiler import is_compiling
 from torch.nn import functional
 from torch.overrides import has_torch_function_variadic
 
+from .. import _check
 from .._kernels import Options, make_options
 from .._linear._arguments import PARAMETERS
 from . import _numbers, _operator
@@ -19,6 +21,7 @@ from ._arrays import FLOATS
 from ._formula import torch_linear_cross_entropy
 from ._linear_operator import linear_cross_entropy as operator
 from ._loss import TRACED, cross_entropy, is_exporting
+from ._recorded import or_empty
 from ._routing import PLAIN
 from ._tracing import Overrides, overridden
 
@@ -46,6 +49,7 @@ def linear_cross_entropy(
     options: Any = None,
     sample_weight: Tensor | None = None,
     normalizer: float | Tensor | None = None,
+    empty_mean: float = math.nan,
     z_loss: float = 0.0,
     logit_scale: float | Tensor = 1.0,
     softcap: float | None = None,
@@ -56,7 +60,7 @@ def linear_cross_entropy(
     r"""torch.nn.functional.linear_cross_entropy (torch 2.13), never holding all of the logits.
 
     The loss of `cross_entropy` for ``torch.nn.functional.linear(input, linear_weight,
-    linear_bias)``, whose formulas and memory are those of `xentropy.linear_cross_entropy_with_grad`.
+    linear_bias)``. Its formulas and memory are those of `xentropy.linear_cross_entropy_with_grad`.
     It needs no torch 2.13. The parameters up to `options`, the result and the types of errors are
     torch's.
 
@@ -87,7 +91,7 @@ def linear_cross_entropy(
     options : torch.nn.LinearCrossEntropyOptions, optional
         Its `batch_chunk_size` is the number of rows of a chunk at most. The rest has no effect:
         sums are at least as exact as its "accurate", and graphs can be retained.
-    sample_weight, normalizer, z_loss, logit_scale, base, n_threads
+    sample_weight, normalizer, empty_mean, z_loss, logit_scale, base, n_threads
         As for `cross_entropy` of this module.
     softcap, logits_bytes
         As in `xentropy.linear_cross_entropy`.
@@ -125,15 +129,31 @@ def linear_cross_entropy(
     >>> f"{loss.item():.6f}", hidden.grad.shape
     ('1.006409', torch.Size([3, 2]))
     """
-    call = has_torch_function_variadic(input, linear_weight, target, linear_bias, weight) and locals()
+    call = (
+        has_torch_function_variadic(
+            input, linear_weight, target, linear_bias, weight, sample_weight
+        )
+        and locals()
+    )
     if call and (answer := overridden(linear_cross_entropy, call, OVERRIDES)) is not NotImplemented:
         return answer
     _check_shapes(input, linear_weight, linear_bias)
-    if ignore_index is not None and target.shape == _logits_shape(input, linear_weight):
-        raise RuntimeError(
-            f"ignore_index = {ignore_index} cannot be specified when target contains probabilities"
-        )
-    record = (_operator.TracedOptions if is_compiling() else make_options)(
+    _check_ignore_index(ignore_index, input, linear_weight, target)
+    numbers = normalizer, label_smoothing, z_loss, logit_scale, softcap, base, n_threads
+    record = _record(ignore_index, reduction, numbers)
+    if logits_bytes is None and getattr(options, "batch_chunk_size", None) is not None:
+        logits_bytes = options.batch_chunk_size * len(linear_weight) * max(4, input.itemsize)
+    layer = input, linear_weight, linear_bias
+    return _or_empty(layer, (target, weight, sample_weight), record, logits_bytes, empty_mean)
+
+
+linear_cross_entropy.__prepare_scriptable__ = lambda: torch_linear_cross_entropy  # type: ignore[attr-defined]
+
+
+def _record(ignore_index: int | None, reduction: str, numbers: tuple[Any, ...]) -> Options:
+    """The options as one record."""
+    normalizer, label_smoothing, z_loss, logit_scale, softcap, base, n_threads = numbers
+    return (_operator.TracedOptions if is_compiling() else make_options)(
         axis=1,
         ignore_index=-100 if ignore_index is None else ignore_index,
         reduction=reduction,
@@ -145,13 +165,6 @@ def linear_cross_entropy(
         base=base,
         n_threads=n_threads,
     )
-    if logits_bytes is None and getattr(options, "batch_chunk_size", None) is not None:
-        logits_bytes = options.batch_chunk_size * len(linear_weight) * max(4, input.itemsize)
-    layer = input, linear_weight, linear_bias
-    return _routed(layer, (target, weight, sample_weight), record, logits_bytes)
-
-
-linear_cross_entropy.__prepare_scriptable__ = lambda: torch_linear_cross_entropy  # type: ignore[attr-defined]
 
 
 def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -177,13 +190,33 @@ def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         )
 
 
+def _check_ignore_index(given: int | None, input: Tensor, weight: Tensor, target: Tensor) -> None:
+    """Raise as torch does: class probabilities have no label to ignore."""
+    if given is not None and target.shape == _logits_shape(input, weight):
+        raise RuntimeError(
+            f"ignore_index = {given} cannot be specified when target contains probabilities"
+        )
+
+
 def _logits_shape(input: Tensor, weight: Tensor) -> torch.Size:
     return input.shape[:-1] + weight.shape[:-1]
 
 
-def _routed(
-    layer: Layer, others: Others, options: Options, logits_bytes: int | None
+def _or_empty(
+    layer: Layer, others: Others, options: Options, logits_bytes: int | None, empty_mean: float
 ) -> Tensor:
+    """The loss, with `empty_mean` for the mean over no row."""
+    if empty_mean != empty_mean:
+        return _routed(layer, others, options, logits_bytes)
+    _check.empty_mean(empty_mean, options.reduction)
+    loss = _routed(layer, others, options, logits_bytes)
+    if options.normalizer is not None:
+        return loss
+    target, _, sample_weight = others
+    return or_empty(loss, target, sample_weight, options.ignore_index, empty_mean)
+
+
+def _routed(layer: Layer, others: Others, options: Options, logits_bytes: int | None) -> Tensor:
     """By chunks, or by all logits where chunks cannot be."""
     layer, dtype = _autocast(layer)
     if not _by_chunks(layer, others, options):
@@ -199,11 +232,15 @@ def _autocast(layer: Layer) -> tuple[Layer, torch.dtype]:
     if not torch.is_autocast_enabled("cpu") or not layer[0].is_cpu:
         return layer, layer[0].dtype
     dtype = torch.get_autocast_dtype("cpu")
-    layer = tuple(
-        t if t is None or t.dtype is torch.float64 or not t.is_floating_point() else t.to(dtype)
-        for t in layer
-    )
+    input, weight, bias = layer
+    bias = None if bias is None else _cast(bias, dtype)
+    layer = _cast(input, dtype), _cast(weight, dtype), bias
     return layer, torch.promote_types(layer[0].dtype, torch.float32)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    kept = tensor.dtype is torch.float64 or not tensor.is_floating_point()
+    return tensor if kept else tensor.to(dtype)
 
 
 def _by_chunks(layer: Layer, others: Others, options: Options) -> bool:
@@ -267,12 +304,16 @@ def by_logits(layer: Layer, others: Others, options: Options) -> Tensor:
 
 def _refused(error: Exception, layer: Layer, others: Others, options: Options) -> Tensor:
     """torch's type of error for a call that the core has refused, with the core's message."""
-    input, weight, bias = (None if t is None else t.detach() for t in layer)
+    input, weight, bias = layer
+    target, class_weight, sample_weight = others
     if input.dim() == 2 and len(input) > 1:  # one row is wrong as all are
-        input = input[:1]
-        others = tuple(None if t is None or len(t) != len(layer[0]) else t[:1] for t in others)
+        rows = len(input)
+        input, target = input[:1], target[:1] if target.shape[:1] == (rows,) else target
+        if sample_weight is not None and sample_weight.shape == (rows,):
+            sample_weight = sample_weight[:1]
     try:
-        by_logits((input, weight, bias), others, options)
+        with torch.no_grad():
+            by_logits((input, weight, bias), (target, class_weight, sample_weight), options)
     except Exception as theirs:
         raise type(theirs)(str(error)) from error
     raise error

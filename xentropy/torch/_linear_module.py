@@ -33,7 +33,7 @@ class LinearCrossEntropyLoss(_Base):
         Of the layer's parameters.
     weight, reduction, ignore_index, label_smoothing, options
         As for `linear_cross_entropy`.
-    normalizer, z_loss, logit_scale, softcap, base, logits_bytes, n_threads
+    normalizer, empty_mean, z_loss, logit_scale, softcap, base, logits_bytes, n_threads
         As for `linear_cross_entropy`; `sample_weight` goes with the call,
         ``loss(input, target, sample_weight)``.
 
@@ -109,7 +109,7 @@ class LinearCrossEntropyLoss(_Base):
         return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
-OURS = linear_cross_entropy.__kwdefaults__.keys() - {
+OURS = linear_cross_entropy.__annotations__.keys() - {
     *("linear_bias", "weight", "reduction", "ignore_index", "label_smoothing", "options"),
-    "sample_weight",
+    *("sample_weight", "input", "linear_weight", "target", "return"),
 }

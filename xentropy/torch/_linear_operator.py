@@ -180,9 +180,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
     if torch.is_grad_enabled() and not is_compiling():  # create_graph
         found = _differentiable(ctx, tensors, numbers, upstream)
     elif ctx.options[1] == "none":
-        found = linear_cross_entropy_backward(
-            upstream, *tensors, *ctx.options, numbers, ctx.wanted
-        )
+        found = linear_cross_entropy_backward(upstream, *tensors, *ctx.options, numbers, ctx.wanted)
     else:
         kept = of_input, of_weight, of_bias
         found = tuple(_times(g, upstream, t) for g, t in zip(kept, tensors[:3], strict=True))
@@ -211,8 +209,8 @@ def _differentiable(
     record = make_options(
         ignore_index=ignore_index, reduction=reduction, n_threads=n_threads, **options
     )
-    layer, others = tuple(tensors[:3]), tuple(tensors[3:])
-    loss = by_logits(layer, others, record)
+    layer: Any = tuple(tensors[:3])
+    loss = by_logits(layer, tuple(tensors[3:]), record)  # type: ignore[arg-type]
     names_wanted = ctx.wanted.split()
     wanted = [t for name, t in zip(PARAMETERS, layer, strict=True) if name in names_wanted]
     found = iter(torch.autograd.grad(loss, wanted, upstream.to(loss.dtype), create_graph=True))

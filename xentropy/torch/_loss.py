@@ -141,8 +141,7 @@ def cross_entropy(
     call = has_torch_function_variadic(input, target, weight, sample_weight) and locals()
     if call and (answer := overridden(cross_entropy, call)) is not NotImplemented:
         return answer
-    if size_average is not None or reduce is not None:
-        reduction = _reduction.legacy_get_string(size_average, reduce)
+    reduction = _reduction_of(reduction, size_average, reduce)
     compiling = is_compiling()
     options = (_operator.TracedOptions if compiling else make_options)(
         axis=axis,
@@ -156,11 +155,17 @@ def cross_entropy(
         base=base,
         n_threads=n_threads,
     )
-    tensors = input, target, weight, sample_weight
-    return _routed(tensors, options, inplace, compiling, empty_mean)
+    return _routed((input, target, weight, sample_weight), options, inplace, compiling, empty_mean)
 
 
 cross_entropy.__prepare_scriptable__ = lambda: recorded_cross_entropy  # type: ignore[attr-defined]
+
+
+def _reduction_of(reduction, size_average, reduce):
+    """The reduction, where torch's two older arguments do not say another."""
+    if size_average is None and reduce is None:
+        return reduction
+    return _reduction.legacy_get_string(size_average, reduce)
 
 
 def _recorded(tensors, options):

@@ -1,7 +1,7 @@
 """Replaces torch's cross entropies by xentropy's, for code that one cannot edit."""
 
 import threading
-from typing import Self
+from typing import Any, Self
 
 from torch.nn import functional
 
@@ -10,7 +10,7 @@ from ._linear import linear_cross_entropy
 from ._loss import cross_entropy
 
 # Names in torch.nn.functional: torch's function, ours.
-_REPLACED = {"cross_entropy": (torch_cross_entropy, cross_entropy)}
+_REPLACED: dict[str, tuple[Any, Any]] = {"cross_entropy": (torch_cross_entropy, cross_entropy)}
 if torch_linear_cross_entropy is not None:
     _REPLACED["linear_cross_entropy"] = torch_linear_cross_entropy, linear_cross_entropy
 

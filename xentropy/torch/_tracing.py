@@ -23,8 +23,8 @@ from ._routing import PLAIN, only_default_device
 
 # Options that torch's functions do not have.
 OURS = {
-    *("sample_weight", "normalizer", "z_loss", "logit_scale", "softcap", "axis", "base"),
-    *("n_threads", "inplace", "logits_bytes"),
+    *("sample_weight", "normalizer", "empty_mean", "z_loss", "logit_scale", "softcap", "axis"),
+    *("base", "n_threads", "inplace", "logits_bytes"),
 }
 
 
