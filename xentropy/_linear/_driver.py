@@ -10,21 +10,21 @@ from ._rows import Array, Rows
 class Products(Protocol):
     """The matrix products of a linear layer with some rows of its input.
 
-    `slope` is the gradient of the loss in the logits of these rows: what `logits` has returned
-    for them, overwritten. All calls for some rows come before the next call of `logits`.
+    `grad_logits` is the gradient of the loss in the logits of these rows: what `logits` has
+    returned for them, overwritten. All calls for some rows come before the next call of `logits`.
     """
 
     def logits(self, rows: Rows) -> Array:
         """Their logits, (n, V) in C order, in memory that is used again for the next rows."""
 
-    def grad_input(self, rows: Rows, slope: Array) -> None:
-        """Write the gradient of these rows of the input: slope @ linear_weight."""
+    def grad_input(self, rows: Rows, grad_logits: Array) -> None:
+        """Write the gradient of these rows of the input: grad_logits @ linear_weight."""
 
-    def grad_linear_weight(self, rows: Rows, slope: Array) -> None:
-        """Add to the gradient of the weight: slope.T @ input."""
+    def grad_linear_weight(self, rows: Rows, grad_logits: Array) -> None:
+        """Add to the gradient of the weight: grad_logits.T @ input."""
 
-    def grad_linear_bias(self, rows: Rows, slope: Array) -> None:
-        """Add to the gradient of the bias: the sum of slope over the rows, in float64."""
+    def grad_linear_bias(self, rows: Rows, grad_logits: Array) -> None:
+        """Add to the gradient of the bias: the sum of grad_logits over the rows, in float64."""
 
     def finish(self) -> None:
         """Round the sums into the gradients, once."""
@@ -37,7 +37,7 @@ def run(loss: BatchLoss, products: Products, at_a_time: int, wanted: Collection[
     """
     for rows in loss.chunks(at_a_time):
         logits = products.logits(rows)
-        loss.settle(logits, rows, with_grad=bool(wanted))
+        loss.fill(logits, rows, with_grad=bool(wanted))
         for name in wanted:
             getattr(products, f"grad_{name}")(rows, logits)
     products.finish()

@@ -104,13 +104,13 @@ class BatchLoss:
             first, last = int(rows[0]), int(rows[-1])
             yield slice(first, last + 1) if last - first == stop - start - 1 else rows
 
-    def settle(self, logits: Array, rows: Rows, *, with_grad: bool) -> None:
+    def fill(self, logits: Array, rows: Rows, *, with_grad: bool) -> None:
         """Enter the losses of rows with these logits, (n, V), C order.
 
         With `with_grad`, their gradient overwrites them.
         """
         if self.has_labels:
-            self._settle(logits, self.target[rows], rows, with_grad)
+            self._fill(logits, self.target[rows], rows, with_grad)
             return
         start = 0
         for run in runs(rows):  # rows of probabilities are never copied
@@ -118,10 +118,10 @@ class BatchLoss:
             for first in range(run.start, run.stop, steps):
                 part = slice(first, first + steps)
                 target = self.target[index_of(self.target, part)]
-                self._settle(logits[start : start + steps], target, part, with_grad)
+                self._fill(logits[start : start + steps], target, part, with_grad)
                 start += steps
 
-    def _settle(self, logits: Array, target: Array, rows: Rows, with_grad: bool) -> None:
+    def _fill(self, logits: Array, target: Array, rows: Rows, with_grad: bool) -> None:
         upstream = self._upstream
         result = _check.taken(
             _kernels.cross_entropy(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ._plan import tile_classes
-from ._rows import Array, Lines, Rows, blas_writes, flat, index_of, n_rows
+from ._rows import Array, MatrixRows, Rows, blas_writes, flat, index_of, n_rows
 
 
 class NumpyProducts:
@@ -32,8 +32,8 @@ class NumpyProducts:
         classes, features = linear_weight.shape
         self._dtype = dtype
         self._tile = tile_classes(features, classes)
-        self._input = Lines(input, dtype, at_a_time)
-        self._weight = Lines(linear_weight, dtype, self._tile)
+        self._input = MatrixRows(input, dtype, at_a_time)
+        self._weight = MatrixRows(linear_weight, dtype, self._tile)
         self._bias = None if linear_bias is None else linear_bias.astype(dtype)
         self._gradients = gradients
         self._logits = np.empty((at_a_time, classes), dtype)
@@ -49,9 +49,9 @@ class NumpyProducts:
         return np.matmul(a, b, out=out)
 
     @staticmethod
-    def widened(slope: Array) -> Array:
+    def widened(grad_logits: Array) -> Array:
         """A gradient of logits in the products' dtype; here it always is."""
-        return slope
+        return grad_logits
 
     def logits(self, rows: Rows) -> Array:
         self._x = self._input.take(rows)
@@ -62,39 +62,41 @@ class NumpyProducts:
             logits += self._bias
         return logits
 
-    def grad_input(self, rows: Rows, slope: Array) -> None:
+    def grad_input(self, rows: Rows, grad_logits: Array) -> None:
         result = flat(self._gradients["input"])
         index = index_of(result, rows)
         in_place = isinstance(index, slice) and blas_writes(result, self._dtype)
-        product = result[index] if in_place else self._space("input", self._shape)[: len(slope)]
+        product = (
+            result[index] if in_place else self._space("input", self._shape)[: len(grad_logits)]
+        )
         for tile, weight in self._weight_tiles():
             if tile.start == 0:
-                self.multiply(slope[:, tile], weight, product)
+                self.multiply(grad_logits[:, tile], weight, product)
             else:
-                more = self._space("more input", self._shape)[: len(slope)]
-                product += self.multiply(slope[:, tile], weight, more)
+                more = self._space("more input", self._shape)[: len(grad_logits)]
+                product += self.multiply(grad_logits[:, tile], weight, more)
         if not in_place:
             result[index] = product
 
-    def grad_linear_weight(self, rows: Rows, slope: Array) -> None:
+    def grad_linear_weight(self, rows: Rows, grad_logits: Array) -> None:
         total = self._weight_sum
         first = total is None
         if total is None:
             total = self._weight_sum = self._sum_of(self._gradients["linear_weight"])
         for tile in self._tiles():
-            part, slopes = total[tile], self.widened(slope[:, tile]).T
+            part, transposed = total[tile], self.widened(grad_logits[:, tile]).T
             if first and blas_writes(part, self._dtype):
-                self.multiply(slopes, self._x, part)
+                self.multiply(transposed, self._x, part)
                 continue
             space = self._space("tile", (self._tile, self._shape[1]))[: len(part)]
-            product = self.multiply(slopes, self._x, space)
+            product = self.multiply(transposed, self._x, space)
             if first:
                 part[...] = product
             else:
                 part += product
 
-    def grad_linear_bias(self, rows: Rows, slope: Array) -> None:
-        self._bias_sum += np.add.reduce(slope, axis=0, dtype=np.float64)
+    def grad_linear_bias(self, rows: Rows, grad_logits: Array) -> None:
+        self._bias_sum += np.add.reduce(grad_logits, axis=0, dtype=np.float64)
 
     def finish(self) -> None:
         if "linear_weight" in self._gradients:

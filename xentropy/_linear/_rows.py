@@ -70,7 +70,7 @@ def blas_writes(matrix: Array, dtype: DTypeLike) -> bool:
     return blas_reads(matrix, dtype) and matrix.strides[1] == matrix.itemsize
 
 
-class Lines:
+class MatrixRows:
     """The rows of an array (..., H) as matrices that BLAS reads: in place, or converted copies."""
 
     def __init__(self, array: Array, dtype: DTypeLike, at_a_time: int) -> None:

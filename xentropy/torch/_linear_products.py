@@ -107,19 +107,19 @@ class BFloat16Products(NumpyProducts):
             torch.addmm(self._offsets, x, weight, out=out)
         return array(out)
 
-    def grad_input(self, rows: Rows, slope: Array) -> None:
+    def grad_input(self, rows: Rows, grad_logits: Array) -> None:
         result = self._grads["input"].view(self._inputs.shape)
         if isinstance(rows, slice):
-            torch.mm(tensor(slope), self._classes, out=result[rows])
+            torch.mm(tensor(grad_logits), self._classes, out=result[rows])
         else:
-            result[_index(rows)] = torch.mm(tensor(slope), self._classes)
+            result[_index(rows)] = torch.mm(tensor(grad_logits), self._classes)
 
-    def grad_linear_weight(self, rows: Rows, slope: Array) -> None:
+    def grad_linear_weight(self, rows: Rows, grad_logits: Array) -> None:
         self._x = self._input.take(rows)
-        super().grad_linear_weight(rows, slope)
+        super().grad_linear_weight(rows, grad_logits)
 
-    def grad_linear_bias(self, rows: Rows, slope: Array) -> None:
-        self._bias_sum += tensor(slope).sum(0, dtype=torch.float64).numpy()
+    def grad_linear_bias(self, rows: Rows, grad_logits: Array) -> None:
+        self._bias_sum += tensor(grad_logits).sum(0, dtype=torch.float64).numpy()
 
     def finish(self) -> None:
         total = self._weight_sum
@@ -129,8 +129,8 @@ class BFloat16Products(NumpyProducts):
         super().finish()
 
     @staticmethod
-    def widened(slope: Array) -> Array:
-        return tensor(slope).float().numpy()
+    def widened(grad_logits: Array) -> Array:
+        return tensor(grad_logits).float().numpy()
 
     if not numpy_multiplies():
         multiply = TorchProducts.multiply
