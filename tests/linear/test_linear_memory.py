@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.layouts import at_offset, every_second
 from helpers.processes import run
 from helpers.support import bfloat16
 
@@ -114,6 +115,32 @@ def test_float32_out_is_the_sum_of_16_bit_gradients(tile):
         xe.linear_cross_entropy_with_grad(x, layer, target, out=(None, out, None), **options)
 
     assert beyond_gradients(call) < buffer + 2 * tile * 4 + (1 << 20) < buffer + out.nbytes / 2
+
+
+ARRANGED = {
+    "unaligned": lambda a: at_offset(a, 0, 1),
+    "axes that do not merge": lambda a: np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1),
+    "gaps": every_second,
+}
+
+
+@pytest.mark.parametrize("layout", ARRANGED)
+def test_strided_arrays_are_not_copied(tile, layout):
+    """Neither a large input beside a small weight, nor the weight."""
+    arrange, buffer, slack = ARRANGED[layout], 1 << 20, 1 << 20
+    x, layer = np.ones((100, 80, 256), "f4"), np.ones((8, 256), "f4")
+    inputs = (arrange(x), layer, np.zeros((100, 80), int)), x
+    weight = np.ones((8000, 256), "f4")
+    moved = weight if layout.startswith("axes") else arrange(weight)
+    weights = (np.ones((40, 256), "f4"), moved, np.zeros(40, int)), weight
+    for arguments, large in (inputs, weights):
+
+        def call(arguments=arguments):
+            return xe.linear_cross_entropy_with_grad(*arguments, logits_bytes=1 << 13, n_threads=1)
+
+        rows = arguments[2].size
+        workspace = 3 * tile * 4 + 3 * 256 * 256 * 4 + ROW_BYTES * rows + slack
+        assert beyond_gradients(call) < buffer + workspace < large.nbytes / 1.2
 
 
 def test_probabilities_are_not_copied():

@@ -54,7 +54,7 @@ def index_of(array: Array, rows: Rows) -> Any:
 
 def blas_reads(matrix: Array, dtype: DTypeLike) -> bool:
     """Is the matrix of this dtype, and can BLAS read it where it is?"""
-    if matrix.ndim != 2 or matrix.dtype != dtype or not matrix.dtype.isnative:
+    if matrix.ndim != 2 or matrix.dtype != dtype:  # another byte order is another dtype
         return False
     if not matrix.flags.aligned:
         return False
