@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -64,6 +65,13 @@ def seconds_in_turn(functions, rounds):
     return Turns(best.found, best.others)
 
 
+def said_by_fresh_process(module, *words):
+    """The numbers in the last line that `python -m module words` prints; None for "None"."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [None if word == "None" else int(word) for word in said.splitlines()[-1].split()]
+
+
 def _status(field):
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -72,7 +80,13 @@ def _status(field):
 
 
 def peak_extra_bytes(way):
-    """Bytes that the process grows by, at most, during one call; None where it cannot tell.
+    """Bytes that the process grows by, at most, during one call; None where it cannot tell."""
+    peak = before_and_peak_bytes(way)
+    return peak and max(0, peak[1] - peak[0])
+
+
+def before_and_peak_bytes(way):
+    """Bytes of the process in memory before one call, and at most during it; None as above.
 
     What the call loads or compiles should be there; free memory of the process is given back to
     the system first.
@@ -91,4 +105,4 @@ def peak_extra_bytes(way):
     except (AttributeError, OSError):
         return None
     del result
-    return max(0, peak - before)
+    return before, peak

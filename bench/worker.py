@@ -149,14 +149,23 @@ class CeilingAtWork:
 def serve(connection, name, threads):
     """Answer until None comes."""
     limit_threads(threads)
+
+    def work():
+        return CeilingAtWork(threads) if name == CEILING else PeerAtWork(name, threads)
+
+    answer_all(connection, work)
+
+
+def answer_all(connection, make):
+    """Answer jobs by what `make` returns, by its `visit` or its `question`, until None comes."""
     with open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 2)  # runtimes chatter; what goes wrong comes as an answer
     try:
-        work = CeilingAtWork(threads) if name == CEILING else PeerAtWork(name, threads)
+        work = make()
         connection.send(None)
         while (job := connection.recv()) is not None:
             time.sleep(SETTLE)
-            answer = work.visit if isinstance(job, Visit) else work.question
+            answer = work.question if isinstance(job, Question) else work.visit
             try:
                 connection.send(quiet.watched(lambda: answer(job)))  # noqa: B023 - called at once
             except Exception as error:

@@ -25,13 +25,15 @@ from .table import Table
 
 MARK = re.compile(r"(<!-- fronts: (\w+) from (\S+) -->\n).*?(<!-- fronts: end -->)", re.DOTALL)
 
-# Name: module of this package, the distributions that it compares with.
+# Name: module of this package (or beside it), the distributions that it compares with.
 FRONTS = {
     "torch": ("torch_front", ("torch",)),
     "torch_softmax": ("torch_softmax_front", ("torch",)),
     "language_model": ("language_model", ("torch",)),
     "jax": ("jax_front", ("jax", "jaxlib", "optax")),
     "boosting": ("boosting_front", ("xgboost", "lightgbm", "scikit-learn")),
+    "linear": (".linear.speed", ("torch",)),
+    "fine_tuning": (".linear.fine_tuning", ("torch", "transformers")),
 }
 OTHER_NAMES = {"xgboost": ("xgboost", "xgboost-cpu")}
 
@@ -65,7 +67,7 @@ def measure(front, quick):
     module, packages = FRONTS[front]
     header = machine.header([], get_num_threads())
     header["versions"] |= versions(("xentropy-cpu", *packages))
-    found = importlib.import_module(f"{__package__}.{module}").tables(quick)
+    found = importlib.import_module(f".{module}", __package__).tables(quick)
     return {"header": header, "tables": [asdict(table) for table in found]}
 
 
@@ -99,11 +101,15 @@ def part(results, name):
 
 
 def filled(text, results, path):
-    """The text of a page with the tables between its marks."""
-    return MARK.sub(
-        lambda m: f"<!-- fronts: {m[2]} from {path} -->\n\n{part(results, m[2])}\n\n{m[4]}",
-        text,
-    )
+    """The text of a page with the tables between its marks; those that are not there stay."""
+    known = named_tables(results)
+
+    def fill(match):
+        if match[2] not in known:
+            return match[0]
+        return f"<!-- fronts: {match[2]} from {path} -->\n\n{part(results, match[2])}\n\n{match[4]}"
+
+    return MARK.sub(fill, text)
 
 
 def arguments(words):

@@ -6,7 +6,6 @@ The ways take turns, a round each; medians. Memory is that of one call in a proc
 third way is what xentropy.jax would be with `jax.pure_callback`: the same kernels, and copies.
 """
 
-import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from ..cells import Cell, make_logits, make_target
 from ..peers import Way
 from ..quiet import notes as no_conclusions
-from ..stopwatch import peak_extra_bytes, seconds_in_turn
+from ..stopwatch import peak_extra_bytes, said_by_fresh_process, seconds_in_turn
 from .table import Table
 
 CELLS = ("32x10", "1000000x10", "8192x1000", "2048x50257")
@@ -76,9 +75,8 @@ def calls(cell):
 
 def extra_memory(way, name):
     """The peak of one call in units of the logits, in a fresh process; None if unknown."""
-    command = [sys.executable, "-m", "bench.fronts.jax_front", way, name]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    return None if said == "None" else int(said) / (4 * Cell.parse(name).elements)
+    (said,) = said_by_fresh_process("bench.fronts.jax_front", way, name)
+    return None if said is None else said / (4 * Cell.parse(name).elements)
 
 
 def memory(way, name):

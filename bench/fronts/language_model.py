@@ -9,7 +9,6 @@ import collections
 import itertools
 import re
 import statistics
-import subprocess
 import sys
 import sysconfig
 import time
@@ -22,7 +21,7 @@ import xentropy.torch
 
 from ..peers import Way
 from ..quiet import UNKNOWN, notes, watched
-from ..stopwatch import peak_extra_bytes
+from ..stopwatch import peak_extra_bytes, said_by_fresh_process
 from .table import Table
 
 WORD = re.compile(r"\w+|[^\w\s]|\n")
@@ -74,14 +73,12 @@ class Model(torch.nn.Module):
 
 
 class Training:
-    """A model, its optimiser and its loss; the n-th step is the same for every loss."""
+    """A model, its optimiser, its loss of a batch; the n-th step is the same for every loss."""
 
-    def __init__(self, loss, text, classes, setting):
-        _, width, layers, self.rows, self.length, _, _ = setting
-        torch.manual_seed(0)
-        self.loss, self.text = loss, text
-        self.model = Model(classes, width, layers, self.length)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=2e-3)
+    def __init__(self, model, loss_of, text, rows, length):
+        self.model, self.loss_of, self.text = model, loss_of, text
+        self.rows, self.length = rows, length
+        self.optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
         self.batches = torch.Generator().manual_seed(1)
         self.curve, self.times = [], []
 
@@ -91,7 +88,7 @@ class Training:
         at = torch.randint(last, (self.rows, 1), generator=self.batches)
         cut = self.text[at + torch.arange(self.length + 1)]
         self.optimiser.zero_grad()
-        loss = self.loss(self.model(cut[:, :-1]).flatten(0, 1), cut[:, 1:].flatten())
+        loss = self.loss_of(self.model, cut)
         loss.backward()
         self.optimiser.step()
         self.curve.append(loss.item())
@@ -101,43 +98,64 @@ class Training:
         return sum(p.numel() for p in self.model.parameters())
 
 
+def trained_by_turns(runs, steps):
+    """The Visit, made once because every step changes the model."""
+
+    def train():
+        for _, training in itertools.product(range(steps), runs.values()):
+            training.step()
+
+    return watched(train)
+
+
+def training_rows(runs, visit, memory):
+    """Of each run: name, ms a step, memory(name), first and last loss, distance from the first."""
+    plain = next(iter(runs.values())).curve
+    return [
+        [
+            name,
+            1e3 * statistics.median(run.times[1:]) if visit.quiet else UNKNOWN,
+            memory(name),
+            f"{run.curve[0]:.6f}",
+            f"{run.curve[-1]:.6f}",
+            max(abs(a - b) for a, b in zip(run.curve, plain, strict=True)),
+        ]
+        for name, run in runs.items()
+    ]
+
+
+def training(loss, text, classes, setting):
+    """The Training of a new model with a loss of logits and labels."""
+    _, width, layers, rows, length, _, _ = setting
+    torch.manual_seed(0)
+
+    def loss_of(model, cut):
+        return loss(model(cut[:, :-1]).flatten(0, 1), cut[:, 1:].flatten())
+
+    return Training(Model(classes, width, layers, length), loss_of, text, rows, length)
+
+
 def memory(name, setting):
     """The peak of a few steps in bytes, from a process that has the model and has loaded all."""
     text, classes = numbered(words_of_the_library(setting[-1]), setting[0])
     LOSSES[name](torch.zeros(2, 2, requires_grad=True) * 1, torch.zeros(2).long()).backward()
-    training = Training(LOSSES[name], text, classes, setting)
-    return peak_extra_bytes(Way(lambda: [training.step() for _ in range(MEMORY_STEPS)]))
+    run = training(LOSSES[name], text, classes, setting)
+    return peak_extra_bytes(Way(lambda: [run.step() for _ in range(MEMORY_STEPS)]))
 
 
 def extra_memory(name, quick):
     """The same of a fresh process, in MB."""
-    command = [sys.executable, "-m", "bench.fronts.language_model", name, str(int(quick))]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    return None if said == "None" else round(int(said) / 1e6)
+    (said,) = said_by_fresh_process("bench.fronts.language_model", name, int(quick))
+    return None if said is None else round(said / 1e6)
 
 
 def tables(quick):
     """Step time, peak memory and loss of every loss; how far the curves are apart."""
     setting = QUICK if quick else FULL
     text, classes = numbered(words_of_the_library(setting[-1]), setting[0])
-    runs = {name: Training(loss, text, classes, setting) for name, loss in LOSSES.items()}
-
-    def train():
-        for _, training in itertools.product(range(setting[-2]), runs.values()):
-            training.step()
-
-    visit = watched(train)  # once: every step changes the model
-    rows = [
-        [
-            name,
-            1e3 * statistics.median(run.times[1:]) if visit.quiet else UNKNOWN,
-            extra_memory(name, quick),
-            f"{run.curve[0]:.6f}",
-            f"{run.curve[-1]:.6f}",
-            max(abs(a - b) for a, b in zip(run.curve, runs["torch"].curve, strict=True)),
-        ]
-        for name, run in runs.items()
-    ]
+    runs = {name: training(loss, text, classes, setting) for name, loss in LOSSES.items()}
+    visit = trained_by_turns(runs, setting[-2])
+    rows = training_rows(runs, visit, lambda name: extra_memory(name, quick))
     columns = ["loss function", "step, ms", "peak extra memory, MB", "first loss", "last loss"]
     columns.append("largest difference from torch's curve")
     logits = 4e-6 * setting[3] * setting[4] * classes

@@ -4,7 +4,6 @@ The ways take turns, a round each; medians. Memory is that of the first such cal
 its own, beyond the logits, in their size.
 """
 
-import subprocess
 import sys
 
 import torch
@@ -15,7 +14,7 @@ import xentropy.torch
 from ..cells import Cell, make_logits, make_target
 from ..peers import Way
 from ..quiet import notes
-from ..stopwatch import peak_extra_bytes, seconds_in_turn
+from ..stopwatch import peak_extra_bytes, said_by_fresh_process, seconds_in_turn
 from .table import Table
 
 CELLS = ("32x10", "8192x1000", "1024x32000", "2048x50257", "2048x50257:bfloat16")
@@ -86,9 +85,8 @@ def memory(way, name):
 
 def extra_memory(way, name):
     """The same from a fresh process, in the size of the logits; None where it cannot be told."""
-    command = [sys.executable, "-m", "bench.fronts.torch_front", way, name]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    return None if said == "None" else int(said) / Cell.parse(name).nbytes
+    (said,) = said_by_fresh_process("bench.fronts.torch_front", way, name)
+    return None if said is None else said / Cell.parse(name).nbytes
 
 
 def rows(name, quick):
