@@ -12,7 +12,7 @@ import numpy as np
 NUMPY, TORCH = "xentropy, NumPy", "xentropy.torch"
 EAGER, COMPILED = "torch eager", "torch.compile"
 BARE_NUMPY, BARE_TORCH = "products alone, NumPy", "products alone, torch"
-CHUNKS = (256, 1024)
+CHUNKS = (256, 512)
 CHUNKED = "torch chunked, {}".format
 DEFAULT = CHUNKED("default")
 

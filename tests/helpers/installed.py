@@ -17,6 +17,8 @@ NEEDED = {
     "bench/test_bench.py": ["rich"],
     "bench/test_fronts.py": ["rich"],
     "bench/test_plots.py": ["matplotlib"],
+    "bench/test_fine_tuning.py": ["torch", "transformers"],
+    "bench/test_thin_products.py": ["torch", "scipy"],
     "docs/test_site.py": ["myst_parser", "numpydoc", "pydata_sphinx_theme", "matplotlib"],
 }
 
