@@ -53,6 +53,11 @@ def test_a_page_is_filled_between_its_marks_and_only_there():
     assert fronts.filled(filled, RESULTS, "new.json") == filled
 
 
+def test_a_table_that_was_not_measured_leaves_its_part_of_a_page_alone():
+    part = "<!-- fronts: jax from old.json -->\nold\n<!-- fronts: end -->\n"
+    assert fronts.filled(part, RESULTS, "new.json") == part
+
+
 def test_what_the_pages_show_is_what_was_saved():
     shown = set()
     for page in fronts.report.PAGES:
@@ -60,6 +65,10 @@ def test_what_the_pages_show_is_what_was_saved():
         for source in fronts.report.sources(text, fronts.MARK):
             results = json.loads((fronts.report.ROOT / source).read_text(encoding="utf-8"))
             assert fronts.filled(text, results, source) == text
+            known = fronts.named_tables(results)
+            for match in fronts.MARK.finditer(text):
+                if match[3] == source and match[2] not in known:
+                    assert match[0] == match[1] + match[4], f"{match[2]} is not in the results"
         shown |= {match[2] for match in fronts.MARK.finditer(text)}
     assert {"torch", "language_model", "jax", "boosting_rounds"} <= shown
 

@@ -74,7 +74,7 @@ def test_every_peer_answers_right(name, dtype):
 
 
 def a_run(names, seconds=100.0):
-    found = run.Run([CELL, LARGE], names, 1, seconds)
+    found = run.Run([LARGE, CELL], names, 1, seconds)
     found.asks = []
 
     class Fake:
