@@ -18,14 +18,14 @@ def test_both_models_learn_the_same():
 
 
 def test_what_fits_is_on_the_line_through_both_peaks(monkeypatch):
-    """256 tokens take 1.0 GB, 512 take 1.5 GB: 15 GB more are 7,680 tokens more."""
+    """1,024 tokens take 1.0 GB, 1,536 take 1.5 GB: 15 GB more are 15,360 tokens more."""
     monkeypatch.setattr(fine_tuning, "said_by_fresh_process", lambda *_: [10**9, 1_500_000_000])
     a_token, tokens = fine_tuning.cost(WITHOUT, fine_tuning.FULL, 32_000)
-    assert a_token == round(5e8 / 256)
-    assert tokens == 256 + 7680
+    assert a_token == round(5e8 / 512)
+    assert tokens == 1024 + 15360
     table = fine_tuning.fits_table(fine_tuning.FULL)
     assert [row[0] for row in table.rows] == ["32,000", "128,256", "262,144"]
-    assert "| 32,000 | 1953125 | 488281 | 7936 |" in shown(table).markdown()
+    assert "| 32,000 | 976562 | 488281 | 16384 |" in shown(table).markdown()
 
 
 def test_peaks_that_cannot_be_told_leave_the_table_empty(monkeypatch):
