@@ -29,7 +29,7 @@ import xentropy as xe
 
 from ..fronts.language_model import Model, Training, numbered, words_of_the_library
 from ..needed import require
-from ..tables import Table, number, percent
+from ..tables import Table, number
 
 BOUNDS = (10, 12, 16)  # minus their logarithms to base 2
 WIDTHS = (768, 2048)  # of the layers that are timed
@@ -164,7 +164,9 @@ def errors_table(x, w, y):
         skipped = f"{100 * mean:.2g} %, {100 * worst:.2g} %"
         errors = distance(skip_below(g, x, w, y, bound), truth)
         best = 3 / (1 + 2 * stay)
-        rows.append([f"skip_below 2^-{k}", percent(100 * stay), skipped, *map(number, errors), ""])
+        rows.append(
+            [f"skip_below 2^-{k}", f"{100 * stay:.2g} %", skipped, *map(number, errors), ""]
+        )
         rows[-1] += [f"{best:.1f}x"]
         draws = [sparse_tail(g, x, w, y, bound, seed) for seed in range(DRAWS)]
         mean_draw = [sum(each) / DRAWS for each in zip(*draws, strict=True)]
@@ -227,10 +229,12 @@ def times_table(x, w, y, rounds):
 def curves_table(text, classes, setting):
     """How a model learns from each; twice exact, with other batches, for the scale."""
     ahead, held_out = text[: 9 * len(text) // 10], text[9 * len(text) // 10 :]
-    methods = {"exact": (exact, 1), "exact, other batches": (exact, 2)}
-    for k in BOUNDS[1:]:
-        methods[f"skip_below 2^-{k}"] = partial(skip_below, bound=2.0**-k), 1
+    methods = {"exact": (exact, 1)}
+    for k in BOUNDS[:2]:
         methods[f"sparse_tail 2^-{k}"] = sparse_tails(2.0**-k), 1
+    for k in BOUNDS[:0:-1]:
+        methods[f"skip_below 2^-{k}"] = partial(skip_below, bound=2.0**-k), 1
+    methods["exact, other batches"] = exact, 2
     runs, rows, plain = {}, [], None
     for name, (method, seed) in methods.items():
         run = runs[name] = training(method, ahead, classes, setting, seed)
