@@ -162,12 +162,9 @@ def errors_table(x, w, y):
         bound = 2.0**-k
         stay, mean, worst = share_skipped(g, y, bound)
         skipped = f"{100 * mean:.2g} %, {100 * worst:.2g} %"
-        errors = distance(skip_below(g, x, w, y, bound), truth)
-        best = 3 / (1 + 2 * stay)
-        rows.append(
-            [f"skip_below 2^-{k}", f"{100 * stay:.2g} %", skipped, *map(number, errors), ""]
-        )
-        rows[-1] += [f"{best:.1f}x"]
+        errors = map(number, distance(skip_below(g, x, w, y, bound), truth))
+        row = [f"skip_below 2^-{k}", f"{100 * stay:.2g} %", skipped, *errors, ""]
+        rows.append([*row, f"{3 / (1 + 2 * stay):.1f}x"])
         draws = [sparse_tail(g, x, w, y, bound, seed) for seed in range(DRAWS)]
         mean_draw = [sum(each) / DRAWS for each in zip(*draws, strict=True)]
         of_mean = distance(mean_draw, truth)
