@@ -186,7 +186,9 @@ cdef bint plain_unit(object base, double* unit) noexcept:
         return True
     if not plain_real(base, &number) or not 1 < number < INFINITY:
         return False
-    unit[0] = 1 / log(number)
+    cdef uint64_t modes = set_default_modes()
+    unit[0] = settled(1 / log(settled(number)))
+    restore_modes(modes)
     return True
 
 

@@ -52,6 +52,7 @@ cdef TargetReport inspect_for_python(const CrossEntropyCall* c, int n_threads) e
     cdef Memory memory
     leave_python(&memory, c.rows)
     cdef TargetReport report = inspect(c, n_threads, &memory)
+    report.weight = settled(report.weight)
     back_to_python(&memory)
     return report
 
@@ -60,7 +61,7 @@ cdef double run_for_python(const CrossEntropyCall* c, int n_threads) except? -1:
     """The summed loss over the divisor."""
     cdef Memory memory
     leave_python(&memory, c.rows * c.terms.classes)
-    cdef double total = run(c, n_threads, &memory) / c.terms.divisor
+    cdef double total = settled(run(c, n_threads, &memory) / c.terms.divisor)
     back_to_python(&memory)
     return total
 

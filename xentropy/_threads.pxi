@@ -30,6 +30,7 @@ cdef extern from *:
 cdef extern from "kernels/driver/modes.h" namespace "xentropy" nogil:
     uint64_t set_default_modes()
     void restore_modes(uint64_t before)
+    double settled(double value)
 
 
 # --- the default number ----------------------------------------------------------------

@@ -7,4 +7,4 @@ def test_prints_the_cost_and_the_modules(capsys):
     imports.main(["--rounds", "1"])
     first, *modules = capsys.readouterr().out.splitlines()
     assert first.startswith("import numpy ")
-    assert any(line.endswith(" xentropy._kernels") for line in modules)
+    assert any(line.split()[-1].startswith("xentropy") for line in modules)
