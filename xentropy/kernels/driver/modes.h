@@ -6,9 +6,9 @@
 // threads keep them for all calls to come. So each thread of a call sets the default, and restores
 // what it has found: a few ns, as the register is only read if it has the default.
 //
-// Compilers do not know that arithmetic depends on the modes. What is written to memory, or computed
-// in functions that the compiler does not see, stays between the two calls; a number in a register
-// may be computed after them, as GCC 16 does, unless it passes through `settled`.
+// Compilers do not know that arithmetic depends on the modes. What is written to memory, or
+// computed in functions that the compiler does not see, stays between the two calls; a number in a
+// register may be computed after them, as GCC 16 does, unless it passes through `settled`.
 #pragma once
 #include "cpu.h"
 
@@ -25,8 +25,8 @@ static inline void restore_modes(uint64_t before) {
   if ((before & kModes) != kDefaultModes) write_modes(before);
 }
 
-// The value, computed between the two calls if it is asked for there: no volatile statement is moved
-// over another.
+// The value, computed between the two calls if it is asked for there: no volatile statement is
+// moved over another.
 static inline double settled(double value) {
   __asm__ volatile("" : "+m"(value));
   return value;
