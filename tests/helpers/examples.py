@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {
     "xentropy.torch": ["torch"],
     "xentropy.jax": ["jax", "optax"],
+    "xentropy.transformers": ["torch", "transformers"],
     "figure_style": ["matplotlib"],
 }
 FENCE = re.compile(
