@@ -10,7 +10,7 @@
 // b = r / 2 = a / cap, where a = v - n cap ln(2) / 2; P has degree 3 (float32) or 6 in b^2, and is
 // written in f = r / ln 2. The numerator is computed times cap, from a: where n is 0 and P rounds
 // to 1 the result is x itself. Largest errors over
-// a thousandth of all float32 numbers (float64): 3.4 ulp (2.1); of slopes 5.4 ulp (3.7, and 11
+// a thousandth of all float32 numbers (float64): 3.4 ulp (2.9); of slopes 5.4 ulp (3.7, and 11
 // where 2 |x| / cap is some hundreds). Slopes below 2^-124 (2^-1020) are 0.
 #pragma once
 #include "common/exp.h"
