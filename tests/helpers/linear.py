@@ -49,11 +49,12 @@ def allowed_errors(x, layer, target, dtype, *, linear_bias=None, **options):
     scale = options.get("logit_scale", 1.0)
     off = product_error(x.shape[-1] + 1, dtype) * size + (scale != 1) * eps(dtype) * np.abs(logits)
     moved = 2 * scale * off.max(axis=1)  # two logits of a row, apart
+    cap = options.get("softcap") or np.inf  # its slope 1 - tanh(z / cap)^2 moves with z
     options = of_cross_entropy(options)
     rounding = OPTION_ROUNDINGS * eps(dtype)
     loss_size, slope_size = error_scale(logits, target, **options)
     least = np.finfo(dtype).smallest_subnormal
-    slope_off = (rounding + np.expm1(moved)[:, None]) * slope_size + least
+    slope_off = (rounding + np.expm1(moved * (1 + 1 / cap))[:, None]) * slope_size + least
     loss_off = rounding * loss_size + moved_loss(logits, target, moved, options)
     slope = np.abs(reference.cross_entropy_with_grad(logits, target, **options)[1]) + slope_off
     rows, classes = logits.shape
@@ -79,7 +80,8 @@ def moved_loss(logits, target, moved, options):
     )
     repeat = np.broadcast_to(np.float64(take("sample_weight", 1.0)), len(logits))
     counted = counted & (repeat != 0)
-    lse = np.abs(reference.logsumexp(logits * take("logit_scale", 1.0), 1))
+    capped = reference._capped(logits * take("logit_scale", 1.0), take("softcap"))[0]
+    lse = np.abs(reference.logsumexp(capped, 1))
     each = reference._unit(take("base")) * np.abs(mass).sum(axis=1) * moved
     each = each + take("z_loss", 0.0) * (2 * lse + moved) * moved
     each = np.where(counted, np.abs(repeat) * each, 0.0)

@@ -27,6 +27,7 @@ OPTIONS = {
     "label_smoothing": {"label_smoothing": 0.3},
     "z_loss": {"z_loss": 0.1},
     "logit_scale": {"logit_scale": 0.7},
+    "softcap": {"softcap": 2.5},
     "base": {"base": 2},
     "grad_output": {"grad_output": -1.5},
     "rows": {
@@ -44,6 +45,7 @@ OPTIONS = {
         "label_smoothing": 0.3,
         "z_loss": 0.1,
         "logit_scale": 0.7,
+        "softcap": 5.0,
         "base": 10,
         "grad_output": 3.0,
     },
@@ -172,6 +174,9 @@ def test_no_rows_and_no_row_that_counts():
             assert_within(loss, expected, 0)
             assert not grads.input.any()
             assert not grads.linear_weight.any()
+        for options in ({"empty_mean": 0.5}, {"normalizer": 2, "empty_mean": 0.5}):
+            loss, _ = xe.linear_cross_entropy_with_grad(x, weight, target, **options)
+            assert loss == (0.0 if "normalizer" in options else 0.5)
         rows = xe.linear_cross_entropy(x, weight, target, reduction="none")
         assert_bits(rows, np.zeros(len(x), "f4"))
 
