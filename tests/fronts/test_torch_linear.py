@@ -159,6 +159,43 @@ def test_derivatives_of_every_kind(reduction):
     assert torch.autograd.gradgradcheck(loss, leaves)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_operands_that_depend_on_each_other_have_each_path_once(reduction):
+    """Also with create_graph, where torch differentiates the loss of all logits."""
+    start = torch.randn(5, 5, dtype=torch.float64)
+    target = torch.arange(5)
+
+    def derivatives(function, create_graph, made):
+        w = start.clone().requires_grad_()
+        input, bias = made(w)
+        loss = function(input, w, target, linear_bias=bias, reduction=reduction).square().sum()
+        (first,) = torch.autograd.grad(loss, w, create_graph=create_graph)
+        return [first, *torch.autograd.grad(first.sum(), w)] if create_graph else [first]
+
+    ways = (lambda w: (w.sin(), None)), (lambda w: (w, None)), (lambda w: (w.cos(), w.sum(1)))
+    for made, create_graph in itertools.product(ways, (False, True)):
+        ours = derivatives(xt.linear_cross_entropy, create_graph, made)
+        theirs = derivatives(by_logits, create_graph, made)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_dtype_of_the_loss_of_probabilities_is_promoted(reduction):
+    kinds = torch.float16, torch.bfloat16, torch.float32, torch.float64
+    for of_layer, of_target, weighted in itertools.product(kinds, kinds, (False, True)):
+        x, w, _, _ = layer(4, 3, 5, of_layer)
+        x.requires_grad_()
+        target = torch.rand(4, 5).softmax(1).to(of_target)
+        options = {"weight": torch.ones(5, dtype=torch.float32)} if weighted else {}
+        ours, theirs = (
+            function(x, w, target, reduction=reduction, **options)
+            for function in (xt.linear_cross_entropy, by_logits)
+        )
+        assert ours.dtype is theirs.dtype
+        assert torch.autograd.grad(ours.sum(), x)[0].dtype is of_layer
+
+
 def test_transforms_of_functions():
     input, weight, _, target = layer(6, 4, 9, torch.float64)
     ours = torch.func.vmap(torch.func.grad(xt.linear_cross_entropy), (0, None, 0))
@@ -264,6 +301,7 @@ def wrong_calls():
     yield "reduction", ValueError, (x, w, y), {"reduction": "most"}
     yield "smoothing", RuntimeError, (x, w, y), {"label_smoothing": 1.5}
     yield "weight", RuntimeError, (x, w, y), {"weight": torch.ones(4)}
+    yield "weight of more", RuntimeError, (x, w, y), {"weight": torch.ones(9)}
     yield "three dimensions", RuntimeError, (x[None], w, y[None]), {}
     yield "ignored", RuntimeError, (x, w, torch.rand(4, 5)), {"ignore_index": 1}
 

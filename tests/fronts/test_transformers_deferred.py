@@ -188,6 +188,29 @@ def test_writing_to_logits_is_seen_by_all_views_and_by_nothing_else(operands):
     assert torch.equal(x, real)
 
 
+def test_views_from_before_a_write_have_its_loss(operands):
+    """Neither a loss nor a further view may come from the hidden states then."""
+    for write in (lambda x: x[..., :4].fill_(-50), lambda x: x.data.mul_(2)):
+        found = []
+        for x in both(operands):
+            flat, rows = x.view(-1, V), x[:, 1:]
+            write(x)
+            rest = rows.reshape(-1, V)
+            loss = F.cross_entropy(flat, TARGET) + F.cross_entropy(rest, TARGET[:8])
+            found.append([loss, *grads(loss, operands)])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_copies_from_before_a_write_are_without_it_in_inference_mode(operands):
+    with torch.inference_mode():
+        x, real = both(operands)
+        double, expected = x * 2, real * 2
+        x[...] = 0
+        assert torch.equal(double + 0, expected)
+        assert not x.any()
+
+
 def test_logits_read_under_no_grad_still_have_their_gradient(operands):
     x, real = both(operands)
     with torch.no_grad():

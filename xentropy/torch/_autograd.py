@@ -184,6 +184,8 @@ def _differentiable(ctx, tensors, upstream):
             "inplace=True has overwritten the logits, which a derivative of the gradient "
             "(create_graph=True) needs"
         )
+    # Views: the target may be computed from the logits, whose gradient is not to hold that path.
+    tensors = *(t.view_as(t) for t in tensors[:2]), *tensors[2:]
     wanted = [t for t, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
     loss = formula(tensors, ctx.options)
     found = iter(torch.autograd.grad(loss, wanted, upstream.to(loss.dtype), create_graph=True))

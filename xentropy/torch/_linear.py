@@ -269,6 +269,9 @@ def _operator_call(
     layer: Layer, others: Others, options: Options, logits_bytes: int | None, dtype: torch.dtype
 ) -> Tensor:
     _numbers.check(options, layer[0].device)
+    if others[0].is_floating_point():  # torch promotes it with probabilities and their weights
+        for tensor in (t for t in others[:2] if t is not None):
+            dtype = torch.promote_types(dtype, tensor.dtype)
     given = _operator.given_numbers(options, _operator.NUMBERS)
     wanted = [
         name

@@ -209,7 +209,8 @@ def _differentiable(
     record = make_options(
         ignore_index=ignore_index, reduction=reduction, n_threads=n_threads, **options
     )
-    layer: Any = tuple(tensors[:3])
+    # Views: one operand may be computed from another, whose gradient is not to hold that path.
+    layer: Any = tuple(None if t is None else t.view_as(t) for t in tensors[:3])
     loss = by_logits(layer, tuple(tensors[3:]), record)  # type: ignore[arg-type]
     names_wanted = ctx.wanted.split()
     wanted = [t for name, t in zip(PARAMETERS, layer, strict=True) if name in names_wanted]

@@ -74,7 +74,7 @@ class Deferred(Tensor):
                 return func(first.record.value, *args[1:], **kwargs)
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in DEFERRED and isinstance(first, Deferred) and first.record.value is None:
+        if func in DEFERRED and isinstance(first, Deferred) and first.record.pending:
             first.check()
             answer = DEFERRED[func](func, *args, **kwargs)
             if answer is not NotImplemented:

@@ -76,6 +76,15 @@ class Record:
     grad: bool = field(default_factory=torch.is_grad_enabled)
     inference: bool = field(default_factory=torch.is_inference_mode_enabled)
 
+    @property
+    def pending(self) -> bool:
+        """Has nobody computed these logits, or those in whose memory they are?
+
+        Computed ones may have been written to since, also where no version tells.
+        """
+        source = self.source if self.view else None
+        return self.value is None and (source is None or source.pending)
+
     def real(self) -> Tensor:
         """The logits; computed once."""
         if self.value is None:
@@ -96,9 +105,9 @@ class Record:
 
     def _unmodified(self) -> Tensor:
         """As it was when the step was called, whatever has been written to it since."""
-        if self.value is not None and version(self.value) == self.version:
-            return self.value
-        return self._computed()
+        if self.value is None or self.version is None or version(self.value) != self.version:
+            return self._computed()
+        return self.value
 
     @contextlib.contextmanager
     def _modes(self) -> Iterator[None]:
