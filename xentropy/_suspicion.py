@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-FEW = 16  # rows that are looked at
+FEW = 16  # rows that are looked at, ...
+MOST = 1 << 18  # ... of so many numbers in all: the copy of them is 2 MB
+BEGINNING = 64  # numbers that rule out most calls without that copy
 FAR_FROM_1 = 1 / 64  # no rounding moves the sum of a row so far
 ACCIDENT = 1e-6  # a chance that is no reason to warn
 HERE = os.path.dirname(__file__) + os.sep
@@ -47,12 +49,13 @@ def target_sums(t: np.ndarray[Any, Any], axis: int) -> None:
 
 
 def first_rows(array: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
-    """Some rows as float64, the classes along the last axis."""
+    """Some rows as float64, the classes along the last axis; none if they are too long."""
     moved = np.moveaxis(array, axis, -1)
     if moved.ndim == 1:
         moved = moved[None]
+    rows = min(FEW, MOST // max(moved.shape[-1], 1))
     index = (0,) * (moved.ndim - 2)
-    return moved[index][:FEW].astype(np.float64) if moved.size else np.empty((0, 1))
+    return moved[index][:rows].astype(np.float64) if moved.size else np.empty((0, 1))
 
 
 def are_probabilities(x: np.ndarray[Any, Any], axis: int) -> bool:
@@ -64,6 +67,9 @@ def are_probabilities(x: np.ndarray[Any, Any], axis: int) -> bool:
     type rounds. Rows that distinguish no classes, or some from the rest (zeros, equal numbers, a
     single 1), are no evidence.
     """
+    beginning = first_rows(x[(slice(BEGINNING),) * x.ndim], axis)
+    if not ((beginning >= 0) & (beginning <= 1)).all():
+        return False
     rows = first_rows(x, axis)
     if not ((rows >= 0) & (rows <= 1)).all():
         return False

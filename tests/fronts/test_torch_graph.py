@@ -297,3 +297,14 @@ def test_forward_mode_is_not_dropped():
         dual = torch.autograd.forward_ad.make_dual(x.detach(), direction)
         tangent = torch.autograd.forward_ad.unpack_dual(cross_entropy(dual, y)).tangent
     assert torch.allclose(tangent, exact_gradient(x, y, torch.tensor(1.0))[0, 0])
+
+
+def test_a_target_that_is_computed_from_the_logits_has_each_path_once():
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    second = []
+    for function in (cross_entropy, torch.nn.functional.cross_entropy):
+        loss = function(x, (2 * x).softmax(1))
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        second.append((first, *torch.autograd.grad(first.square().sum(), x)))
+    for ours, theirs in zip(*second, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
