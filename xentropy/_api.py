@@ -147,13 +147,6 @@ def cross_entropy(
     IndexError
         A label is neither a class nor `ignore_index`.
 
-    Warns
-    -----
-    UserWarning
-        The logits are probabilities: each of the first rows has numbers in [0, 1] that add up to 1,
-        as unrelated ones do in less than one call in a million. Their softmax is hardly meant, but
-        has a value. The warning comes before anything is written.
-
     Notes
     -----
     -inf among the logits is probability 0: at the target the loss is inf. A row with nan,
@@ -332,11 +325,8 @@ def checked_cross_entropy(
     out: Any = None,
     *,
     float64: bool = False,
-    trusted: bool = False,
 ) -> Any:
     """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised.
-
-    `trusted`: logits may be any numbers, without a warning that they look like probabilities.
     """
     logits = _check.logits(logits, _check.OR_LEAVE_OUT)
     axis = _check.class_axis(options.axis, logits)
@@ -352,10 +342,6 @@ def checked_cross_entropy(
         if isinstance(grad_output, np.ndarray):
             inputs["grad_output"] = grad_output
         _check.out(out, logits, "logits", inputs)
-    if not trusted:
-        from . import _suspicion
-
-        _suspicion.logits(logits, axis, target)
     arrays = logits, target, weight, sample_weight
     return _check.taken(
         _kernels.cross_entropy(

@@ -31,7 +31,6 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
         return None
     if report.bad_row >= 0:
         raise label_error(target, report.bad_row, c.terms.classes)
-    suspect_logits(logits, s.class_axis, target, checked)
     c.terms.divisor = 1
     if s.reduction == kMean:
         c.terms.divisor = report.weight if isnan(s.normalizer) else s.normalizer

@@ -99,6 +99,7 @@ def kl_divergence(
     cross = checked_cross_entropy(False, x, t, None, None, options, float64=True)
     axes = _check.class_axis(axis, x)
     own = reduced("target_entropy", t, axes, False, base, math.nan, n_threads, float64=True)
+    _suspicion.logits(x, axes)
     _suspicion.target_sums(t, axes)
     with np.errstate(all="ignore"):  # silent, as the kernels are
         rows = np.asarray(cross - own)

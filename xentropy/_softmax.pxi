@@ -50,7 +50,7 @@ def reduce_rows(str what, x, axis, bint keepdims, base, double empty, n_threads,
     if not plain_threads(n_threads, &threads) or not plain_unit(base, &call.unit):
         return None
     if call.what == kEntropy and plain_axis(axis, cnp.PyArray_NDIM(x), &class_axis):
-        suspect_logits(x, class_axis, None, checked)
+        suspect_logits(x, class_axis, checked)
     call.float64 = float64 or call.x.dtype == kF64
     values = empty_rows(x, class_axes, keepdims, call.float64)
     call.values = cnp.PyArray_DATA(values)

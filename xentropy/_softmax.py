@@ -166,6 +166,6 @@ def reduced(
     if what == "entropy" and len(axes) == 1 and x.dtype.kind != "c":
         from . import _suspicion
 
-        _suspicion.logits(x, axes[0], None)
+        _suspicion.logits(x, axes[0])
     plain = x, axes, keepdims, base, empty, n_threads
     return _check.taken(_kernels.reduce_rows(what, *plain, checked=True, float64=float64))

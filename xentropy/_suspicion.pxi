@@ -15,7 +15,7 @@ cdef inline bint in_unit_interval(const char* at, int code) noexcept nogil:
     return half <= (0x3C00 if code == kF16 else 0x3F80)
 
 
-cdef int suspect_logits(cnp.ndarray logits, int class_axis, target, bint checked) except -1:
+cdef int suspect_logits(cnp.ndarray logits, int class_axis, bint checked) except -1:
     """A warning if the logits are probabilities.
 
     Whoever gives probabilities gives them in every row, so the first one tells which calls to look
@@ -34,5 +34,5 @@ cdef int suspect_logits(cnp.ndarray logits, int class_axis, target, bint checked
             return 0
     from xentropy import _suspicion
 
-    _suspicion.logits(logits, class_axis, target)
+    _suspicion.logits(logits, class_axis)
     return 0

@@ -20,20 +20,17 @@ ACCIDENT = 1e-6  # a chance that is no reason to warn
 HERE = os.path.dirname(__file__) + os.sep
 
 
-def logits(x: np.ndarray[Any, Any], axis: int, target: Any) -> None:
-    """Warn if the logits are probabilities: softmax would be applied twice, or they are the target.
+def logits(x: np.ndarray[Any, Any], axis: int) -> None:
+    """Warn if the logits are probabilities, of which softmax would be taken once more.
 
-    It cannot be an error: logits may happen to be such numbers, however rarely.
+    It cannot be an error: logits may happen to be such numbers, however rarely. `cross_entropy`
+    does not warn: it promises not to read rows that do not count.
     """
-    if not are_probabilities(x, axis):
-        return
-    said = "logits are probabilities: numbers in [0, 1] that add up to 1 in each row"
-    if isinstance(target, np.ndarray) and target.shape == x.shape:
-        t = first_rows(target, axis)
-        if np.any((t < 0) | (t > 1)):
-            warn(f"{said}; are logits and target swapped?")
-            return
-    warn(f"{said}; give what the softmax was applied to, or their logarithms")
+    if are_probabilities(x, axis):
+        warn(
+            "logits are probabilities: numbers in [0, 1] that add up to 1 in each row; give what "
+            "the softmax was applied to, or their logarithms"
+        )
 
 
 def target_sums(t: np.ndarray[Any, Any], axis: int) -> None:

@@ -62,7 +62,7 @@ class CatBoostObjective:
             raise ValueError(f"target = {target} is not a class: an integer from 0 on")
         options = make_options(reduction="sum", n_threads=1)
         loss, g = _api.checked_cross_entropy(
-            True, approxes, label, None, None, options, trusted=True
+            True, approxes, label, None, None, options
         )
         return (-weight * g).tolist(), _hessian(g, label, loss, weight)
 
@@ -123,7 +123,7 @@ class CatBoostLogloss:
         labels = class_indices(target, *logits.shape)
         options = make_options(axis=0, reduction="sum", n_threads=self.n_threads)
         loss = _api.checked_cross_entropy(
-            False, logits, labels, None, weight, options, trusted=True
+            False, logits, labels, None, weight, options
         )
         return loss, float(len(labels) if weight is None else weight.sum(dtype=np.float64))
 

@@ -100,7 +100,7 @@ class MulticlassLogloss:
         logits, labels, weight = batch(first, second, sample_weight)
         options = make_options(n_threads=self.n_threads)
         loss = _api.checked_cross_entropy(
-            False, logits, labels, None, weight, options, float64=True, trusted=True
+            False, logits, labels, None, weight, options, float64=True
         )
         if self.kind == "lightgbm":
             return self.__name__, loss, False
