@@ -326,8 +326,7 @@ def checked_cross_entropy(
     *,
     float64: bool = False,
 ) -> Any:
-    """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised.
-    """
+    """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised."""
     logits = _check.logits(logits, _check.OR_LEAVE_OUT)
     axis = _check.class_axis(options.axis, logits)
     shape = logits.shape
