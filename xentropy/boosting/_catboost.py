@@ -61,9 +61,7 @@ class CatBoostObjective:
         if label != target or label < 0:
             raise ValueError(f"target = {target} is not a class: an integer from 0 on")
         options = make_options(reduction="sum", n_threads=1)
-        loss, g = _api.checked_cross_entropy(
-            True, approxes, label, None, None, options
-        )
+        loss, g = _api.checked_cross_entropy(True, approxes, label, None, None, options)
         return (-weight * g).tolist(), _hessian(g, label, loss, weight)
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> NoReturn:
@@ -122,9 +120,7 @@ class CatBoostLogloss:
             raise ValueError(SINGLE_OUTPUT)
         labels = class_indices(target, *logits.shape)
         options = make_options(axis=0, reduction="sum", n_threads=self.n_threads)
-        loss = _api.checked_cross_entropy(
-            False, logits, labels, None, weight, options
-        )
+        loss = _api.checked_cross_entropy(False, logits, labels, None, weight, options)
         return loss, float(len(labels) if weight is None else weight.sum(dtype=np.float64))
 
     def get_final_error(self, error: float, weight: float) -> float:
