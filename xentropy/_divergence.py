@@ -99,12 +99,12 @@ def kl_divergence(
     cross = checked_cross_entropy(False, x, t, None, None, options, float64=True)
     axes = _check.class_axis(axis, x)
     own = reduced("target_entropy", t, axes, False, base, math.nan, n_threads, float64=True)
-    _suspicion.logits(x, axes)
-    _suspicion.target_sums(t, axes)
     with np.errstate(all="ignore"):  # silent, as the kernels are
         rows = np.asarray(cross - own)
         if np.isnan(rows).any():
             _none_negative(t, x, axes)
+        _suspicion.logits(x, axes)
+        _suspicion.target_sums(t, axes)
         if reduction == "none":
             dtype = np.float64 if x.dtype.itemsize == 8 else np.float32
             rows = rows.astype(dtype)

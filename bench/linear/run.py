@@ -82,7 +82,8 @@ class Run:
         """The peers of a mode: no products in another dtype than the cell's, no chunks but some."""
         if mode == "half":
             return [name for name in self.names if name in HALF]
-        bare = {ways.ceiling(name, cell.dtype) for name in (ways.NUMPY, ways.TORCH)}
+        ours = [name for name in (ways.NUMPY, ways.TORCH) if name in self.names]
+        bare = {ways.ceiling(name, cell.dtype) for name in ours}
         return [
             name
             for name in self.names
