@@ -1,5 +1,7 @@
 """xentropy: fast and exact softmax cross-entropy on the CPU, NumPy in, NumPy out."""
 
+from typing import TYPE_CHECKING
+
 from . import _command  # noqa: F401 - before the imports that take time
 
 try:
@@ -14,11 +16,24 @@ except ImportError as _error:
     ) from _error
 
 from ._api import cross_entropy, cross_entropy_with_grad
-from ._config import __version__, get_num_threads, set_num_threads, show_config
+from ._config import get_num_threads, set_num_threads, show_config
 from ._divergence import kl_divergence
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
 from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """`__version__`, once it is asked for."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from ._config import version
+
+        return globals().setdefault(name, version())
+
 
 __all__ = [
     "__version__",

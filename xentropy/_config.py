@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import SupportsIndex
 
 from . import _check, _kernels
 from ._quota import cpu_quota
 
-try:
-    __version__ = version("xentropy-cpu")
-except PackageNotFoundError:  # run from a folder that was built but not installed
-    __version__ = "unknown"
+
+def version() -> str:
+    """The version of the installed package; asked for alone, because to look takes 10 ms."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("xentropy-cpu")
+    except metadata.PackageNotFoundError:  # run from a folder that was built but not installed
+        return "unknown"
 
 
 def _limit_threads(quota: float | None) -> None:
@@ -40,7 +44,7 @@ def show_config() -> None:
     >>> xe.show_config()
     version   ...
     """
-    config = {"version": __version__, **_kernels.config()}
+    config = {"version": version(), **_kernels.config()}
     config["tiers"] = ", ".join(config["tiers"])
     if products := sys.modules.get("xentropy.torch._linear_products"):
         config |= products.config()
