@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def run(call):
 
 def work(seed, first, calls, until, place, keep_going):
     """One process of calls; `place` holds the number of the one that runs."""
+    warnings.simplefilter("ignore", UserWarning)  # of what is hardly meant
     outcomes, number = Counter(), first
     np.seterr(all="ignore")  # of the reference; the kernels' are looked at in check_answer
     report = time.monotonic() + REPORT

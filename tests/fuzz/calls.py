@@ -170,6 +170,8 @@ class Call(Maker):
             "n_threads": [None, 1, 2, 3, np.int64(5)],
         }
         made = {name: self.pick(pool) for name, pool in pools.items() if self.chance(0.25)}
+        if made.get("softcap") is not None and made.get("logit_scale") == 1e-30:
+            made["logit_scale"] = 1e-3  # softcap / logit_scale has limits too
         if made.get("reduction", "mean") == "mean" and self.chance(0.1):
             made["normalizer"] = self.pick([3, -7.5, 1e-3, np.float32(64)])
         return made
