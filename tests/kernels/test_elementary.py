@@ -15,8 +15,9 @@ from helpers.tiers import TIERS
 from xentropy import _kernels
 
 STEP = 1 if "XENTROPY_EXHAUSTIVE" in os.environ else 997
-# For both types: exp for two ways to choose k, log1p, softcaps of three sizes and their slopes.
-FUNCTIONS = 18
+# For both types: exp for two ways to choose k, log1p, softcaps of three sizes and their slopes,
+# and whether neighbours change their bits.
+FUNCTIONS = 20
 
 
 def compiler_and_runner(tier):
