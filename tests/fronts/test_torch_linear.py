@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from helpers.torch_oracle import as_float64
 
 import xentropy.torch as xt
+from xentropy.torch import _linear_products
 
 DTYPES = torch.float32, torch.float64, torch.bfloat16, torch.float16
 REDUCTIONS = "mean", "sum", "none"
@@ -46,17 +47,28 @@ def assert_close(ours, exact, eps, terms=1.0):
         assert error <= terms * eps * e.abs().max().item(), (error, eps)
 
 
+@pytest.fixture(params=[(True, True), (False, True), (True, False), (False, False)], ids=str)
+def processor(request, monkeypatch):
+    """(NumPy's BLAS is the faster, it multiplies bfloat16): every processor that the rule knows."""
+    names = "numpy_multiplies", "torch_multiplies_bfloat16"
+    for name, answer in zip(names, request.param, strict=True):
+        monkeypatch.setattr(_linear_products, name, lambda answer=answer: answer)
+
+
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_in_float64(dtype, reduction):
     *tensors, target = layer(dtype=dtype)
     target[3:7] = -100
+    tensors[0][4] = torch.nan  # in a row that is not read
     upstream = torch.linspace(-1, 2, 23) if reduction == "none" else torch.tensor(0.5)
     options = {"reduction": reduction, "label_smoothing": 0.1, "z_loss": 1e-3, "logit_scale": 0.7}
     wide = [t.double() for t in tensors]
     ours = results(
         xt.linear_cross_entropy, *tensors, target, upstream.to(dtype), logits_bytes=600, **options
     )
+    wide[0][4] = 0
     exact = results(by_logits, *wide, target, upstream.to(dtype).double(), **options)
     # Logits of some 10 are rounded to 16 bits: 4 ulp of 8 are the error of their gradient.
     assert_close(ours, exact, torch.finfo(dtype).eps, terms=12)
@@ -78,6 +90,17 @@ def test_16_bits_are_closer_to_the_truth_than_torchs(dtype, rows):
     ):
         error, peer = ((g.double() - e).norm().item() for g in (a, t))
         assert error < peer, name
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "features"), [(0, 3), (2, 0), (1, 3)])
+def test_edges(dtype, rows, features):
+    *tensors, target = layer(rows, features, 5, dtype)
+    ours = results(xt.linear_cross_entropy, *tensors, target, reduction="sum")
+    exact = results(by_logits, *(t.double() for t in tensors), target, reduction="sum")
+    for a, e in zip(ours, exact, strict=True):
+        assert torch.allclose(a.double(), e, rtol=0, atol=32 * torch.finfo(dtype).eps)
 
 
 def test_a_confident_row_keeps_its_tail():

@@ -75,8 +75,11 @@ class TorchProducts(NumpyProducts):
         return out
 
 
-class BFloat16Products(NumpyProducts):
-    """Logits and the gradient of the input in bfloat16, that of the weight summed in float32."""
+class BFloat16Products(TorchProducts):
+    """Logits and the gradient of the input in bfloat16, that of the weight summed in float32.
+
+    All by torch: threads of another BLAS would find its threads still spinning.
+    """
 
     def __init__(
         self,
@@ -91,14 +94,13 @@ class BFloat16Products(NumpyProducts):
     ) -> None:
         layer = input, linear_weight, linear_bias
         super().__init__(*layer, gradients, at_a_time, dtype, one_chunk=one_chunk)
-        classes, features = linear_weight.shape
-        self._inputs, self._classes = tensor(input).view(-1, features), tensor(linear_weight)
+        self._inputs, self._classes = _matrix(tensor(input)), tensor(linear_weight)
         self._offsets = None if linear_bias is None else tensor(linear_bias)
         self._grads = {name: tensor(gradient) for name, gradient in gradients.items()}
-        self._buffer = torch.empty(at_a_time, classes, dtype=torch.bfloat16, device="cpu")
+        shape = at_a_time, len(linear_weight)
+        self._buffer = torch.empty(shape, dtype=torch.bfloat16, device="cpu")
 
     def logits(self, rows: Rows) -> Array:
-        self._rows = rows
         x, weight = self._inputs[_index(rows)], self._classes.t()
         out = self._buffer[: n_rows(rows)]
         if self._offsets is None:
@@ -108,7 +110,7 @@ class BFloat16Products(NumpyProducts):
         return array(out)
 
     def grad_input(self, rows: Rows, grad_logits: Array) -> None:
-        result = self._grads["input"].view(self._inputs.shape)
+        result = _matrix(self._grads["input"])
         if isinstance(rows, slice):
             torch.mm(tensor(grad_logits), self._classes, out=result[rows])
         else:
@@ -132,8 +134,10 @@ class BFloat16Products(NumpyProducts):
     def widened(grad_logits: Array) -> Array:
         return tensor(grad_logits).float().numpy()
 
-    if not numpy_multiplies():
-        multiply = TorchProducts.multiply
+
+def _matrix(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of an input; a single one may have no axis of its own."""
+    return rows[None] if rows.dim() == 1 else rows
 
 
 def _index(rows: Rows) -> Any:
