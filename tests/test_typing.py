@@ -36,6 +36,12 @@ def test_mypy_finds_the_types_of_the_example(name, tmp_path):
 CALLS = [
     (xe.cross_entropy, _types.Options, {"logits", "target", "weight"}),
     (xe.cross_entropy_with_grad, _types.GradientOptions, {"logits", "target", "weight"}),
+    (xe.linear_cross_entropy, _types.LinearOptions, {"input", "linear_weight", "target"}),
+    (
+        xe.linear_cross_entropy_with_grad,
+        _types.LinearGradientOptions,
+        {"input", "linear_weight", "target"},
+    ),
     (xe.kl_divergence, _types.Divergence, {"target", "logits"}),
     (reference.cross_entropy_with_grad, _types.GradientFormula, {"logits", "target", "weight"}),
 ]

@@ -1,5 +1,6 @@
 """Types that several modules share, for checkers of types: nothing imports this at run time."""
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
 
 import numpy as np
@@ -27,8 +28,8 @@ class Divergence(TypedDict, total=False):
     n_threads: SupportsIndex | None
 
 
-class Formula(TypedDict, total=False):
-    """Options of the reference's cross entropy, but for the reduction."""
+class Terms(TypedDict, total=False):
+    """What a loss is made of: options of every cross entropy, but for the reduction."""
 
     sample_weight: ArrayLike | None
     ignore_index: SupportsIndex
@@ -38,8 +39,13 @@ class Formula(TypedDict, total=False):
     z_loss: Number
     logit_scale: Number
     softcap: Number | None
-    axis: SupportsIndex
     base: Number | None
+
+
+class Formula(Terms, total=False):
+    """Options of the reference's cross entropy, but for the reduction."""
+
+    axis: SupportsIndex
 
 
 class Options(Formula, total=False):
@@ -62,3 +68,19 @@ class GradientOptions(Options, Upstream, total=False):
     """Options of `cross_entropy_with_grad`, but for the reduction."""
 
     out: NDArray[Any] | None
+
+
+class LinearOptions(Terms, total=False):
+    """Options of `linear_cross_entropy`, but for the reduction."""
+
+    linear_bias: ArrayLike | None
+    weight: ArrayLike | None
+    logits_bytes: SupportsIndex | None
+    n_threads: SupportsIndex | None
+
+
+class LinearGradientOptions(LinearOptions, Upstream, total=False):
+    """Options of `linear_cross_entropy_with_grad`, but for the reduction."""
+
+    out: tuple[NDArray[Any] | None, ...] | Mapping[str, NDArray[Any] | None] | None
+    wanted: Collection[str]

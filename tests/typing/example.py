@@ -31,6 +31,11 @@ assert_type(xe.cross_entropy_with_grad(x, labels, out=x, grad_output=2), tuple[f
 assert_type(xe.cross_entropy_with_grad(x, labels, reduction="none"), tuple[Floats, Floats])
 assert_type(xe.kl_divergence(xe.softmax(x, 1), x, axis=1), float)
 assert_type(xe.kl_divergence(xe.softmax(x, 1), x, reduction="none"), Floats)
+assert_type(xe.linear_cross_entropy(x, x, labels, linear_bias=[0, 1]), float)
+assert_type(xe.linear_cross_entropy(x, x, labels, reduction="none"), Floats)
+loss, grads = xe.linear_cross_entropy_with_grad(x, x, labels, wanted=["input"], out={"input": x})
+assert_type(loss, float)
+assert_type(grads.linear_weight, np.ndarray[Any, np.dtype[Any]] | None)
 
 
 def by_name(reduction: str) -> None:

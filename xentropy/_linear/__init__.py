@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 import numpy as np
 
@@ -23,9 +23,46 @@ from ._rows import Array
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .._types import (
+        LinearGradientOptions,
+        LinearOptions,
+        Loss,
+        NoReduction,
+        Number,
+        Rows,
+        ToOneNumber,
+    )
+
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
 
 
+@overload
+def linear_cross_entropy(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    reduction: ToOneNumber = "mean",
+    **options: Unpack[LinearOptions],
+) -> float: ...
+@overload
+def linear_cross_entropy(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    reduction: NoReduction,
+    **options: Unpack[LinearOptions],
+) -> Rows: ...
+@overload
+def linear_cross_entropy(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    reduction: str,
+    **options: Unpack[LinearOptions],
+) -> Loss: ...
 def linear_cross_entropy(
     input: ArrayLike,
     linear_weight: ArrayLike,
@@ -34,18 +71,18 @@ def linear_cross_entropy(
     linear_bias: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: SupportsIndex = -100,
     reduction: str = "mean",
-    normalizer: float | None = None,
-    empty_mean: float = math.nan,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    base: float | None = None,
-    logits_bytes: int | None = None,
-    n_threads: int | None = None,
-) -> Any:
+    normalizer: Number | None = None,
+    empty_mean: Number = math.nan,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    base: Number | None = None,
+    logits_bytes: SupportsIndex | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> Loss:
     r"""Softmax cross-entropy of a linear layer, never holding all of its logits.
 
     The loss of `cross_entropy` for the logits
@@ -111,6 +148,33 @@ def linear_cross_entropy(
     return computed(arguments, loss_of(arguments), {})
 
 
+@overload
+def linear_cross_entropy_with_grad(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    reduction: ToOneNumber = "mean",
+    **options: Unpack[LinearGradientOptions],
+) -> tuple[float, LinearGradients]: ...
+@overload
+def linear_cross_entropy_with_grad(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    reduction: NoReduction,
+    **options: Unpack[LinearGradientOptions],
+) -> tuple[Rows, LinearGradients]: ...
+@overload
+def linear_cross_entropy_with_grad(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    reduction: str,
+    **options: Unpack[LinearGradientOptions],
+) -> tuple[Loss, LinearGradients]: ...
 def linear_cross_entropy_with_grad(
     input: ArrayLike,
     linear_weight: ArrayLike,
@@ -119,21 +183,21 @@ def linear_cross_entropy_with_grad(
     linear_bias: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: SupportsIndex = -100,
     reduction: str = "mean",
-    normalizer: float | None = None,
-    empty_mean: float = math.nan,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    base: float | None = None,
+    normalizer: Number | None = None,
+    empty_mean: Number = math.nan,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    base: Number | None = None,
     grad_output: ArrayLike | None = None,
     out: tuple[Array | None, ...] | Mapping[str, Array | None] | None = None,
     wanted: Collection[str] = PARAMETERS,
-    logits_bytes: int | None = None,
-    n_threads: int | None = None,
-) -> tuple[Any, LinearGradients]:
+    logits_bytes: SupportsIndex | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[Loss, LinearGradients]:
     r"""Softmax cross-entropy of a linear layer, and the gradients of its input and parameters.
 
     All parameters but the three below, the semantics and the errors are those of
