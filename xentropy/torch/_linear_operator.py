@@ -25,10 +25,6 @@ from ._autograd import graph_is_retained
 from ._linear_products import kind_of
 from ._routing import on_kernels
 
-# Options that go in the schema; the others as the numbers called `names`.
-IN_SCHEMA = "ignore_index", "reduction", "n_threads"
-
-
 def _kept_dtype(given: Tensor) -> torch.dtype:
     return torch.float32 if given.dtype is torch.float16 else given.dtype
 
