@@ -25,6 +25,7 @@ from ._autograd import graph_is_retained
 from ._linear_products import kind_of
 from ._routing import on_kernels
 
+
 def _kept_dtype(given: Tensor) -> torch.dtype:
     return torch.float32 if given.dtype is torch.float16 else given.dtype
 
