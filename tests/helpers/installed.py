@@ -5,7 +5,7 @@ from importlib.util import find_spec
 # Test files, and what they cannot do without.
 NEEDED = {
     "fronts/test_torch*.py": ["torch"],
-    "fronts/test_torch_opinfo.py": ["torch", "expecttest"],
+    "fronts/test_torch*opinfo.py": ["torch", "expecttest"],
     "linear/test_linear_torch.py": ["torch"],
     "fronts/test_transformers*.py": ["torch", "transformers", "accelerate", "peft"],
     "fronts/test_jax*.py": ["jax", "optax"],
