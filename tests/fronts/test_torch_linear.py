@@ -4,6 +4,7 @@ import gc
 import itertools
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,13 @@ def test_edges(dtype, rows, features):
     exact = results(by_logits, *(t.double() for t in tensors), target, reduction="sum")
     for a, e in zip(ours, exact, strict=True):
         assert torch.allclose(a.double(), e, rtol=0, atol=32 * torch.finfo(dtype).eps)
+
+
+def test_rows_of_bfloat16_whose_logits_fit_are_one_chunk():
+    at_a_time, float32 = _linear_products.BFloat16Products.at_a_time, np.dtype(np.float32)
+    assert at_a_time(5000, 64, 1000, float32, 10_000_000) == 5000
+    assert at_a_time(5000, 64, 1000, float32, 9_999_999) * 2000 <= 9_999_999
+    assert at_a_time(0, 64, 1000, float32, 1) == 1
 
 
 def test_a_confident_row_keeps_its_tail():

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _check, _kernels
 from .._kernels import Options
-from ._plan import LOGITS_BYTES, chunk_rows
+from ._plan import LOGITS_BYTES
 from ._rows import Array
 
 PARAMETERS = ("input", "linear_weight", "linear_bias")
@@ -43,11 +43,6 @@ class Arguments(NamedTuple):
         """The products' dtype."""
         wide = 8 in (self.input.dtype.itemsize, self.linear_weight.dtype.itemsize)
         return np.dtype(np.float64 if wide else np.float32)
-
-    def at_a_time(self, rows: int) -> int:
-        """Rows of a chunk, of so many that count."""
-        classes, features = self.linear_weight.shape
-        return chunk_rows(rows, features, classes, self.dtype.itemsize, self.logits_bytes)
 
 
 def checked(

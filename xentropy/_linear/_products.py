@@ -5,10 +5,11 @@ input by chunks, classes of the weight by tiles. No array is copied as a whole.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from ._plan import tile_classes
+from ._plan import chunk_rows, tile_classes
 from ._rows import Array, MatrixRows, Rows, blas_writes, flat, index_of, n_rows
 
 
@@ -25,7 +26,7 @@ class NumpyProducts:
         linear_bias: Array | None,
         gradients: Mapping[str, Array],
         at_a_time: int,
-        dtype: np.dtype,
+        dtype: np.dtype[Any],
         *,
         one_chunk: bool,
     ) -> None:
@@ -36,12 +37,24 @@ class NumpyProducts:
         self._weight = MatrixRows(linear_weight, dtype, self._tile)
         self._bias = None if linear_bias is None else linear_bias.astype(dtype)
         self._gradients = gradients
-        self._logits = np.empty((at_a_time, classes), dtype)
+        self._logits = self.buffer((at_a_time, classes), dtype)
         self._shape = at_a_time, features
         self._spaces: dict[str, Array] = {}
         self._one_chunk = one_chunk
         self._weight_sum: Array | None = None
         self._bias_sum = np.zeros(classes) if "linear_bias" in gradients else None
+
+    @staticmethod
+    def at_a_time(
+        rows: int, features: int, classes: int, dtype: np.dtype[Any], logits_bytes: int
+    ) -> int:
+        """Rows of a chunk, of so many that count."""
+        return chunk_rows(rows, features, classes, dtype.itemsize, logits_bytes)
+
+    @staticmethod
+    def buffer(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        """Memory for the logits of a chunk."""
+        return np.empty(shape, dtype)
 
     @staticmethod
     def multiply(a: Array, b: Array, out: Array) -> Array:

@@ -111,8 +111,10 @@ def linear_cross_entropy(
     -----
     float32 and float64 products are made by NumPy's BLAS or by torch, whichever is faster on
     processors of this kind; `xentropy.show_config` says which. bfloat16 products are torch's where
-    the processor has instructions for them; the gradient of the weight is always summed in float32
-    and rounded once. NumPy's BLAS has threads of its own: OMP_NUM_THREADS limits both.
+    the processor has instructions for them; each is rounded to bfloat16, but over several chunks
+    the gradient of the weight is summed in float32 and rounded once. If their logits fit into
+    `logits_bytes`, bfloat16 rows are one chunk, which is faster and needs no such sum. NumPy's
+    BLAS has threads of its own: OMP_NUM_THREADS limits both.
 
     All logits are made, by torch, for other devices, tensor subclasses, transforms of torch.func,
     forward-mode derivatives, torch.jit, derivatives of the gradient (create_graph), and gradients
@@ -142,7 +144,8 @@ def linear_cross_entropy(
     numbers = normalizer, label_smoothing, z_loss, logit_scale, softcap, base, n_threads
     record = _record(ignore_index, reduction, numbers)
     if logits_bytes is None and getattr(options, "batch_chunk_size", None) is not None:
-        logits_bytes = options.batch_chunk_size * len(linear_weight) * max(4, input.itemsize)
+        itemsize = 2 if input.dtype is torch.bfloat16 else max(4, input.itemsize)
+        logits_bytes = options.batch_chunk_size * len(linear_weight) * itemsize
     layer = input, linear_weight, linear_bias
     return _or_empty(layer, (target, weight, sample_weight), record, logits_bytes, empty_mean)
 

@@ -5,8 +5,8 @@ The rule depends on the machine alone, so that the bits of a result do not chang
 * float32 and float64: NumPy's BLAS where torch has MKL and the processor is not Intel's, for MKL
   runs below the rate of such processors. Otherwise torch.
 * bfloat16: torch, if the processor multiplies bfloat16. These products are rounded to bfloat16:
-  the logits, their gradient, and the gradient of the input. The gradient of the weight is a sum
-  over all rows and chunks: it is made in float32, and rounded once.
+  the logits, their gradient, and the gradient of the input. So is the gradient of the weight if
+  there is one chunk; over several it is a sum, which is made in float32 and rounded once.
 * other 16 bits: as float32, from converted tiles.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._linear._plan import chunk_rows
 from .._linear._products import NumpyProducts
 from .._linear._rows import Array, Rows, n_rows
 from ._arrays import array, tensor
@@ -76,10 +77,24 @@ class TorchProducts(NumpyProducts):
 
 
 class BFloat16Products(TorchProducts):
-    """Logits and the gradient of the input in bfloat16, that of the weight summed in float32.
+    """Logits and gradients in bfloat16; a sum over chunks, the weight's gradient, in float32.
 
     All by torch: threads of another BLAS would find its threads still spinning.
     """
+
+    @staticmethod
+    def at_a_time(
+        rows: int, features: int, classes: int, dtype: np.dtype[Any], logits_bytes: int
+    ) -> int:
+        """All rows if their logits fit: a float32 product takes nearly twice the time."""
+        itemsize = torch.bfloat16.itemsize
+        if 0 < rows <= logits_bytes // (classes * itemsize):
+            return rows
+        return chunk_rows(rows, features, classes, itemsize, logits_bytes)
+
+    @staticmethod
+    def buffer(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+        return array(torch.empty(shape, dtype=torch.bfloat16, device="cpu"))
 
     def __init__(
         self,
@@ -87,22 +102,18 @@ class BFloat16Products(TorchProducts):
         linear_weight: Array,
         linear_bias: Array | None,
         gradients: Mapping[str, Array],
-        at_a_time: int,
-        dtype: np.dtype[Any],
-        *,
+        *others: Any,
         one_chunk: bool,
     ) -> None:
         layer = input, linear_weight, linear_bias
-        super().__init__(*layer, gradients, at_a_time, dtype, one_chunk=one_chunk)
+        super().__init__(*layer, gradients, *others, one_chunk=one_chunk)
         self._inputs, self._classes = _matrix(tensor(input)), tensor(linear_weight)
         self._offsets = None if linear_bias is None else tensor(linear_bias)
         self._grads = {name: tensor(gradient) for name, gradient in gradients.items()}
-        shape = at_a_time, len(linear_weight)
-        self._buffer = torch.empty(shape, dtype=torch.bfloat16, device="cpu")
 
     def logits(self, rows: Rows) -> Array:
         x, weight = self._inputs[_index(rows)], self._classes.t()
-        out = self._buffer[: n_rows(rows)]
+        out = tensor(self._logits[: n_rows(rows)])
         if self._offsets is None:
             torch.mm(x, weight, out=out)
         else:
@@ -117,6 +128,11 @@ class BFloat16Products(TorchProducts):
             result[_index(rows)] = torch.mm(tensor(grad_logits), self._classes)
 
     def grad_linear_weight(self, rows: Rows, grad_logits: Array) -> None:
+        if self._one_chunk:
+            result = self._grads["linear_weight"]
+            torch.mm(tensor(grad_logits).t(), self._inputs[_index(rows)], out=result)
+            self._weight_sum = self._gradients["linear_weight"]
+            return
         self._x = self._input.take(rows)
         super().grad_linear_weight(rows, grad_logits)
 
