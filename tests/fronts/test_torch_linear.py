@@ -33,7 +33,7 @@ def test_as_in_float64(dtype, reduction):
     options = {"reduction": reduction, "label_smoothing": 0.1, "z_loss": 1e-3, "logit_scale": 0.7}
     wide = [t.double() for t in tensors]
     ours = results(
-        xt.linear_cross_entropy, *tensors, target, upstream.to(dtype), logits_bytes=600, **options
+        xt.linear_cross_entropy, *tensors, target, upstream.to(dtype), logits_bytes=40, **options
     )
     wide[0][4] = 0
     exact = results(by_logits, *wide, target, upstream.to(dtype).double(), **options)
@@ -70,11 +70,15 @@ def test_edges(dtype, rows, features):
         assert torch.allclose(a.double(), e, rtol=0, atol=32 * torch.finfo(dtype).eps)
 
 
-def test_rows_of_bfloat16_whose_logits_fit_are_one_chunk():
-    at_a_time, float32 = _linear_products.BFloat16Products.at_a_time, np.dtype(np.float32)
-    assert at_a_time(5000, 64, 1000, float32, 10_000_000) == 5000
-    assert at_a_time(5000, 64, 1000, float32, 9_999_999) * 2000 <= 9_999_999
-    assert at_a_time(0, 64, 1000, float32, 1) == 1
+def test_rows_of_bfloat16_are_one_chunk_if_that_takes_no_more_memory():
+    layer = (1000, 64), np.dtype(np.float32)
+    at_a_time = _linear_products.BFloat16Products.at_a_time
+    assert at_a_time(5000, *layer, 10_000_000, ()) == 5000
+    assert at_a_time(5000, *layer, 9_999_999, ()) * 2000 <= 9_999_999
+    of_the_sum = 4 * 1000 * 64
+    assert at_a_time(5000, *layer, 10_000_000 - of_the_sum, ("linear_weight",)) == 5000
+    assert at_a_time(5000, *layer, 9_999_999 - of_the_sum, ("linear_weight",)) < 5000
+    assert at_a_time(0, *layer, 1, ()) == 1
 
 
 def test_a_confident_row_keeps_its_tail():

@@ -292,8 +292,8 @@ def computed(
 ) -> Any:
     """The loss; the gradients are written."""
     a = arguments
-    classes, features = a.linear_weight.shape
-    at_a_time = products.at_a_time(loss.n_counted, features, classes, a.dtype, a.logits_bytes)
+    room = a.dtype, a.logits_bytes
+    at_a_time = products.at_a_time(loss.n_counted, a.linear_weight.shape, *room, grads)
     layer = a.input, a.linear_weight, a.linear_bias
     one_chunk = loss.n_counted <= at_a_time
     with np.errstate(all="ignore"):  # silent, as the kernels are

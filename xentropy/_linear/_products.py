@@ -4,13 +4,15 @@ What BLAS cannot read where it is (16 bits, other byte orders, strides) is conve
 input by chunks, classes of the weight by tiles. No array is copied as a whole.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ._plan import chunk_rows, tile_classes
 from ._rows import Array, MatrixRows, Rows, blas_writes, flat, index_of, n_rows
+
+Wanted = Collection[str]  # names of arguments whose gradients are
 
 
 class NumpyProducts:
@@ -46,9 +48,10 @@ class NumpyProducts:
 
     @staticmethod
     def at_a_time(
-        rows: int, features: int, classes: int, dtype: np.dtype[Any], logits_bytes: int
+        rows: int, shape: tuple[int, int], dtype: np.dtype[Any], logits_bytes: int, wanted: Wanted
     ) -> int:
-        """Rows of a chunk, of so many that count."""
+        """Rows of a chunk, of so many that count, for a weight of this shape."""
+        classes, features = shape
         return chunk_rows(rows, features, classes, dtype.itemsize, logits_bytes)
 
     @staticmethod

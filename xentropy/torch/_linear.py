@@ -89,7 +89,7 @@ def linear_cross_entropy(
     label_smoothing : float in [0, 1]
         As torch has it.
     options : torch.nn.LinearCrossEntropyOptions, optional
-        Its `batch_chunk_size` is the number of rows of a chunk at most. The rest has no effect:
+        Its `batch_chunk_size` sets `logits_bytes`, for so many rows. The rest has no effect:
         sums are at least as exact as its "accurate", and graphs can be retained.
     sample_weight, normalizer, empty_mean, z_loss, logit_scale, base, n_threads
         As for `cross_entropy` of this module.
@@ -112,9 +112,9 @@ def linear_cross_entropy(
     float32 and float64 products are made by NumPy's BLAS or by torch, whichever is faster on
     processors of this kind; `xentropy.show_config` says which. bfloat16 products are torch's where
     the processor has instructions for them; each is rounded to bfloat16, but over several chunks
-    the gradient of the weight is summed in float32 and rounded once. If their logits fit into
-    `logits_bytes`, bfloat16 rows are one chunk, which is faster and needs no such sum. NumPy's
-    BLAS has threads of its own: OMP_NUM_THREADS limits both.
+    the gradient of the weight is summed in float32 and rounded once. bfloat16 rows are one chunk
+    if their logits need no more memory than `logits_bytes` and that sum together: it is faster.
+    NumPy's BLAS has threads of its own: OMP_NUM_THREADS limits both.
 
     All logits are made, by torch, for other devices, tensor subclasses, transforms of torch.func,
     forward-mode derivatives, torch.jit, derivatives of the gradient (create_graph), and gradients
