@@ -6,6 +6,7 @@ public functions and classes with their docstrings, and nothing else in their bo
 """
 
 import ast
+import math
 import sys
 import types
 from pathlib import Path
@@ -16,7 +17,9 @@ KEPT = {"property", "classmethod", "staticmethod"}
 
 
 def literal(node):
-    """A default as it stands; ... for one that is a name."""
+    """A default as it stands; ... for one that is a name, but for nan."""
+    if node and ast.unparse(node) == "math.nan":
+        return ast.Constant(math.nan)
     try:
         return node and ast.Constant(ast.literal_eval(node))
     except ValueError:
