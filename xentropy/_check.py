@@ -15,6 +15,7 @@ import numpy as np
 from ._kernels import LARGEST_SCALE, LEAST_SCALE, MOST_THREADS, make_options
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATING = f"{', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
 REDUCTIONS = ("none", "sum", "mean")
 OR_LEAVE_OUT = " or use ignore_index/sample_weight"  # which only cross entropy has
 
@@ -39,7 +40,9 @@ def as_array(value, name, instead=""):
         from ._hints import as_array as hint
 
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name} is no array: {error}{hint(value, name)}") from error
+        raise kind(
+            f"{name} is not an array: {str(error).rstrip('.')}{hint(value, name)}"
+        ) from error
 
 
 @cache
@@ -52,7 +55,7 @@ def float_array(value, name, hint=""):
     """An array of one of the four floating dtypes; others are refused."""
     array = as_array(value, name)
     if not is_float(array.dtype):
-        raise wrong_type(value, array, name, ", ".join(FLOATS), hint)
+        raise wrong_type(value, array, name, FLOATING, hint)
     return array
 
 
@@ -77,9 +80,10 @@ def logits(value, instead=""):
     array = as_array(value, "logits", instead)
     hint = ""
     if array.dtype.kind in "iub":
-        hint = " (integers are class indices: are logits and target swapped?)"
+        hint = " (integers are class indices: are logits and target swapped?"
+        hint += " if not, give logits.astype(np.float32))"
     if not is_float(array.dtype):
-        raise wrong_type(value, array, "logits", ", ".join(FLOATS), hint)
+        raise wrong_type(value, array, "logits", FLOATING, hint)
     if array.ndim == 0:
         raise ValueError("logits must have a class axis, but is a scalar")
     return array
@@ -98,8 +102,11 @@ def class_axis(axis, array, name="logits"):
     return axis
 
 
-def target(value, logits_shape, row_shape):
-    """Class indices, one per row, or class probabilities, one per logit."""
+def target(value, logits_shape, row_shape, of_layer=False):
+    """Class indices, one per row, or class probabilities, one per logit.
+
+    `of_layer`: the logits are those of a linear layer, and their class axis is not the caller's.
+    """
     array = as_array(value, "target", OR_LEAVE_OUT)
     if array.size == 0 and array.shape == row_shape and array.dtype == np.float64:
         array = array.astype(np.int64)  # an empty list has no dtype of its own
@@ -107,13 +114,16 @@ def target(value, logits_shape, row_shape):
         if array.shape != row_shape:
             from . import _hints
 
-            hint = _hints.one_hot(array.shape, logits_shape)
-            hint = hint or _hints.class_axis(logits_shape, array.shape)
+            other = _hints.swapped_layer if of_layer else _hints.class_axis
+            hint = _hints.one_hot(array, logits_shape) or other(logits_shape, array.shape)
             same_shape(array, row_shape, "target", f"class indices for logits {logits_shape}", hint)
         return array
     if not is_float(array.dtype):
-        wanted = f"integers (class indices) or {', '.join(FLOATS)} (class probabilities)"
-        raise wrong_type(value, array, "target", wanted)
+        from . import _hints
+
+        wanted = f"integers (class indices) or {FLOATING} (class probabilities)"
+        hint = _hints.one_hot(array, logits_shape) if array.dtype.kind == "b" else ""
+        raise wrong_type(value, array, "target", wanted, hint)
     if array.shape != logits_shape:
         from ._hints import float_labels
 
@@ -259,7 +269,9 @@ def base(value):
 def reduction(value):
     """One of the three names."""
     if not isinstance(value, str) or value not in REDUCTIONS:
-        raise ValueError(f"reduction = {value!r} is not one of {', '.join(REDUCTIONS)}")
+        names = ", ".join(map(repr, REDUCTIONS))  # quoted: None is not 'none'
+        hint = "; 'mean' is over the rows" if value == "batchmean" else ""
+        raise ValueError(f"reduction = {value!r} is not one of {names}{hint}")
     return str(value)
 
 

@@ -121,9 +121,11 @@ def _none_negative(t: NDArray[np.floating[Any]], x: NDArray[np.floating[Any]], a
     if len(place):
         from . import _suspicion
 
-        swapped = ""
+        hint = ""
         if _suspicion.are_probabilities(x, axis):
-            swapped = "; are target and logits swapped?"
+            hint = "; are target and logits swapped?"
+        elif (t <= 0).all():
+            hint = "; are these log-probabilities? give exp(target)"
         at = ", ".join(map(str, place[0]))
         value = t[tuple(place[0])]
-        raise ValueError(f"target[{at}] = {value} is negative, no probability{swapped}")
+        raise ValueError(f"target[{at}] = {value} is negative, no probability{hint}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
+TWO_CLASSES = "two classes need two logits a row, such as 0 and x"
 
 
 def kind(value: object, array: np.ndarray[Any, Any]) -> str:
@@ -35,6 +36,13 @@ def number_it(value: object, array: np.ndarray[Any, Any], name: str) -> str:
         return "; target.astype(np.int64) makes class indices of it"
     if array.dtype == object and array.ndim == 1 and any(isinstance(a, np.ndarray) for a in array):
         return f"; np.stack({name}) makes one array of many"
+    if array.dtype.kind in "USO" and array.ndim:
+        return f"; {name}.astype(np.float32) reads numbers that are stored as text or objects"
+    if array.dtype.kind in "iu" and name == "target":  # of a divergence
+        return "; for class indices it is cross_entropy, for one-hot rows target.astype(np.float32)"
+    if array.dtype.kind in "iu":
+        swapped = "are linear_weight and target swapped? if not, "
+        return f"; {swapped if name == 'linear_weight' else ''}give {name}.astype(np.float32)"
     return ""
 
 
@@ -77,10 +85,17 @@ def float_labels(target: np.ndarray[Any, Any], row_shape: Shape) -> str:
     return f"; class indices must be integers: give {index or 'target'}.astype(np.int64)"
 
 
-def one_hot(found: Shape, logits_shape: Shape) -> str:
-    """Integers in the shape of class probabilities."""
-    if found != logits_shape:
+def swapped_layer(logits_shape: Shape, rows: Shape) -> str:
+    """Labels of as many rows as the layer has classes."""
+    return "; are input and linear_weight swapped?" if rows == logits_shape[-1:] else ""
+
+
+def one_hot(target: np.ndarray[Any, Any], logits_shape: Shape) -> str:
+    """Integers or bools in the shape of class probabilities."""
+    if target.shape != logits_shape:
         return ""
+    if target.ndim == 1 and np.count_nonzero(target) != 1:  # a score and a label for each row
+        return f"; logits of shape {logits_shape} are a single row; {TWO_CLASSES}"
     return "; class probabilities must be floating: give target.astype(np.float32)"
 
 
@@ -89,5 +104,5 @@ def label(value: int | np.integer[Any], classes: int) -> str:
     if value < 0:
         return f"; ignore_index={value} leaves out the rows with this label"
     if classes == 1:
-        return "; two classes need two logits a row, such as 0 and x"
+        return f"; {TWO_CLASSES}"
     return "; they are counted from 0" if value == classes else ""

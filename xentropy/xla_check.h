@@ -153,7 +153,7 @@ static inline bool check_shape(const char* name, const Array& a, const Array& li
 static inline bool check_float(const char* name, const Array& a, Refusal* why) {
   if (a.dtype >= kF16 && a.dtype <= kF64) return true;
   return refuse(why, kInvalidArgument,
-                "TypeError: %s must be float16, bfloat16, float32, float64, not XLA's type %d",
+                "TypeError: %s must be float16, bfloat16, float32 or float64, not XLA's type %d",
                 name, a.type);
 }
 

@@ -24,7 +24,15 @@ REMEDIES = [
     ((X, Y[:, None].astype(float)), {}, r"give target\[:, 0\].astype"),
     ((X, Y[:, None]), {}, r"give target\[:, 0\]"),
     ((X, np.eye(3, dtype=int)[Y]), {}, r"give target.astype\(np.float32\)"),
+    ((X, np.eye(3, dtype=bool)[Y]), {}, r"give target.astype\(np.float32\)"),
     ((X, Y > 0), {}, r"target.astype\(np.int64\)"),
+    ((X[:, 0], Y), {}, r"shape \(4,\) are a single row; two classes need two logits"),
+    ((X[0], [0, 1, 0]), {}, r"must be floating: give target.astype\(np.float32\)"),
+    ((Y, X), {}, "float32 or float64, not int64 .*swapped.*if not, give logits.astype"),
+    ((X.astype(object), Y), {}, r"not object; logits.astype\(np.float32\)"),
+    ((X.astype(str), Y), {}, r"not <U32; logits.astype\(np.float32\)"),
+    ((X, Y), {"reduction": None}, "None is not one of 'none', 'sum', 'mean'"),
+    ((X, Y), {"reduction": "batchmean"}, "'mean' is over the rows"),
     ((X, ["a", "b", "c", "a"]), {}, r"np.unique\(target"),
     ((X, Y, {0: 1.0, 1: 2.0, 2: 1.0}), {}, r"a dict; .*weight\[c\] for c"),
     ((X, Y, "balanced"), {}, "compute_class_weight"),
@@ -115,6 +123,16 @@ def test_a_divergence_of_negative_probabilities_is_refused():
     bad = X.copy()
     bad[1, 1] = np.nan
     assert np.isnan(xe.kl_divergence(P, bad))
+
+
+def test_the_divergence_knows_other_libraries_targets():
+    for labels in (Y, np.eye(3, dtype=int)[Y]):
+        with pytest.raises(TypeError, match=r"cross_entropy, for one-hot rows target\.astype"):
+            xe.kl_divergence(labels, X)
+    with pytest.raises(ValueError, match=r"negative.*log-probabilities\? give exp\(target\)"):
+        xe.kl_divergence(np.log(P + 0.1) - 1, X)
+    with pytest.raises(ValueError, match=r"negative.*swapped"):  # the order of torch's kl_div
+        xe.kl_divergence(np.log(P + 0.1) - 1, P)
 
 
 def test_target_masses_far_from_1_are_said():

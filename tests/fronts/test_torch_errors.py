@@ -13,7 +13,7 @@ X, Y, P = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((4, 3), 1 / 
 IMAGES, PIXELS = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.long)
 REFUSED = {
     "scalar logits": ((torch.tensor(1.0), torch.tensor(0)), {}, "scalar"),
-    "integer logits": ((X.long(), Y), {}, "swapped"),
+    "integer logits": ((X.long(), Y), {}, r"swapped.*if not, give input.float\(\)"),
     "complex logits": ((X.to(torch.complex64), Y), {}, r"^input must be (?!.*swapped).*complex64"),
     "bool logits": ((X.bool(), Y), {}, "^input must be .*swapped"),
     "float8 logits": ((X.to(torch.float8_e4m3fn), Y), {}, "^input must be .*float8_e4m3fn"),
@@ -36,7 +36,7 @@ REFUSED = {
     "pixels": ((IMAGES, PIXELS[:, :3]), {}, "target has shape"),
     "dimensions": ((IMAGES, PIXELS[:, 0]), {}, "target has shape"),
     "volume": ((torch.zeros(2, 3, 4, 2, 2), torch.zeros(2, 4, 2, 3).long()), {}, "target has"),
-    "integer probabilities": ((X, P.long()), {}, "probabilities must be floating"),
+    "integer probabilities": ((X, P.long()), {}, r"must be floating: give target.float\(\)"),
     "probabilities": ((X, P[:, :2]), {}, "probabilities"),
     "label 3": ((X, torch.tensor([0, 1, 3, 0])), {}, r"target\[2\] = 3 is out of range for 3"),
     "label -1": ((X, torch.tensor([0, 1, -1, 0])), {}, r"target\[2\] = -1 is out of range"),

@@ -36,6 +36,24 @@ def test_errors_are_of_torchs_types(case):
         xt.linear_cross_entropy(*args, **options)
 
 
+def test_what_is_no_tensor_of_the_layers_type_is_named():
+    x, w, b, y = layer(4, 3, 5)
+    for name in ("input", "linear_weight", "target", "linear_bias"):
+        call = {"input": x, "linear_weight": w, "target": y, "linear_bias": b}
+        call[name] = call[name].tolist()
+        with pytest.raises(TypeError, match=f"^{name} must be a tensor, not list"):
+            xt.linear_cross_entropy(**call)
+    with pytest.raises(TypeError, match=r"^linear_weight .* not Linear; give the layer's weight"):
+        xt.linear_cross_entropy(x, torch.nn.Linear(3, 5), y)
+    with pytest.raises(RuntimeError, match=r"^linear_weight must be torch\.float64 as input, not"):
+        xt.linear_cross_entropy(x.double(), w.float(), y)
+    with pytest.raises(RuntimeError, match=r"^linear_bias must be torch\.float32 as input, not"):
+        xt.linear_cross_entropy(x.float(), w.float(), y, linear_bias=b.double())
+    hot = torch.nn.functional.one_hot(y, 5)
+    with pytest.raises(RuntimeError, match=r"must be floating: give target.float\(\)"):
+        xt.linear_cross_entropy(x, w, hot)
+
+
 def test_a_wrong_number_of_bytes_is_named():
     x, w, _, y = layer(4, 3, 5)
     with pytest.raises(ValueError, match="logits_bytes = 0 must be positive"):

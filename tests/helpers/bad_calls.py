@@ -130,7 +130,7 @@ def outside(name, values):
 def wrong_names(name):
     """Cases for `reduction`."""
     odd = ["avg", "", "MEAN", b"mean", None, 1, ["mean"], np.array("mean")]
-    says = [name, "none, sum, mean"]
+    says = [name, "'none', 'sum', 'mean'"]
     return [(f"{name}: {v!r}", {name: v}, ValueError, [*says, re.escape(repr(v))]) for v in odd]
 
 

@@ -34,13 +34,25 @@ def shape_error(name, shape, *says):
     return f"{name} {shape}", {name: np.ones(shape, "f4")}, ValueError, [name, *says]
 
 
+SWAPPED = {"input": LAYER, "linear_weight": X, "linear_bias": None}
 OURS = [
     *wrong_arrays("input", X),
     *wrong_arrays("linear_weight", LAYER),
     *wrong_arrays("linear_bias", BIAS, without=["None"]),
     ("integer input", {"input": np.ones((3, 5), int)}, TypeError, ["input must be", "int64"]),
     ("boolean input", {"input": np.ones((3, 5), bool)}, TypeError, ["input must be", "bool"]),
-    ("integer layer", {"linear_weight": np.ones((4, 5), "i4")}, TypeError, ["weight", "int32"]),
+    (
+        "integer layer",
+        {"linear_weight": np.ones((4, 5), "i4")},
+        TypeError,
+        ["weight", "int32", "swapped"],
+    ),
+    (
+        "input and layer swapped",
+        SWAPPED,
+        ValueError,
+        ["target", r"\(3,\), not \(4,\)", "are input and linear_weight swapped"],
+    ),
     ("integer bias", {"linear_bias": np.ones(4, "i8")}, TypeError, ["linear_bias", "int64"]),
     ("input scalar", {"input": np.float32(1)}, ValueError, ["input", "scalar"]),
     shape_error("linear_weight", (4, 6), r"\(4, 6\)", r"\(classes, 5\)", r"\(3, 5\)"),

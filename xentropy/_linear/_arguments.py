@@ -72,7 +72,7 @@ def checked(
         input,
         linear_weight,
         linear_bias,
-        _check.target(target, (*row_shape, classes), row_shape),
+        _check.target(target, (*row_shape, classes), row_shape, of_layer=True),
         _check.weight(weight, classes),
         _check.sample_weight(sample_weight, row_shape),
         _check.grad_output(grad_output, checked_options.reduction, row_shape),

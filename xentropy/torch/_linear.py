@@ -22,6 +22,7 @@ from ._formula import torch_linear_cross_entropy
 from ._linear_operator import linear_cross_entropy as operator
 from ._loss import TRACED, cross_entropy, is_exporting
 from ._recorded import or_empty
+from ._refusals import in_torchs_words, no_tensor
 from ._routing import PLAIN
 from ._tracing import Overrides, overridden
 
@@ -139,14 +140,15 @@ def linear_cross_entropy(
     )
     if call and (answer := overridden(linear_cross_entropy, call, OVERRIDES)) is not NotImplemented:
         return answer
-    _check_shapes(input, linear_weight, linear_bias)
+    layer = input, linear_weight, linear_bias
+    _check_tensors(layer, target)
+    _check_shapes(*layer)
     _check_ignore_index(ignore_index, input, linear_weight, target)
     numbers = normalizer, label_smoothing, z_loss, logit_scale, softcap, base, n_threads
     record = _record(ignore_index, reduction, numbers)
     if logits_bytes is None and getattr(options, "batch_chunk_size", None) is not None:
         itemsize = 2 if input.dtype is torch.bfloat16 else max(4, input.itemsize)
         logits_bytes = options.batch_chunk_size * len(linear_weight) * itemsize
-    layer = input, linear_weight, linear_bias
     return _or_empty(layer, (target, weight, sample_weight), record, logits_bytes, empty_mean)
 
 
@@ -168,6 +170,13 @@ def _record(ignore_index: int | None, reduction: str, numbers: tuple[Any, ...]) 
         base=base,
         n_threads=n_threads,
     )
+
+
+def _check_tensors(layer: Layer, target: Tensor) -> None:
+    """Raise for what is no tensor."""
+    for name, tensor in zip((*PARAMETERS, "target"), (*layer, target), strict=True):
+        if not isinstance(tensor, Tensor) and (name != "linear_bias" or tensor is not None):
+            raise no_tensor(name, tensor)
 
 
 def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -223,6 +232,7 @@ def _routed(layer: Layer, others: Others, options: Options, logits_bytes: int | 
     """By chunks, or by all logits where chunks cannot be."""
     layer, dtype = _autocast(layer)
     if not _by_chunks(layer, others, options):
+        _check_dtypes(layer)
         return by_logits(layer, others, options)
     try:
         return _operator_call(layer, others, options, logits_bytes, dtype)
@@ -244,6 +254,16 @@ def _autocast(layer: Layer) -> tuple[Layer, torch.dtype]:
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     kept = tensor.dtype is torch.float64 or not tensor.is_floating_point()
     return tensor if kept else tensor.to(dtype)
+
+
+def _check_dtypes(layer: Layer) -> None:
+    """Raise where torch's product of plain tensors does; autocast has been applied."""
+    input = layer[0]
+    for name, tensor in zip(PARAMETERS[1:], layer[1:], strict=True):
+        if tensor is None or type(tensor) not in PLAIN or not tensor.is_cpu:
+            continue
+        if tensor.dtype != input.dtype:
+            raise RuntimeError(f"{name} must be {input.dtype} as input, not {tensor.dtype}")
 
 
 def _by_chunks(layer: Layer, others: Others, options: Options) -> bool:
@@ -321,5 +341,5 @@ def _refused(error: Exception, layer: Layer, others: Others, options: Options) -
         with torch.no_grad():
             by_logits((input, weight, bias), (target, class_weight, sample_weight), options)
     except Exception as theirs:
-        raise type(theirs)(str(error)) from error
+        raise type(theirs)(in_torchs_words(error)) from error
     raise error

@@ -41,6 +41,8 @@ def no_tensor(name, value):
         hint = f"; torch.as_tensor({name}) makes one of it"
     elif isinstance(value, dict):
         hint = "; it has one number per class" if name == "weight" else ""
+    elif isinstance(value, torch.nn.Module) and name == "linear_weight":
+        hint = "; give the layer's weight"
     return TypeError(f"{name} must be a tensor, not {kind}{hint}")
 
 
@@ -53,7 +55,13 @@ def as_torch_has_it(error, tensors, options):
         raise error
     if not only_torch(tensors[3], options):
         raise error
-    return by_torch(tensors, options, str(error).replace("logits", "input"))
+    return by_torch(tensors, options, in_torchs_words(error).replace("logits", "input"))
+
+
+def in_torchs_words(error):
+    """The message of a check, with methods of tensors for those of arrays."""
+    text = str(error).replace(".astype(np.float32)", ".float()")
+    return text.replace(".astype(np.int64)", ".long()")
 
 
 def _check_ours(logits, options):
@@ -88,7 +96,8 @@ def _what_is_wrong(tensors, options, theirs):
             return f"{name} must be a dense tensor, not {kind}"
     if logits.dtype not in FLOATS:
         swapped = not (logits.is_complex() or logits.is_floating_point() or logits.is_quantized)
-        hint = " (integers are class indices: are input and target swapped?)" if swapped else ""
+        hint = " (integers are class indices: are input and target swapped? if not, give "
+        hint = hint + "input.float())" if swapped else ""
         return f"input must be float16, bfloat16, float32 or float64, not {logits.dtype}{hint}"
     if target.dtype in FLOATS and target.shape == logits.shape:
         is_wrong = options.ignore_index >= 0
