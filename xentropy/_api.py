@@ -112,7 +112,7 @@ def cross_entropy(
         Divisor of the mean in place of its own, as accumulation over micro-batches needs.
     empty_mean : float, default nan
         The mean if no row counts, as torch has it; 0 keeps a batch that is masked altogether from
-        making a training's loss nan (its gradient is 0 anyway). A `normalizer` divides it as ever.
+        making a training's loss nan (its gradient is 0 anyway). A `normalizer` divides it, too.
     label_smoothing : float in [0, 1]
         :math:`\epsilon`: that share of the target mass goes evenly to all classes.
     z_loss : float >= 0

@@ -82,7 +82,7 @@ def multiclass_objective(
 
     * XGBoost (`num_class` is wanted): the start, ``base_score=multiclass_base_score(...)``.
       With ``params["objective"] = "multi:softprob"`` beside `obj`, as `XGBClassifier` has it,
-      a model predicts probabilities and evaluates `mlogloss` as ever.
+      a model predicts probabilities and evaluates `mlogloss`, as without it.
     * LightGBM (`num_class` is wanted): the start, `multiclass_init_score`, unless
       ``boost_from_average=False``. A model predicts logits without that start, and so do
       `predict` and `predict_proba` of `LGBMClassifier`, for any custom objective. With

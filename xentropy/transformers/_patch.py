@@ -58,11 +58,11 @@ def patch(model: nn.Module) -> "_Patched":
 
     Notes
     -----
-    Logits are computed as ever where the output layer is not torch's own ``nn.Linear`` with a plain
-    weight on the CPU (quantised ones, LoRA on the layer itself adds to them), in graphs
-    of torch.compile and torch.export, in transforms of torch.func, and for the single positions of
-    ``generate``. A layer that replaces the patched one (``resize_token_embeddings``) must be
-    patched again. Sharded weights, which are gone after the forward pass, are not supported.
+    Logits are computed, as without the patch, where the output layer is not torch's own
+    ``nn.Linear`` with a plain weight on the CPU (quantised ones, LoRA on the layer itself adds to
+    them), in graphs of torch.compile and torch.export, in transforms of torch.func, and for the
+    single positions of ``generate``. A layer that replaces the patched one
+    (``resize_token_embeddings``) must be patched again. Sharded weights, which are gone after the forward pass, are not supported.
 
     Examples
     --------
