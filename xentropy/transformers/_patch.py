@@ -62,7 +62,8 @@ def patch(model: nn.Module) -> "_Patched":
     ``nn.Linear`` with a plain weight on the CPU (quantised ones, LoRA on the layer itself adds to
     them), in graphs of torch.compile and torch.export, in transforms of torch.func, and for the
     single positions of ``generate``. A layer that replaces the patched one
-    (``resize_token_embeddings``) must be patched again. Sharded weights, which are gone after the forward pass, are not supported.
+    (``resize_token_embeddings``) must be patched again. Sharded weights, which are gone after the
+    forward pass, are not supported.
 
     Examples
     --------
