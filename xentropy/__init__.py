@@ -23,19 +23,27 @@ from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
 
 if TYPE_CHECKING:
+    from ._evaluation import Evaluation, PairedEvaluation
+
     __version__: str
 else:
 
-    def __getattr__(name: str) -> str:
-        """`__version__`, once it is asked for."""
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from ._config import version
+    def __getattr__(name: str) -> object:
+        """What takes time to import, once it is asked for."""
+        if name == "__version__":
+            from ._config import version
 
-        return globals().setdefault(name, version())
+            return globals().setdefault(name, version())
+        if name not in ("Evaluation", "PairedEvaluation"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import _evaluation
+
+        return globals().setdefault(name, getattr(_evaluation, name))
 
 
 __all__ = [
+    "Evaluation",
+    "PairedEvaluation",
     "__version__",
     "cross_entropy",
     "cross_entropy_with_grad",
