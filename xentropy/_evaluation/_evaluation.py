@@ -215,8 +215,8 @@ class Evaluation(Stream):
             low=number / self.bins,
             high=(number + 1) / self.bins,
             weight=to_float(w),
-            confidence=to_float(divided(w - doubt, w)),
-            accuracy=to_float(divided(w - wrong, w)),
+            confidence=to_float(divided(w - doubt, w)) if w else None,
+            accuracy=to_float(divided(w - wrong, w)) if w else None,
         )
 
 

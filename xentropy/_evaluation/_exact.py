@@ -28,11 +28,17 @@ HUGE, SCALE = 2.0**900, 600  # no power of two overflows that cuts elements belo
 
 def to_float(number: Exact) -> float:
     """The nearest float64, by one rounding; there is one nan."""
+    if isinstance(number, Fraction):
+        return _quotient(number.numerator, number.denominator)
+    return math.nan if math.isnan(number) else float(number)
+
+
+def _quotient(a: int, b: int) -> float:
+    """a / b, rounded once; b is positive."""
     try:
-        value = float(number)
+        return a / b
     except OverflowError:
-        return math.copysign(math.inf, number)
-    return math.nan if math.isnan(value) else value
+        return math.inf if a > 0 else -math.inf
 
 
 def exp(x: float) -> float:
@@ -128,9 +134,6 @@ class ExactSums:
     def __len__(self) -> int:
         return len(self._sums)
 
-    def keys(self) -> Sequence[Hashable]:
-        return list(self._sums)
-
     def add(
         self, keys: Sequence[Hashable], codes: Codes, columns: Mapping[str, Sequence[Floats]]
     ) -> None:
@@ -184,5 +187,12 @@ class ExactSums:
         return Fraction(number) * Fraction(2) ** self._units[place]
 
     def floats(self, name: str) -> Floats:
-        """The sums of a column, each rounded once, in the order of `keys`."""
-        return np.array([to_float(self.exact(key, name)) for key in self._sums])
+        """The sums of a column, each rounded once, in the order of their keys."""
+        place = self._places[name]
+        unit = Fraction(2) ** self._units[place]
+        up, down = unit.numerator, unit.denominator
+        rounded = np.array([_quotient(n[place] * up, down) for n in self._sums.values()])
+        for number, key in enumerate(self._sums):
+            if (key, place) in self._special:
+                rounded[number] = to_float(self._special[key, place])
+        return rounded

@@ -49,15 +49,15 @@ class Bin:
         The interval: without `high`, but for the last.
     weight : float
         Sum of the weights of its rows.
-    confidence, accuracy : float
-        Means of the largest probability and of top-1 accuracy; nan where there are no rows.
+    confidence, accuracy : float or None
+        Means of the largest probability and of top-1 accuracy; None where there are no rows.
     """
 
     low: float
     high: float
     weight: float
-    confidence: float
-    accuracy: float
+    confidence: float | None
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
