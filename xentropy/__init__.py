@@ -40,6 +40,9 @@ else:
 
         return globals().setdefault(name, getattr(_evaluation, name))
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "Evaluation",

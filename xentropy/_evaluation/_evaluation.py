@@ -61,8 +61,9 @@ class Evaluation(Stream):
     and G that of n (clustered, or sandwich, errors; Liang and Zeger 1986); for bits a byte they are
     those of the ratio of two sums. Errors of exp and of other units are derived to first order.
 
-    Memory does not grow with the number of rows; each group takes about a kilobyte. Computing an
-    update takes some 30 MB, whatever its size, and 100 bytes a row.
+    Memory does not grow with the number of rows; each group takes some 400 bytes. While an update
+    is computed, it takes up to 20 MB (a few rows of logits in float64, if these are longer) and
+    some 250 bytes a row, so a file of many short rows goes in several updates.
 
     A row with nan, +inf or nothing but -inf makes all means nan but the accuracies: for those it
     is wrong.
