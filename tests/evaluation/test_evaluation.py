@@ -1,10 +1,12 @@
 """`Evaluation`: closed forms, other libraries, formulas written out."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from helpers.evaluations import batch, bits, counted, given
+from ml_dtypes import bfloat16
 
 import xentropy as xe
 
@@ -217,18 +219,26 @@ def test_scale_and_softcap():
     assert bits(options) == bits(result_of(2 * np.tanh(logits * 0.5 / 2), **arguments))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", ">f4", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", bfloat16, ">f4", "float32", "float64"])
 def test_dtypes(dtype):
     """The figures are those of the same numbers in float64."""
     arguments = batch()
-    narrow = arguments["logits"].astype(np.dtype(dtype) if dtype != "bfloat16" else bfloat16())
+    narrow = arguments["logits"].astype(dtype)
     assert bits(counted(xe.Evaluation, arguments | {"logits": narrow}).result()) == bits(
         counted(xe.Evaluation, arguments | {"logits": narrow.astype(np.float64)}).result()
     )
 
 
-def bfloat16():
-    return pytest.importorskip("ml_dtypes").bfloat16
+def test_memory_does_not_grow_with_the_rows():
+    """240 MB of logits, of which all rows are the same memory."""
+    logits = np.broadcast_to(np.arange(200_000, dtype=np.float32) / 1e4, (300, 200_000))
+    evaluation = xe.Evaluation()
+    evaluation.update(logits[:1], [0])
+    tracemalloc.start()
+    evaluation.update(logits, np.arange(300))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_layouts():

@@ -45,6 +45,13 @@ def test_infinities_and_nan_add_up_as_in_float64(values):
     special = [v for v in values if not math.isfinite(v)]
     if special:
         assert same(to_float(total(values)), sum(special))
+        merged = ExactSums(["x"])
+        for value in values:
+            part = ExactSums(["x"])
+            part.add(["a"], np.zeros(1, np.intp), {"x": [np.array([value])]})
+            merged.merge(part)
+        assert same(merged.floats("x")[0], sum(special))
+        assert same(to_float(merged.exact("a", "x")), sum(special))
 
 
 def test_sums_beyond_the_largest_float_are_infinite_and_come_back():

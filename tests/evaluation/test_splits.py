@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from helpers.evaluations import batch, bits, counted, counted_in_a_process
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import xentropy as xe
@@ -27,7 +27,6 @@ def merged(parts, random):
 
 
 @BOTH
-@settings(max_examples=30, deadline=None)
 @given(cuts=st.sets(st.integers(1, ROWS - 1)), random=st.randoms())
 def test_any_split_and_any_tree(kind, cuts, random):
     arguments = batch(ROWS)

@@ -22,7 +22,7 @@ Exact = Fraction | float  # a float is inf or nan
 
 BLOCK = 1 << 16  # elements that are cut together: the fewer, the more bits a cut takes
 DIGITS = 53  # of the mantissa
-FINEST, COARSEST = -1074, 971  # exponents of the unit in the last place of any float64
+COARSEST = 971  # exponent of the unit in the last place of the largest float64
 HUGE, SCALE = 2.0**900, 600  # no power of two overflows that cuts elements below HUGE
 
 
@@ -80,7 +80,7 @@ def _extracted(values: Floats, codes: Codes, groups: int) -> Iterator[tuple[int,
     while (largest := float(np.abs(values).max(initial=0.0))) > 0:
         # n numbers below 2**exponent: their sum is below 2**cut, a multiple of 2**(cut - 53).
         cut = math.frexp(largest)[1] + len(values).bit_length()
-        unit = max(cut - DIGITS, FINEST)
+        unit = cut - DIGITS
         top = (values + math.ldexp(1.0, cut)) - math.ldexp(1.0, cut)
         values = values - top
         whole = np.ldexp(np.bincount(codes, top, groups), -unit)
