@@ -27,8 +27,9 @@ class Evaluation(Stream):
 
     `update` counts rows, `merge` adds what another object has counted, and `result` computes the
     figures, at any time. All sums are exact: figures have the same bits for any split of the rows,
-    any order, and any tree of merges. An object can be copied and pickled, so work goes to other
-    threads, processes or machines with an object for each.
+    any order, and any tree of merges (on CPUs of one kind: the numbers of a row may differ in
+    their last bits between others). An object can be copied and pickled, so work goes to other
+    threads, processes or machines with an object for each; threads must not share one.
 
     Parameters
     ----------
