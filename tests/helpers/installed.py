@@ -14,6 +14,7 @@ NEEDED = {
     "fronts/test_boosting_catboost.py": ["catboost"],
     "fronts/test_boosting_selection.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_guide.py": ["xgboost", "lightgbm", "catboost"],
+    "files/test_safetensors_package.py": ["safetensors"],
     "bench/test_bench.py": ["rich"],
     "bench/test_fronts.py": ["rich"],
     "bench/test_plots.py": ["matplotlib"],
