@@ -41,11 +41,13 @@ def format_of(mapped: Mapped) -> str:
     return found
 
 
-def only_for(format: str, formats: tuple[str, ...], given: Mapping[str, object]) -> None:
+def only_for(
+    mapped: Mapped, format: str, formats: tuple[str, ...], given: Mapping[str, object]
+) -> None:
     """Raise if an argument was given that means nothing for this format."""
     for name, value in given.items():
         if value is not None and format not in formats:
-            raise ValueError(f"{name} = {value!r} goes with {' and '.join(formats)} files only")
+            raise mapped.error(f"{name} = {value!r} goes with {' and '.join(formats)} files only")
 
 
 def open_logits(
@@ -87,8 +89,8 @@ def open_logits(
         raise ValueError(f"dtype = {dtype!r} is not 'bfloat16', nor left out")
     mapped = Mapped(path)
     format = format_of(mapped)
-    only_for(format, ("npy", "safetensors"), {"axis": axis, "dtype": dtype})
-    only_for(format, ("safetensors",), {"name": name, "target_name": target_name})
+    only_for(mapped, format, ("npy", "safetensors"), {"axis": axis, "dtype": dtype})
+    only_for(mapped, format, ("safetensors",), {"name": name, "target_name": target_name})
     axis = 1 if axis is None else axis
     if format == "npy":
         return _npy.logits(mapped, axis, dtype)
@@ -119,7 +121,7 @@ def open_targets(
     """
     mapped = Mapped(path)
     format = format_of(mapped)
-    only_for(format, ("safetensors",), {"name": name})
+    only_for(mapped, format, ("safetensors",), {"name": name})
     found: Targets
     if format == "npy":
         found = _npy.targets(mapped)
