@@ -12,6 +12,7 @@ from .cli.demo_progress import wrapped
 # The modules of xentropy.cli that are subcommands; only the one that is run is imported.
 COMMANDS = {
     "demo": "a small language model, trained and evaluated (without a subcommand: this one)",
+    "evaluate": "perplexity, calibration and more of logits in files; two models compared",
     "config": "what runs here: version, instruction sets, compiler, threads",
 }
 DEFAULT = "demo"

@@ -59,7 +59,7 @@ def test_the_version():
 
 
 @pytest.mark.parametrize("columns", [40, 80])
-@pytest.mark.parametrize("arguments", [["--help"], ["config", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["config", "--help"], ["evaluate", "--help"]])
 def test_help_is_clean_in_any_width(arguments, columns):
     done = run(*arguments, env=environment(COLUMNS=str(columns)))
     assert (done.returncode, done.stderr) == (0, "")
