@@ -21,6 +21,7 @@ from ._divergence import kl_divergence
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
 from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
+from ._statistics import RowStatistics, row_statistics
 
 if TYPE_CHECKING:
     from ._evaluation import Evaluation, PairedEvaluation
@@ -47,6 +48,7 @@ else:
 __all__ = [
     "Evaluation",
     "PairedEvaluation",
+    "RowStatistics",
     "__version__",
     "cross_entropy",
     "cross_entropy_with_grad",
@@ -57,6 +59,7 @@ __all__ = [
     "linear_cross_entropy_with_grad",
     "log_softmax",
     "logsumexp",
+    "row_statistics",
     "set_num_threads",
     "show_config",
     "softmax",

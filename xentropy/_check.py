@@ -132,6 +132,15 @@ def target(value, logits_shape, row_shape, of_layer=False):
     return array
 
 
+def labels(value, logits_shape, axis):
+    """Class indices, one per row."""
+    row_shape = logits_shape[:axis] + logits_shape[axis + 1 :]
+    array = target(value, logits_shape, row_shape)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"target must be integers (class indices), not {array.dtype}")
+    return array
+
+
 def same_shape(array, shape, name, what, hint=""):
     """Raise if the array has another shape."""
     if array.shape != shape:

@@ -76,4 +76,12 @@ def reduce_rows(
     checked: bool = False,
     float64: bool = False,
 ) -> Rows | None: ...
+def row_statistics(
+    logits: Any,
+    target: Any,
+    options: Options,
+    *,
+    checked: bool = False,
+    float64_results: bool = False,
+) -> tuple[Any, ...] | None: ...  # the fields of `RowStatistics`
 def xla_handlers() -> dict[str, Any]: ...

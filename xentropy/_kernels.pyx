@@ -141,6 +141,17 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         bint streamed
         bint float64
 
+    cdef struct StatisticsCall:
+        CrossEntropyCall rows
+        bint results_float64
+        void* lse
+        void* loss
+        void* entropy
+        void* max_log_prob
+        void* sum_squares
+        int64_t* argmax
+        int64_t* rank
+
     cdef struct TargetReport:
         Py_ssize_t bad_row
         double weight
@@ -149,11 +160,14 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     size_t chunk_rows(size_t rows, size_t classes)
     size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call)
     size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call)
+    size_t workspace_bytes(const Tier& tier, const StatisticsCall& call)
     TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                                  size_t end)
     double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
                      char* scratch)
     void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
+                   char* scratch)
+    void run_chunk(const Tier& tier, const StatisticsCall& call, size_t begin, size_t end,
                    char* scratch)
     size_t parts_of(const CrossEntropyCall& call)
     size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& call)
@@ -244,4 +258,5 @@ include "_options.pxi"
 include "_suspicion.pxi"
 include "_cross_entropy.pxi"
 include "_softmax.pxi"
+include "_statistics.pxi"
 include "_xla.pxi"

@@ -33,6 +33,7 @@ __all__ = [
     "linear_cross_entropy_with_grad",
     "log_softmax",
     "logsumexp",
+    "row_statistics",
     "softmax",
 ]
 
@@ -367,3 +368,41 @@ def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None):
         return rows.reshape(shape)[()]
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(rows.sum() if reduction == "sum" else np.float64(rows.sum()) / len(rows))
+
+
+def row_statistics(
+    logits, target=None, *, axis=1, ignore_index=-100, logit_scale=1.0, softcap=None
+):
+    """Numbers of every row, as `xentropy.row_statistics`: a dictionary of arrays by name.
+
+    With m the class of the largest logit x_m::
+
+        max_log_prob = log p_m = -log1p(tail_sum)
+        entropy      = log1p(tail_sum) + sum_c p_c (x_m - x_c)
+        sum_squares  = sum_c p_c^2
+        rank         = how many classes come before the target, by logit and then by index
+
+    No term of these sums is negative: nothing cancels.
+    """
+    x, shape = _rows(logits, axis)
+    labels = np.zeros(len(x), int) if target is None else np.asarray(target).reshape(-1)
+    counted = np.array([target is None or int(label) != ignore_index for label in labels], bool)
+    y = np.where(counted, labels, 0).astype(np.int64)[:, None]
+    x, _ = _capped(np.where(counted[:, None], x, 0.0) * logit_scale, softcap)
+    rows, at = _Rows(x), np.argmax(x, axis=1)[:, None]
+    own, log1p_tail = np.take_along_axis(x, y, 1), np.take_along_axis(rows.neg_log_p, at, 1)
+    with np.errstate(invalid="ignore"):
+        away = np.take_along_axis(x, at, 1) - x
+    before = (x > own) | ((x == own) & (np.arange(x.shape[1]) < y))
+    rank = np.where(np.isnan(x).any(axis=1), x.shape[1], before.sum(axis=1))
+    numbers = {
+        "lse": (rows.lse, np.nan),
+        "loss": (np.take_along_axis(rows.neg_log_p, y, 1)[:, 0], 0.0),
+        "entropy": (log1p_tail[:, 0] + _times(rows.p, away).sum(axis=1), np.nan),
+        "argmax": (at[:, 0], -1),
+        "max_log_prob": (0.0 - log1p_tail[:, 0], np.nan),
+        "rank": (rank, -1),
+        "sum_squares": ((rows.p**2).sum(axis=1), np.nan),
+    }
+    found = {k: np.where(counted, v, other).reshape(shape)[()] for k, (v, other) in numbers.items()}
+    return found if target is not None else found | {"loss": None, "rank": None}

@@ -1,4 +1,4 @@
-from typing import Literal, SupportsIndex, Unpack, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 from numpy.typing import ArrayLike
 
@@ -154,3 +154,12 @@ def kl_divergence(
     axis: SupportsIndex = 1,
     base: Number | None = None,
 ) -> Loss: ...
+def row_statistics(
+    logits: ArrayLike,
+    target: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    ignore_index: SupportsIndex = -100,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+) -> dict[str, Any]: ...

@@ -172,6 +172,28 @@ class Trial(Call):
         added = x.size * 2.0**-57  # equal terms, in 16 sums at least, are rounded alike
         compare(result, exact, units + added * np.abs(exact), self.name)
 
+    def check_row_statistics(self, result, arguments):
+        """Classes and infinities exactly; other numbers as near as the loss of a row may be."""
+        x = np.asarray(arguments["logits"])
+        if x.ndim == 1:
+            arguments["axis"] = 0
+        native, scale = x.dtype.newbyteorder("="), arguments.get("logit_scale", 1)
+        most = float(np.max(np.abs(x), initial=0, where=np.isfinite(x))) * scale
+        if out_of_range(scale) or out_of_range(arguments.get("softcap")) or most > 1e36:
+            return
+        exact = oracle(native).row_statistics(**arguments)
+        step, moved = 2 * plain(native) * eps(native), 2.0**-52 * most
+        if (cap := arguments.get("softcap")) is not None:
+            moved = 4 * CAP_ULPS * eps(native) * float(min(cap, most))
+        for name, value in result._asdict().items():
+            if name in ("argmax", "rank") and cap is None and value is not None:
+                compare(value, exact[name], 0, name)
+            elif name not in ("argmax", "rank") and value is not None:
+                least = step * most if name == "lse" else 1e-37
+                size = 1 + np.abs(exact[name]) if moved else 0
+                allowed = step * np.abs(exact[name]) + moved * size + least
+                compare(value, exact[name], allowed, name)
+
     def check_kl_divergence(self, result, arguments):
         x, t = (np.asarray(arguments[k]) for k in ("logits", "target"))
         if out_of_range(t):

@@ -11,7 +11,7 @@ SMALL = 2000  # elements of most calls
 FLOATS = [np.dtype(t) for t in ("f2", "f4", "f8", bfloat16)]
 INTEGERS = [np.dtype(c) for c in "bhilBHIL"]
 FUNCTIONS = ["cross_entropy_with_grad"] * 8 + ["cross_entropy"] * 4 + ["softmax", "log_softmax"] * 2
-FUNCTIONS += ["logsumexp", "entropy", "kl_divergence"] * 2 + ["set_num_threads"]
+FUNCTIONS += ["logsumexp", "entropy", "kl_divergence", "row_statistics"] * 2 + ["set_num_threads"]
 BAD_LABELS = {
     "i": [1, 2000, -1, 2**31, -(2**40), 2**63 - 1],
     "u": [0, 100, 156, 2**16 - 100, 2**32 - 100, 2**63, 2**64 - 100],
@@ -117,6 +117,8 @@ class Call(Maker):
         self.name, self.spoiled = self.pick(FUNCTIONS), None
         if self.name == "set_num_threads":
             self.arguments = {"n": self.pick([None, 1, 2, 3])}
+        elif self.name == "row_statistics":
+            self.arguments = self.statistics()
         elif self.name.startswith("cross"):
             self.arguments = self.cross_entropy()
         else:
@@ -155,6 +157,14 @@ class Call(Maker):
             made["sample_weight"] = self.given(self.quarters(rows))
         if self.name == "cross_entropy_with_grad":
             self.gradient(made, rows)
+        return made
+
+    def statistics(self):
+        made = self.cross_entropy()
+        names = ("logits", "target", "axis", "ignore_index", "logit_scale", "softcap", "n_threads")
+        made = {name: made[name] for name in names if name in made}
+        if np.asarray(made["target"]).dtype.kind == "f":
+            made["target"] = None
         return made
 
     def numbers(self):

@@ -35,7 +35,7 @@ ROUNDED_ONCE = 0.501
 def remembering(module):
     """The functions of the reference, each with a memory."""
     names = ("cross_entropy", "cross_entropy_with_grad", "softmax", "log_softmax", "logsumexp")
-    names += ("entropy", "kl_divergence")
+    names += ("entropy", "kl_divergence", "row_statistics")
     return SimpleNamespace(**{name: remembered(getattr(module, name)) for name in names})
 
 

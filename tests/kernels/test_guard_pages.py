@@ -80,6 +80,11 @@ def test_softmax_family(dtype, rows, side):
             assert (beside == FILLER).all(), f"{call.__name__} {classes}: wrote beside out"
         assert_bits(xe.logsumexp(x, 1), xe.logsumexp(free, 1))
         assert_bits(xe.entropy(x), xe.entropy(free))
+        labels = guarded(make_target("labels", x.shape), side)[0]
+        for found, exact in zip(
+            xe.row_statistics(x, labels), xe.row_statistics(free, labels), strict=True
+        ):
+            assert_bits(found, exact, f"statistics {classes}")
         kl = xe.kl_divergence(t, x, reduction="none")
         assert_bits(kl, xe.kl_divergence(t.copy(), free, reduction="none"))
         assert (around == FILLER).all()

@@ -46,6 +46,7 @@ DIGESTS = {
         "certain, grad_output": "d4133c02e9838cbe",
         "probabilities": "4f7a58491c572ad0",
         "softmax family": "4d8fa15709b2716e",
+        "statistics": "b46fc1fb0f52d29d",
     },
     "bfloat16": {
         "plain": "3f14c3369d65c324",
@@ -61,6 +62,7 @@ DIGESTS = {
         "certain, grad_output": "a0c52e23aab92df8",
         "probabilities": "23b093f240367db6",
         "softmax family": "906cc3cac06202cb",
+        "statistics": "67f47d2f201d08da",
     },
     "float32": {
         "plain": "a7abd8fafc7647ab",
@@ -76,6 +78,7 @@ DIGESTS = {
         "certain, grad_output": "86e7481359b03c95",
         "probabilities": "68f13aff593bf25c",
         "softmax family": "673adef5bdf5ee84",
+        "statistics": "76547975873d593d",
     },
     "float64": {
         "plain": "a05f98a95d5e24c0",
@@ -91,6 +94,7 @@ DIGESTS = {
         "certain, grad_output": "2f8b1a2223a45386",
         "probabilities": "1247c466dde3ea2f",
         "softmax family": "bd99b318567353c8",
+        "statistics": "a9525c81904b66ab",
     },
 }
 
@@ -136,11 +140,19 @@ def of_softmax(dtype):
             yield function(x, axis=-1)
 
 
+def of_statistics(dtype):
+    for seed, classes in enumerate(CLASSES + LONG):
+        x, y = numbers((24, classes), seed, dtype), np.arange(24) * 7 % classes
+        for scale in (1.0, 0.7, 64.0):
+            yield from xe.row_statistics(x, y, logit_scale=scale)
+
+
 def cases(dtype):
     for name, options in OPTIONS.items():
         yield name, losses_and_gradients(dtype, options)
     yield "probabilities", of_probabilities(dtype)
     yield "softmax family", of_softmax(dtype)
+    yield "statistics", of_statistics(dtype)
 
 
 @pytest.mark.parametrize("tier", [tier for tier in HERE if tier in FUSED], indirect=True)

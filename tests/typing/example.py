@@ -54,6 +54,8 @@ assert_type(xe.log_softmax(x, n_threads=1), Floats)
 assert_type(xe.entropy(x, axis=None), Floats)
 assert_type(xe.logsumexp(x, 1, b=[1, 2, 3], keepdims=True), NDArray[Any])
 assert_type(xe.logsumexp(x, return_sign=True), tuple[NDArray[Any], NDArray[Any]])
+assert_type(xe.row_statistics(x, labels), xe.RowStatistics)
+assert_type(xe.row_statistics(x).rank, NDArray[np.int64] | None)
 assert_type(xe.get_num_threads(), int)
 assert_type(xe.__version__, str)
 

@@ -6,11 +6,13 @@
 #include "groups/dense.h"
 #include "groups/labels.h"
 #include "groups/softmax.h"
+#include "groups/statistics.h"
 #include "half.h"
 #include "rows/dense.h"
 #include "rows/labels.h"
 #include "rows/softmax.h"
 #include "rows/split.h"
+#include "rows/statistics.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -45,6 +47,8 @@ constexpr Kernels<T> kernels() {
   k.columns = {columns<T>, columns_bytes<T>};
   k.softmax = {softmax<T>, softmax_bytes<T>};
   k.softmax_groups = {softmax_groups<T>, softmax_groups_bytes<T>};
+  k.statistics = {statistics<T>, statistics_bytes<T>};
+  k.statistics_groups = {statistics_groups<T>, statistics_groups_bytes<T>};
   k.softcap = {cap<T>, times_slope<T>};
   return k;
 }
@@ -54,6 +58,7 @@ constexpr HalfKernels<S> half_kernels(Widen widen, Narrow narrow) {
   HalfKernels<S> k = {};
   k.rows = {rows<S>, rows_bytes<S>};
   k.split = {split<S>, split_bytes<S>};
+  k.statistics = {statistics<S>, statistics_bytes<S>};
   k.softcap = {cap<S>, times_slope<S>};
   k.widen = widen;
   k.narrow = narrow;

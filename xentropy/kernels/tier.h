@@ -86,6 +86,29 @@ struct SoftmaxKernel {
   size_t (*workspace_bytes)(Result what, size_t classes, size_t rows);  // up to `rows` rows
 };
 
+// Where the statistics of rows go: one number per row each, in whole cache lines, because group
+// kernels store whole vectors. Logits are scaled by logit_scale.
+struct StatisticsRows {
+  double *lse, *loss, *entropy, *max_log_prob, *sum_squares;
+  int64_t *argmax, *rank;  // rank: with labels only
+};
+
+// Rows whose statistics are wanted. Ignored rows are not read; their numbers are arbitrary.
+template <class S>
+struct StatisticsBlock {
+  size_t rows, classes;
+  double logit_scale;
+  const S* x;
+  ptrdiff_t x_stride;     // in elements
+  const int64_t* labels;  // kIgnored for ignored rows; null: no target, and the loss is arbitrary
+  StatisticsRows to;
+};
+template <class S>
+struct StatisticsKernel {
+  void (*run)(const StatisticsBlock<S>&, char* workspace);
+  size_t (*workspace_bytes)(size_t classes);
+};
+
 // The softcap of logits: x -> cap * tanh(x / cap). `inverse` is 1 / cap.
 struct Softcap {
   double cap, inverse;
@@ -120,23 +143,27 @@ using MarkLabels = void (*)(const LabelRule&, const int64_t* label, size_t n, in
 
 template <class T>
 struct Kernels {
-  CrossEntropyKernel<T> rows;          // class indices, class axis contiguous
-  SplitKernel<T> split;                // the same, one row in parts
-  CrossEntropyKernel<T> dense;         // every class of a row has a target mass
-  CrossEntropyKernel<T> groups;        // class indices, short adjacent rows, many at a time
-  CrossEntropyKernel<T> dense_groups;  // dense targets, short adjacent rows
-  CrossEntropyKernel<T> columns;       // class indices, class axis strided, rows adjacent
-  SoftmaxKernel<T> softmax;            // class axis contiguous
-  SoftmaxKernel<T> softmax_groups;     // the same, short adjacent rows
-  SoftcapKernel<T> softcap;            // any elements
+  CrossEntropyKernel<T> rows;             // class indices, class axis contiguous
+  SplitKernel<T> split;                   // the same, one row in parts
+  CrossEntropyKernel<T> dense;            // every class of a row has a target mass
+  CrossEntropyKernel<T> groups;           // class indices, short adjacent rows, many at a time
+  CrossEntropyKernel<T> dense_groups;     // dense targets, short adjacent rows
+  CrossEntropyKernel<T> columns;          // class indices, class axis strided, rows adjacent
+  SoftmaxKernel<T> softmax;               // class axis contiguous
+  SoftmaxKernel<T> softmax_groups;        // the same, short adjacent rows
+  StatisticsKernel<T> statistics;         // class axis contiguous
+  StatisticsKernel<T> statistics_groups;  // the same, short adjacent rows
+  SoftcapKernel<T> softcap;               // any elements
 };
 
-// For a 16-bit type. Only long rows with class indices, and the softcap, have kernels of their own.
-// All other input is widened into scratch for the float32 kernels, and their results are narrowed.
+// For a 16-bit type. Only long rows with class indices, their statistics and the softcap have
+// kernels of their own. All other input is widened into scratch for the float32 kernels, and their
+// results are narrowed.
 template <class S>
 struct HalfKernels {
   CrossEntropyKernel<S> rows;
   SplitKernel<S> split;
+  StatisticsKernel<S> statistics;
   SoftcapKernel<S> softcap;
   Widen widen;
   Narrow narrow;

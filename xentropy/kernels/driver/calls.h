@@ -39,6 +39,15 @@ struct SoftmaxCall {
   bool float64;
 };
 
+// The statistics of rows. Of the cross entropy it takes the logits, the labels (absent: no target),
+// logit_scale and softcap. Results are float64 or in the arithmetic type; int64 for classes.
+struct StatisticsCall {
+  CrossEntropyCall rows;
+  bool results_float64;
+  void *lse, *loss, *entropy, *max_log_prob, *sum_squares;  // loss and rank: with labels only
+  int64_t *argmax, *rank;
+};
+
 // The result of checking the targets of a chunk.
 struct TargetReport {
   ptrdiff_t bad_row;  // the first row whose label is out of range, or -1
@@ -53,6 +62,7 @@ size_t chunk_rows(size_t rows, size_t classes);
 // The workspace that each thread needs; it starts at a cache line.
 size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
 size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call);
+size_t workspace_bytes(const Tier& tier, const StatisticsCall& call);
 
 TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                              size_t end);
@@ -61,6 +71,8 @@ TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, siz
 double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
                  char* workspace);
 void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
+               char* workspace);
+void run_chunk(const Tier& tier, const StatisticsCall& call, size_t begin, size_t end,
                char* workspace);
 
 // Splitting rows, where there are fewer rows than threads. parts_of: the number of parts of each

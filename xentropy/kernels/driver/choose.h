@@ -109,4 +109,31 @@ static inline bool is_direct(const SoftmaxCall& c, const Layout& a) {
   return uses_groups<T>(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
 }
 
+// Statistics: long or short rows, for any layout. Long 16-bit rows are read in place.
+template <class S>
+static inline bool short_rows(const StatisticsCall& c) {
+  return c.rows.terms.classes <= kGroupClasses<Arithmetic<S>>;
+}
+template <class S>
+static inline StatisticsKernel<S> choose_kernel(const Tier& tier, const StatisticsCall& c) {
+  const auto& k = kernels_of(tier, S());
+  if constexpr (sizeof(S) > 2) {
+    if (short_rows<S>(c)) return k.statistics_groups;
+  }
+  return k.statistics;
+}
+template <class S>
+static inline bool is_direct(const StatisticsCall& c) {
+  if (c.rows.softcap != 0) return false;
+  const Layout& a = c.rows.logits;
+  return short_rows<S>(c) ? sizeof(S) > 2 && are_adjacent<S>(a) : in_place_rows<S>(a);
+}
+template <class Visit>
+static inline auto for_stored(const StatisticsCall& c, Visit visit) {
+  if (c.rows.float64) return visit(double());
+  if (is_direct<F16>(c)) return visit(F16());
+  if (is_direct<BF16>(c)) return visit(BF16());
+  return visit(float());
+}
+
 }  // namespace xentropy

@@ -1,0 +1,142 @@
+// The statistics of a row. With x scaled, m the class of the largest logit, tail_sum the sum of the
+// exps without e_m, total = tail_sum + e_m:
+//
+//     L = -log p_m = log1p(tail_sum / e_m),  lse = x_m + L,  loss = (x_m - x_target) + L
+//     entropy = L + sum_c e_c (x_m - x_c) / total
+//     sum of squares = (e_m^2 + sum_{c != m} e_c^2) / total^2
+//
+// No term of a sum is negative: nothing cancels, and L is exact where p_m is almost 1.
+#pragma once
+#include "common/log1p.h"
+#include "common/peak.h"
+#include "tier.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+// Exps are multiplied by it before they are squared: the squares of the largest that pass as in
+// range (Exp<T>::kMaxTotal) stay finite, and those that are 2^75 times smaller than the maximum's
+// are not subnormal yet.
+template <class T>
+constexpr T kSquareUnit = sizeof(T) == 4 ? T(0x1p-38) : T(0x1p-390);
+
+// Sums over a row, of which the class of the largest logit is no part: its distance is 0, and its
+// square is added last.
+template <class T>
+struct MomentSums {
+  Total<T> distance;  // e_c (peak - x_c), x not scaled
+  Total<T> square;    // (kSquareUnit e_c)^2
+
+  // Adds n classes. e is padded with zeros to a whole vector; 0 * inf = 0.
+  template <class S>
+  XENTROPY_INLINE_MEMBER void chunk(const S* x, const T* e, size_t n, T peak) {
+    const Vec<T> top = splat(peak), unit = splat(kSquareUnit<T>), zero = {};
+    add_vectors<T>(n, distance, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+      const Vec<T> v = load(e + i);
+      const Vec<T> away = top - (lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top));
+      return v == zero ? zero : v * away;
+    });
+    add_vectors<T>(n, square, [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA {
+      const Vec<T> v = load(e + i) * unit;
+      return v * v;
+    });
+  }
+};
+
+// The sums of a row. D is double, or a vector of doubles with one row per lane; logits are not
+// scaled.
+template <class D>
+struct StatisticsSums {
+  D peak, target;  // logits
+  D tail_sum, e_peak;
+  D distance;  // sum of e_c (peak - x_c)
+  D square;    // sum of (kSquareUnit e_c)^2, c != m
+};
+
+template <class D>
+struct StatisticsOf {
+  D lse, loss, entropy, max_log_prob, sum_squares;
+};
+
+// L is log1p(tail_sum / e_peak).
+template <class T, class D>
+XENTROPY_INLINE StatisticsOf<D> statistics_of(const StatisticsSums<D>& s, D L, double scale) {
+  const D total = s.tail_sum + s.e_peak, e = s.e_peak * kSquareUnit<T>;
+  const D root = total * kSquareUnit<T>;
+  return {s.peak * scale + L, (s.peak - s.target) * scale + L, L + s.distance / total * scale,
+          0 - L, (e * e + s.square) / (root * root)};
+}
+
+// Writes the numbers of row r.
+template <class S>
+XENTROPY_INLINE void put_statistics(const StatisticsBlock<S>& b, size_t r,
+                                    const StatisticsOf<double>& s) {
+  b.to.lse[r] = s.lse;
+  b.to.loss[r] = s.loss;
+  b.to.entropy[r] = s.entropy;
+  b.to.max_log_prob[r] = s.max_log_prob;
+  b.to.sum_squares[r] = s.sum_squares;
+}
+
+// How many of n logits are larger than `than`, or at least as large. kEqual: the latter.
+template <bool kEqual, class S, class T>
+size_t count_larger(const S* x, size_t n, T than) {
+  size_t found = 0;
+  for (size_t c = 0; c < n; ++c) found += kEqual ? value_of(x[c]) >= than : value_of(x[c]) > than;
+  return found;
+}
+
+// The rank of class y: of equal logits the first ranks first.
+template <class S>
+size_t rank_of(const S* x, size_t classes, size_t y) {
+  const auto target = value_of(x[y]);
+  return count_larger<true>(x, y, target) + count_larger<false>(x + y, classes - y, target);
+}
+
+template <class S>
+size_t first_nan(const S* x, size_t classes) {
+  size_t c = 0;
+  while (c < classes && value_of(x[c]) == value_of(x[c])) ++c;
+  return c;
+}
+
+// A row without a softmax: it has nan, +inf, or nothing but -inf. `peak` counts if it has no nan.
+template <class S, class T>
+void statistics_without_softmax(const StatisticsBlock<S>& b, size_t r, const S* x, Peak<T> peak) {
+  const size_t C = b.classes, nan = first_nan(x, C);
+  const bool has_nan = nan < C;
+  put_statistics(b, r, {has_nan ? NAN : double(peak.value), NAN, NAN, NAN, NAN});
+  b.to.argmax[r] = int64_t(has_nan ? nan : peak.at);
+  if (b.labels) b.to.rank[r] = int64_t(has_nan ? C : rank_of(x, C, size_t(b.labels[r])));
+}
+
+// Fallback for any row, from its maximum: three reads of the row. chunks: scratch, two chunks.
+template <class S, class T = Arithmetic<S>>
+void statistics_from_maximum(const StatisticsBlock<S>& b, size_t r, const S* x, T* chunks) {
+  const size_t C = b.classes, y = b.labels ? size_t(b.labels[r]) : 0;
+  const Peak<T> peak = peak_of(x, C);
+  const LogitChunks<T> logits = chunks_of(x);
+  const RowSums s =
+      exps_from_maximum<T>({logits, C, peak.at, b.logit_scale, false, nullptr, chunks}, peak.value);
+  if (s.tail_sum != s.tail_sum) return statistics_without_softmax(b, r, x, peak);
+  MomentSums<T> sums;
+  with_exp_of(peak.value, b.logit_scale, [&](const auto& exp) {
+    for_chunks<T>(0, C, [&](size_t begin, size_t n) {
+      Total<T> unused;
+      const T* part = logits.at(begin, n, chunks + kChunk<T>);
+      exp_chunk<false>(part, n, exp, chunks, unused);
+      flush_row(chunks, n);
+      if (peak.at - begin < n) chunks[peak.at - begin] = 0;
+      sums.chunk(part, chunks, n, peak.value);
+    });
+  });
+  const StatisticsSums<double> all = {
+      double(peak.value), double(value_of(x[y])),      s.tail_sum,
+      s.e_target,         sums.distance.value().value, sums.square.value().value};
+  put_statistics(b, r, statistics_of<T>(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
+  b.to.argmax[r] = int64_t(peak.at);
+  if (b.labels) b.to.rank[r] = int64_t(rank_of(x, C, y));
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy

@@ -1,0 +1,127 @@
+// One call of the statistics of rows, chunk by chunk.
+#include <math.h>
+
+#include "driver/choose.h"
+#include "driver/guard.h"
+#include "driver/softcap.h"
+
+namespace xentropy {
+namespace {
+
+template <class S>
+struct StatisticsWorkspace {
+  bool direct;
+  size_t rows;  // of a block
+  StatisticsKernel<S> kernel;
+  GuardedMemory kernel_memory;
+  S* staged;
+  int64_t* labels;
+  StatisticsRows to;
+
+  StatisticsWorkspace(const Tier& tier, const StatisticsCall& c, Arena& arena) {
+    const size_t C = c.rows.terms.classes;
+    direct = is_direct<S>(c);
+    rows = direct ? kBlockRows : staged_rows(C, scattered(c.rows.logits));
+    rows = smaller(rows, smaller(c.rows.rows, chunk_rows(c.rows.rows, C)));
+    kernel = choose_kernel<S>(tier, c);
+    kernel_memory = GuardedMemory(kernel.workspace_bytes(C), arena);
+    staged = direct ? nullptr : take<S>(arena, rows * C);
+    labels = take<int64_t>(arena, rows);
+    double** const numbers[] = {&to.lse, &to.loss, &to.entropy, &to.max_log_prob, &to.sum_squares};
+    for (double** array : numbers) *array = take<double>(arena, rows);
+    to.argmax = take<int64_t>(arena, rows);
+    to.rank = take<int64_t>(arena, rows);
+  }
+
+  // The end of the block at r: its rows have one stride if they are accessed in place.
+  size_t block_end(const StatisticsCall& c, size_t r, size_t end) const {
+    const size_t n = smaller(rows, end - r);
+    return r + (direct ? smaller(n, run_left(c.rows.logits, r)) : n);
+  }
+};
+
+// The block of the rows [row, row + n) for the kernel.
+template <class S>
+StatisticsBlock<S> block_of(const Tier& tier, const StatisticsCall& c,
+                            const StatisticsWorkspace<S>& w, size_t row, size_t n) {
+  const Layout& x = c.rows.logits;
+  const size_t C = c.rows.terms.classes;
+  read_labels(tier, c.rows, row, n, nullptr, w.labels);
+  StatisticsBlock<S> b = {n, C, c.rows.terms.logit_scale, w.staged, ptrdiff_t(C), w.labels, w.to};
+  if (!c.rows.labels.data) b.labels = nullptr;
+  if (w.direct) {
+    b.x = reinterpret_cast<const S*>(x.data + x.rows.offset(row));
+    b.x_stride = x.rows.step() / ptrdiff_t(sizeof(S));
+  } else if constexpr (sizeof(S) > 2) {
+    if (c.rows.softcap != 0) {
+      cap_rows<S>(tier, c.rows, row, n, w.labels, w.staged, nullptr);
+    } else {
+      gather_counted(tier, x, row, n, w.labels, w.staged);
+    }
+  }
+  return b;
+}
+
+// What an ignored row has: no loss, and nothing else.
+void put_ignored(const StatisticsRows& to, size_t i) {
+  to.lse[i] = to.entropy[i] = to.max_log_prob[i] = to.sum_squares[i] = NAN;
+  to.loss[i] = 0;
+  to.argmax[i] = to.rank[i] = -1;
+}
+
+void put_numbers(void* array, bool float64, size_t row, size_t n, const double* from) {
+  if (float64) {
+    __builtin_memcpy(static_cast<double*>(array) + row, from, n * sizeof(double));
+  } else {
+    float* to = static_cast<float*>(array) + row;
+    for (size_t i = 0; i < n; ++i) to[i] = float(from[i]);
+  }
+}
+
+void store_statistics(const StatisticsCall& c, size_t row, size_t n, const StatisticsRows& from) {
+  const auto put = [&](void* array, const double* numbers) {
+    put_numbers(array, c.results_float64, row, n, numbers);
+  };
+  put(c.lse, from.lse);
+  put(c.entropy, from.entropy);
+  put(c.max_log_prob, from.max_log_prob);
+  put(c.sum_squares, from.sum_squares);
+  __builtin_memcpy(c.argmax + row, from.argmax, n * sizeof(int64_t));
+  if (!c.rows.labels.data) return;
+  put(c.loss, from.loss);
+  __builtin_memcpy(c.rank + row, from.rank, n * sizeof(int64_t));
+}
+
+template <class S>
+void statistics_chunk(const Tier& tier, const StatisticsCall& c, size_t begin, size_t end,
+                      char* workspace) {
+  Arena arena = {workspace, 0};
+  const StatisticsWorkspace<S> w(tier, c, arena);
+  for (size_t row = begin, next; row < end; row = next) {
+    next = w.block_end(c, row, end);
+    const StatisticsBlock<S> b = block_of(tier, c, w, row, next - row);
+    w.kernel.run(b, w.kernel_memory.start);
+    w.kernel_memory.check();
+    for (size_t i = 0; b.labels && i < b.rows; ++i) {
+      if (b.labels[i] == kIgnored) put_ignored(w.to, i);
+    }
+    store_statistics(c, row, b.rows, w.to);
+  }
+}
+
+}  // namespace
+
+size_t workspace_bytes(const Tier& tier, const StatisticsCall& c) {
+  return for_stored(c, [&](auto s) {
+    Arena counted = {nullptr, 0};
+    const StatisticsWorkspace<decltype(s)> w(tier, c, counted);
+    return counted.used;
+  });
+}
+
+void run_chunk(const Tier& tier, const StatisticsCall& c, size_t begin, size_t end,
+               char* workspace) {
+  for_stored(c, [&](auto s) { statistics_chunk<decltype(s)>(tier, c, begin, end, workspace); });
+}
+
+}  // namespace xentropy
