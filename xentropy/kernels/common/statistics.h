@@ -14,32 +14,58 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// Exps are multiplied by it before they are squared: the squares of the largest that pass as in
-// range (Exp<T>::kMaxTotal) stay finite, and those that are 2^75 times smaller than the maximum's
-// are not subnormal yet.
-template <class T>
-constexpr T kSquareUnit = sizeof(T) == 4 ? T(0x1p-38) : T(0x1p-390);
-
 // Sums over a row, of which the class of the largest logit is no part: its distance is 0, and its
-// square is added last.
+// square is added last. No exp may exceed the root of the largest T.
 template <class T>
 struct MomentSums {
   Total<T> distance;  // e_c (peak - x_c), x not scaled
-  Total<T> square;    // (kSquareUnit e_c)^2
+  Total<T> square;    // e_c^2
 
-  // Adds n classes. e is padded with zeros to a whole vector; 0 * inf = 0.
+  // Adds n classes. e is padded with zeros to a whole vector. 0 * inf = 0: a chunk that holds -inf
+  // is summed again, which costs less than to look at every product.
   template <class S>
   XENTROPY_INLINE_MEMBER void chunk(const S* x, const T* e, size_t n, T peak) {
-    const Vec<T> top = splat(peak), unit = splat(kSquareUnit<T>), zero = {};
-    add_vectors<T>(n, distance, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-      const Vec<T> v = load(e + i);
-      const Vec<T> away = top - (lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top));
-      return v == zero ? zero : v * away;
-    });
-    add_vectors<T>(n, square, [&](size_t i, size_t) XENTROPY_INLINE_LAMBDA {
-      const Vec<T> v = load(e + i) * unit;
-      return v * v;
-    });
+    const Total<T> before = distance, squares = square;
+    add<false>(x, e, n, peak);
+    if (!distance.is_nan()) return;
+    distance = before;
+    square = squares;
+    add<true>(x, e, n, peak);
+  }
+
+ private:
+  // kChecked: 0 * inf = 0.
+  template <bool kChecked, class S>
+  XENTROPY_INLINE_MEMBER void add(const S* x, const T* e, size_t n, T peak) {
+    constexpr size_t L = kLanes<T>, K = kLine<T>;
+    const Vec<T> top = splat(peak), zero = {};
+    const auto term = [&](Vec<T> v, Vec<T> logits, Vec<T> sum) XENTROPY_INLINE_LAMBDA {
+      const Vec<T> away = top - logits;
+      return kChecked ? (v == zero ? sum : fma(v, away, sum)) : fma(v, away, sum);
+    };
+    Total<T> distances = distance, all = square;  // copies, which no other store can alias
+    size_t i = 0;
+    for (; i + 4 * K <= n; i += 4 * K) {
+      for (size_t v = 0; v < K; v += L) {
+        Vec<T> away = {}, squares = {};
+        for (size_t q = 0; q < 4; ++q) {
+          const size_t c = i + q * K + v;
+          const Vec<T> each = load(e + c);
+          away = term(each, load(x + c), away);
+          squares = fma(each, each, squares);
+        }
+        distances.at[v / L].add(away);
+        all.at[v / L].add(squares);
+      }
+    }
+    for (; i < n; i += L) {
+      const Vec<T> each = load(e + i);
+      const Vec<T> logits = n - i < L ? load_first(x + i, n - i, top) : load(x + i);
+      distances.at[i % K / L].add(term(each, logits, zero));
+      all.at[i % K / L].add(each * each);
+    }
+    distance = distances;
+    square = all;
   }
 };
 
@@ -50,7 +76,7 @@ struct StatisticsSums {
   D peak, target;  // logits
   D tail_sum, e_peak;
   D distance;  // sum of e_c (peak - x_c)
-  D square;    // sum of (kSquareUnit e_c)^2, c != m
+  D square;    // sum of e_c^2, c != m
 };
 
 template <class D>
@@ -59,12 +85,11 @@ struct StatisticsOf {
 };
 
 // L is log1p(tail_sum / e_peak).
-template <class T, class D>
+template <class D>
 XENTROPY_INLINE StatisticsOf<D> statistics_of(const StatisticsSums<D>& s, D L, double scale) {
-  const D total = s.tail_sum + s.e_peak, e = s.e_peak * kSquareUnit<T>;
-  const D root = total * kSquareUnit<T>;
+  const D total = s.tail_sum + s.e_peak;
   return {s.peak * scale + L, (s.peak - s.target) * scale + L, L + s.distance / total * scale,
-          0 - L, (e * e + s.square) / (root * root)};
+          0 - L, (s.e_peak * s.e_peak + s.square) / (total * total)};
 }
 
 // Writes the numbers of row r.
@@ -133,7 +158,7 @@ void statistics_from_maximum(const StatisticsBlock<S>& b, size_t r, const S* x, 
   const StatisticsSums<double> all = {
       double(peak.value), double(value_of(x[y])),      s.tail_sum,
       s.e_target,         sums.distance.value().value, sums.square.value().value};
-  put_statistics(b, r, statistics_of<T>(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
+  put_statistics(b, r, statistics_of(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
   b.to.argmax[r] = int64_t(peak.at);
   if (b.labels) b.to.rank[r] = int64_t(rank_of(x, C, y));
 }

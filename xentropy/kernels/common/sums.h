@@ -38,6 +38,7 @@ struct LaneTotal<double> {
     lost += (lanes - (sum - moved)) + (v - moved);
     lanes = sum;
   }
+  XENTROPY_INLINE_MEMBER VD whole() const { return lanes; }
   XENTROPY_INLINE_MEMBER void add(const LaneTotal& more) {
     add(more.lanes);
     lost += more.lost;
@@ -50,6 +51,7 @@ struct LaneTotal<float> {
     lower += widen_lower(v);
     upper += widen_upper(v);
   }
+  XENTROPY_INLINE_MEMBER VD whole() const { return lower + upper; }
   XENTROPY_INLINE_MEMBER void add(const LaneTotal& more) {
     lower += more.lower;
     upper += more.upper;
@@ -102,6 +104,11 @@ struct Total {
     for (size_t v = 0; v < kLine<T> / kLanes<T>; ++v) at[v].add(more.at[v]);
   }
   XENTROPY_INLINE_MEMBER Sum value() const { return sum_of(at); }
+  XENTROPY_INLINE_MEMBER bool is_nan() const {
+    VD all = {};
+    for (size_t v = 0; v < kLine<T> / kLanes<T>; ++v) all += at[v].whole();
+    return any(all != all);
+  }
 };
 
 // Adds f(i, lanes) to `total` for the vectors at i = 0, L, 2L, ... below n; `lanes` is L, or less

@@ -59,9 +59,9 @@ void sum_moments(const T* x, const RowShape<T>& shape, const StatisticsScratch<T
     const Vec<T> peaks = load(g.peak + q);
     for (size_t i = 0; i < L * C; i += L) {
       const size_t at = q * C + i;
-      const Vec<T> e = load(g.exps + at), unit = e * splat(kSquareUnit<T>);
+      const Vec<T> e = load(g.exps + at);
       const Vec<T> away = permute(peaks, (IntVec<T>)load(index + i)) - load(x + at);
-      store(squares + at, unit * unit);
+      store(squares + at, e * e);
       store(g.exps + at, e == Vec<T>{} ? Vec<T>{} : e * away);  // 0 * inf = 0
     }
   }
@@ -116,7 +116,7 @@ XENTROPY_INLINE IntVec<double> put_lanes(const StatisticsBlock<T>& b, size_t fir
   const StatisticsSums<VD> sums = {
       load_wide(g.peak + q),   load(g.target + q),      tail_sum, e_peak,
       load(g.differences + q), load(scratch.square + q)};
-  const auto s = statistics_of<T>(sums, log1p_lanes<T>(tail_sum / e_peak), b.logit_scale);
+  const auto s = statistics_of(sums, log1p_lanes<T>(tail_sum / e_peak), b.logit_scale);
   const size_t r = first + q, n = g.rows - q;
   store_losses(b.to.lse + r, s.lse, n);
   store_losses(b.to.loss + r, s.loss, n);

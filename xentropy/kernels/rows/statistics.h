@@ -1,8 +1,8 @@
 // Everything of a row in one read, class axis contiguous: see common/statistics.h.
 //
 // Cost: one read of memory and one exp per element, as the loss alone; then, chunk by chunk from
-// the L1 cache, a subtraction, two products and a square for entropy and squares, and a comparison
-// for the rank. The maximum is found in the same pass (rows/tail.h). Where a larger one turns up,
+// the L1 cache, a subtraction, two fused multiply-adds and a quarter of the additions in float64 for
+// entropy and squares, and a comparison for the rank, which chunks without a larger logit save. The maximum is found in the same pass (rows/tail.h). Where a larger one turns up,
 // the distances so far grow by the difference times the exps so far: no sum is made again.
 //
 // A row whose range was not guessed right is computed again from its maximum.
@@ -22,9 +22,8 @@ struct RankCount {
   typedef decltype(IntVec<T>{}[0] + 0) Int;
 
   size_t target;
-  T at, below;  // the target's logit, and the next smaller number; kNever: no class is larger
-  IntVec<T> found = {};
-  size_t more = 0;
+  T at, below;  // the target's logit, and the next smaller number
+  size_t total = 0;
 
   RankCount(const S* x, size_t y) : target(y), at(value_of(x[y])), below(next_below(at)) {}
 
@@ -37,25 +36,33 @@ struct RankCount {
     return v;
   }
 
-  XENTROPY_INLINE_MEMBER void chunk(const S* x, size_t begin, size_t n) {
+  // most: a vector with the largest logit of the chunk.
+  XENTROPY_INLINE_MEMBER void chunk(const S* x, size_t begin, size_t n, Vec<T> most) {
     if (target - begin < n) {
-      more += count_larger<true>(x + begin, target - begin, at) +
-              count_larger<false>(x + target, begin + n - target, at);
+      total += count_larger<true>(x + begin, target - begin, at) +
+               count_larger<false>(x + target, begin + n - target, at);
       return;
     }
     const Vec<T> than = splat(begin < target ? below : at), none = splat(T(-INFINITY));
-    for (size_t i = 0; i < n; i += kLanes<T>) {
-      const S* p = x + begin + i;
-      found -= (IntVec<T>)((n - i >= kLanes<T> ? load(p) : load_first(p, n - i, none)) > than);
-    }
-  }
-
-  size_t total() const {
-    size_t sum = more;
-    for (size_t i = 0; i < kLanes<T>; ++i) sum += size_t(found[i]);
-    return sum;
+    if (!any(most > than)) return;
+    size_t found = 0, i = 0;  // not a member, which would be stored each time
+    for (; i + kLanes<T> <= n; i += kLanes<T>) found += lanes_larger(load(x + begin + i), than);
+    if (i < n) found += lanes_larger(load_first(x + begin + i, n - i, none), than);
+    total += found;
   }
 };
+
+// The exps of the row are put so much lower that the squares of all that pass as in range are
+// finite: the largest probed one near 2^12 (2^10 in float64), and totals below 2^62 (2^510).
+template <class T>
+constexpr int kLower = sizeof(T) == 4 ? 38 : 390;
+template <class T>
+constexpr double kLowerFactor = sizeof(T) == 4 ? 0x1p38 : 0x1p390;
+
+template <class T>
+bool low_in_range(const RowSums& s) {
+  return total_in_range<T>(s.total() * kLowerFactor<T>) && !needs_flush<T>(s.tail_sum);
+}
 
 // kScaled: logit_scale is not 1.
 template <class S, bool kScaled>
@@ -64,7 +71,7 @@ void statistics_row(const StatisticsBlock<S>& b, size_t r, Arithmetic<S>* chunks
   const S* x = b.x + ptrdiff_t(r) * b.x_stride;
   const size_t y = b.labels ? size_t(b.labels[r]) : 0;
   const bool ranked = b.labels && value_of(x[y]) > T(-INFINITY);
-  TailSums<S, kScaled> tail(x, b.classes, b.logit_scale);
+  TailSums<S, kScaled> tail(x, b.classes, b.logit_scale, kLower<T>);
   MomentSums<T> sums;
   RankCount<S> rank(x, y);
   double moved = 0, squares = 0;
@@ -72,25 +79,25 @@ void statistics_row(const StatisticsBlock<S>& b, size_t r, Arithmetic<S>* chunks
     if (tail.e_peak == 0) return;
     moved +=
         (double(peak) - double(tail.peak)) * (before.value().value + tail.passed + tail.e_peak);
-    const double e = tail.e_peak * double(kSquareUnit<T>);
-    squares += e * e;
+    squares += tail.e_peak * tail.e_peak;
   };
   for_chunks<T>(0, b.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
-    tail.template chunk<true>(i, n, chunks, larger);
+    const Vec<T> most = tail.template chunk<true>(i, n, chunks, larger);
     sums.chunk(x + i, chunks, n, tail.peak);
-    if (ranked) rank.chunk(x, i, n);
+    if (ranked) rank.chunk(x, i, n, most);
   });
   RowSums s;
-  if (!tail.sums(&s)) return statistics_from_maximum(b, r, x, chunks);
+  tail.sums(&s);
+  if (!low_in_range<T>(s)) return statistics_from_maximum(b, r, x, chunks);
   const StatisticsSums<double> all = {double(tail.peak),
                                       double(value_of(x[y])),
                                       s.tail_sum,
                                       s.e_target,
                                       sums.distance.value().value + moved,
                                       sums.square.value().value + squares};
-  put_statistics(b, r, statistics_of<T>(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
+  put_statistics(b, r, statistics_of(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
   b.to.argmax[r] = int64_t(tail.at);
-  if (b.labels) b.to.rank[r] = int64_t(ranked ? rank.total() : rank_of(x, b.classes, y));
+  if (b.labels) b.to.rank[r] = int64_t(ranked ? rank.total : rank_of(x, b.classes, y));
 }
 
 template <class S>

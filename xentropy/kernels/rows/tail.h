@@ -10,10 +10,10 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// kScaled: logit_scale is not 1.
+// kScaled: logit_scale is not 1. The exps are 2^-lower times those of other kernels.
 template <class S, bool kScaled = false, class T = Arithmetic<S>>
-DirectExp<T, kScaled> guessed_exp(const S* x, size_t classes, double scale = 1) {
-  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), scale);
+DirectExp<T, kScaled> guessed_exp(const S* x, size_t classes, double scale = 1, int lower = 0) {
+  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), scale) + lower;
   return {ExponentOffset<T>(k, scale), LogitScale<T>(scale)};
 }
 
@@ -29,14 +29,14 @@ struct TailSums {
   double passed = 0, e_peak = 0;  // sum of the exps of previous maxima; exp of the current one
   T peak = T(-INFINITY);
 
-  TailSums(const S* row, size_t n, double scale = 1)
-      : x(row), classes(n), exp(guessed_exp<S, kScaled>(row, n, scale)) {}
+  TailSums(const S* row, size_t n, double scale = 1, int lower = 0)
+      : x(row), classes(n), exp(guessed_exp<S, kScaled>(row, n, scale, lower)) {}
 
   // Adds the classes [begin, begin + n); writes their exps to e, 0 for the maximum if it is here.
   // kPrefetch: prefetch the logits. Before the maximum changes: larger(new maximum, sum of the exps
-  // of all chunks before this one).
+  // of all chunks before this one). Returns a vector that holds the largest logit.
   template <bool kPrefetch, class Larger>
-  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e, const Larger& larger) {
+  XENTROPY_INLINE_MEMBER Vec<T> chunk(size_t begin, size_t n, T* e, const Larger& larger) {
     const Total<T> before = tail_sum;
     const Vec<T> none = splat(T(-INFINITY));
     Vec<T> most = none;
@@ -49,7 +49,7 @@ struct TailSums {
       store(e + i, v);
       return v;
     });
-    if (!any(most > splat(peak))) return;
+    if (!any(most > splat(peak))) return most;
     const T largest = max_lanes<T>(most);
     larger(largest, before);
     peak = largest;
@@ -60,6 +60,7 @@ struct TailSums {
     e[i] = 0;
     tail_sum = before;
     sum_chunk(e, n, tail_sum);
+    return most;
   }
   template <bool kPrefetch>
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {

@@ -203,6 +203,32 @@ XENTROPY_INLINE bool any(M mask) {  // compilers differ in the type of a compari
 #endif
 }
 
+// --- lanes_larger(x, y): in how many lanes x > y ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE size_t lanes_larger(VF x, VF y) {
+  return size_t(__builtin_popcount(_mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_GT_OQ)));
+}
+XENTROPY_INLINE size_t lanes_larger(VD x, VD y) {
+  return size_t(__builtin_popcount(_mm512_cmp_pd_mask((__m512d)x, (__m512d)y, _CMP_GT_OQ)));
+}
+#elif defined(__AVX2__)
+XENTROPY_INLINE size_t lanes_larger(VF x, VF y) {
+  return size_t(__builtin_popcount(unsigned(_mm256_movemask_ps((__m256)(x > y)))));
+}
+XENTROPY_INLINE size_t lanes_larger(VD x, VD y) {
+  return size_t(__builtin_popcount(unsigned(_mm256_movemask_pd((__m256d)(x > y)))));
+}
+#else
+template <class V>
+XENTROPY_INLINE size_t lanes_larger(V x, V y) {
+  const auto larger = x > y;
+  size_t found = 0;
+  for (size_t i = 0; i < sizeof(V) / sizeof(x[0]); ++i) found += larger[i] != 0;
+  return found;
+}
+#endif
+
 // --- first_true(mask): the first lane in which a comparison is true, or the number of lanes ---
 
 template <class M>
