@@ -1,9 +1,10 @@
 // Everything of a row in one read, class axis contiguous: see common/statistics.h.
 //
 // Cost: one read of memory and one exp per element, as the loss alone; then, chunk by chunk from
-// the L1 cache, a subtraction, two fused multiply-adds and a quarter of the additions in float64 for
-// entropy and squares, and a comparison for the rank, which chunks without a larger logit save. The maximum is found in the same pass (rows/tail.h). Where a larger one turns up,
-// the distances so far grow by the difference times the exps so far: no sum is made again.
+// the L1 cache, a subtraction, two fused multiply-adds and a quarter of the additions in float64
+// for entropy and squares, and a comparison for the rank, which chunks without a larger logit save.
+// The maximum is found in the same pass (rows/tail.h). Where a larger one turns up, the distances
+// so far grow by the difference times the exps so far: no sum is made again.
 //
 // A row whose range was not guessed right is computed again from its maximum.
 #pragma once
