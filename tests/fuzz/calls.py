@@ -163,7 +163,7 @@ class Call(Maker):
         made = self.cross_entropy()
         names = ("logits", "target", "axis", "ignore_index", "logit_scale", "softcap", "n_threads")
         made = {name: made[name] for name in names if name in made}
-        if np.asarray(made["target"]).dtype.kind == "f":
+        if np.asarray(made["target"]).dtype.kind not in "iu":
             made["target"] = None
         return made
 
