@@ -50,6 +50,7 @@ def arguments(words):
     chosen = parser.parse_args(words)
     if (chosen.pages or chosen.readme) and not chosen.load and part_of(chosen):
         parser.error("--pages shows the whole grid and --readme its own cells, with all peers")
+    chosen.suffix = "-part" if part_of(chosen) else report.FEW if chosen.readme else ""
     return with_defaults(chosen)
 
 
@@ -141,7 +142,7 @@ def main(words=None):
         console.print(line, highlight=False)
     for table in all_tables(results):
         table.print(console)
-    stem = chosen.load.stem if chosen.load else machine.slug(results.header) + suffix(chosen)
+    stem = chosen.load.stem if chosen.load else machine.slug(results.header) + chosen.suffix
     chosen.output.mkdir(parents=True, exist_ok=True)
     plots = draw(results, chosen.output, stem)
     path = chosen.output / f"{stem}.json"
@@ -157,11 +158,6 @@ def main(words=None):
             lambda text, page: report.filled(text, results, source, page), pages
         )
         console.print(f"Written: {', '.join(changed) or 'no page: none has a mark for it'}")
-
-
-def suffix(chosen):
-    """What tells the results of a selection of cells from those of the grid."""
-    return "-part" if part_of(chosen) else report.FEW if chosen.readme else ""
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from helpers.workers import dies, raises
 from rich.console import Console
 
+from bench import __main__ as command
 from bench import confidence, report, run, tables, worker
 from bench.ceiling import OF_MODE
 from bench.cells import MODES, Cell
@@ -231,6 +232,14 @@ def test_the_grid_leaves_the_marks_of_the_readme_cells_alone(results):
     assert "Abacus" in filled
     filled = report.filled(text, results, "bench/results/y-readme.json")
     assert filled.count("from bench/results/y-readme.json") == filled.count("Abacus") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "suffix"),
+    [([], ""), (["--pages"], ""), (["--readme"], "-readme"), (["--quick"], "-part")],
+)
+def test_results_are_named_by_what_was_measured(words, suffix):
+    assert command.arguments(words).suffix == suffix
 
 
 def test_pages_are_filled_and_the_changed_ones_named(tmp_path, monkeypatch):
