@@ -1,6 +1,7 @@
 """Fixtures: every kernel test runs on every instruction-set tier this CPU has."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from helpers.support import DTYPES
 from helpers.tiers import HERE
 
 from xentropy import _kernels
+
+# What a shell starts in the background ignores Ctrl-C, and so would the processes of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Not collected without these libraries: test_left_out.py says so.
 collect_ignore_glob = [files for files, libraries in NEEDED.items() if missing(libraries)]
