@@ -93,8 +93,8 @@ class Evaluation(Stream):
     _settings = ("top", "bins")
 
     def __init__(self, top: Sequence[SupportsIndex] = (1, 5), bins: SupportsIndex = 15) -> None:
-        self.top = _top(top)
-        self.bins = _at_least_1(bins, "bins")
+        self.top: tuple[int, ...] = _top(top)
+        self.bins: int = _at_least_1(bins, "bins")
         names = ["nats", *(f"top_{k}" for k in self.top), "entropy", "brier"]
         super().__init__(Moments(names, names))
         self._bins = ExactSums(["w", "doubt", "wrong"])

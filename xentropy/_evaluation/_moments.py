@@ -23,11 +23,12 @@ class Moments:
     """
 
     def __init__(self, names: Sequence[str], grouped: Sequence[str]) -> None:
-        self.names, self.grouped = tuple(names), tuple(grouped)
+        self.names: tuple[str, ...] = tuple(names)
+        self.grouped: tuple[str, ...] = tuple(grouped)
         every = [column for name in names for column in _columns(name)]
-        self.totals = ExactSums(["w", "ww", "bytes", *every])
-        self.groups = ExactSums(["w", "bytes", *grouped])
-        self.rows = 0
+        self.totals: ExactSums = ExactSums(["w", "ww", "bytes", *every])
+        self.groups: ExactSums = ExactSums(["w", "bytes", *grouped])
+        self.rows: int = 0
 
     def add(self, batch: Batch, values: Mapping[str, Array]) -> None:
         """Add the values of the quantities, an array of one a row for each; bools are 0 and 1."""
