@@ -65,7 +65,7 @@ cdef double run_for_python(const CrossEntropyCall* c, int n_threads) except? -1:
     return total
 
 
-cdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
+cpdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
     """The error for the label of row number `row`."""
     place = np.unravel_index(row, (<object>target).shape)
     at = f"[{', '.join([str(i) for i in place])}]" if place else ""

@@ -143,7 +143,6 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
 
     cdef struct StatisticsCall:
         CrossEntropyCall rows
-        bint results_float64
         void* lse
         void* loss
         void* entropy

@@ -1,11 +1,9 @@
 # One call of the statistics of rows, from its arguments to its results. Part of _kernels.pyx.
 
-def row_statistics(logits, target, Options options not None, *, bint checked=False,
-                   bint float64_results=False):
+def row_statistics(logits, target, Options options not None, *, bint checked=False):
     """The fields of `RowStatistics`, in order; loss and rank are None without a target.
 
-    None, as of `cross_entropy`, if an argument is not plain. `float64_results`: do not round to
-    float32.
+    None, as of `cross_entropy`, if an argument is not plain.
     """
     cdef StatisticsCall call
     cdef CrossEntropyCall* c = &call.rows
@@ -20,8 +18,7 @@ def row_statistics(logits, target, Options options not None, *, bint checked=Fal
         if report.bad_row >= 0:
             raise label_error(target, report.bad_row, c.terms.classes)
     cdef uint64_t axes = <uint64_t>1 << s.class_axis
-    call.results_float64 = c.float64 or float64_results
-    cdef list numbers = [empty_rows(logits, axes, False, call.results_float64) for _ in range(5)]
+    cdef list numbers = [empty_rows(logits, axes, False, c.float64) for _ in range(5)]
     cdef list classes = [empty_classes(numbers[0]) for _ in range(2)]
     lse, loss, entropy, max_log_prob, sum_squares = numbers
     call.lse = cnp.PyArray_DATA(lse)

@@ -11,7 +11,7 @@ X, T = np.zeros((3, 4), np.float32), [0, 1, 2]
 UPDATES = [
     ({"target": [0, 4, 0]}, IndexError, r"target\[1\] = 4 is out of range for 4 classes"),
     ({"target": [0, 1, -1]}, IndexError, r"target\[2\] = -1 .*ignore_index=-1"),
-    ({"target": np.zeros((3, 4))}, TypeError, "target must be class indices"),
+    ({"target": np.zeros((3, 4))}, TypeError, "target must be integers .class indices."),
     ({"target": [0, 1]}, ValueError, r"target has shape \(2,\), not \(3,\)"),
     ({"target": ["a", "b", "c"]}, TypeError, "target must be integers"),
     ({"logits": np.zeros((3, 4), int)}, TypeError, "logits must be float16"),

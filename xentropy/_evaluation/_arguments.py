@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
+from .._kernels import label_error
 from ._rows import Options
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,7 +38,7 @@ def checked(logits: dict[str, Any], call: dict[str, Any]) -> Batch:
         arrays.append(_check.float_array(value, name))
         _check.same_shape(arrays[-1], x.shape, name, f"as {first}")
     row_shape = x.shape[:axis] + x.shape[axis + 1 :]
-    labels, counts = _labels(call["target"], call["ignore_index"], x.shape, row_shape, axis)
+    labels, counts = _labels(call["target"], call["ignore_index"], x.shape, axis)
     weight = _weight(call["sample_weight"], row_shape, x.shape[axis])
     if weight is not None:
         counts &= weight != 0
@@ -64,23 +65,14 @@ def _options(call: dict[str, Any]) -> Options:
     return Options(scale, softcap, _check.n_threads(call["n_threads"]))
 
 
-def _labels(value: Any, ignore_index: Any, shape: Any, row_shape: Any, axis: int) -> Any:
+def _labels(value: Any, ignore_index: Any, shape: Any, axis: int) -> tuple[Array, Array]:
     """Labels and which of them are not ignored, both flat; IndexError for one out of range."""
-    target = _check.target(value, shape, row_shape)
-    if target.dtype.kind not in "iu":
-        raise TypeError("target must be class indices: ranks and accuracies are those of one class")
-    counts = target != _check.integer(ignore_index, "ignore_index")
+    target = _check.labels(value, shape, axis)
+    counts = np.asarray(target != _check.integer(ignore_index, "ignore_index"))
     wrong = counts & ((target < 0) | (target >= shape[axis]))
     if wrong.any():
-        from .._hints import label
-
-        at = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
-        number = target[at]
-        raise IndexError(
-            f"{_place('target', at)} = {number} is out of range for {shape[axis]} classes"
-            f"{label(number, shape[axis])}"
-        )
-    return target.reshape(-1).astype(np.int64), np.asarray(counts).reshape(-1)
+        raise label_error(target, int(np.argmax(wrong)), shape[axis])
+    return target.reshape(-1).astype(np.int64), counts.reshape(-1)
 
 
 def _place(name: str, at: tuple[Any, ...]) -> str:

@@ -1,6 +1,6 @@
 """The numbers of a row of logits from which everything else is computed.
 
-From log-probabilities in float64, for some rows at a time: memory does not grow with the batch.
+In float64, for some rows at a time: memory does not grow with the batch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import numpy as np
 
 from .._linear._rows import flat, index_of
 from .._softmax import log_softmax
+from .._statistics import row_statistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CHUNK_ELEMENTS = 1 << 18  # 2 MB for each of some ten arrays of float64
+CHUNK_ELEMENTS = 1 << 18  # 2 MB of float64; the divergence takes some ten such arrays
 
 
 class Options(NamedTuple):
@@ -39,11 +40,7 @@ class Statistics(NamedTuple):
 
 def statistics(logits: Array, rows: Array, labels: Array, options: Options) -> Statistics:
     """Of the rows with these numbers, in C order over the leading axes; classes along the last."""
-    parts = [
-        _of_a_chunk(x, log_p, labels[part])
-        for part, (x,) in _chunks(rows, logits)
-        for log_p in [_log_probs(x, options)]
-    ]
+    parts = [_of_a_chunk(x, labels[part], options) for part, (x,) in _chunks(rows, logits)]
     return _joined(parts)
 
 
@@ -53,15 +50,14 @@ def paired_statistics(
     """Of logits and base logits, and KL(softmax(base_logits) || softmax(logits)) in nats."""
     parts, base_parts, divergences = [], [], [np.zeros(0)]
     for part, (x, base_x) in _chunks(rows, logits, base_logits):
-        log_p, base_log_p = _log_probs(x, options), _log_probs(base_x, options)
-        parts.append(_of_a_chunk(x, log_p, labels[part]))
-        base_parts.append(_of_a_chunk(base_x, base_log_p, labels[part]))
-        divergences.append(_divergence(base_log_p, log_p))
+        parts.append(_of_a_chunk(x, labels[part], options))
+        base_parts.append(_of_a_chunk(base_x, labels[part], options))
+        divergences.append(_divergence(_log_probs(base_x, options), _log_probs(x, options)))
     return _joined(parts), _joined(base_parts), np.concatenate(divergences)
 
 
 def _chunks(rows: Array, *arrays: Array) -> Iterator[tuple[slice, list[Array]]]:
-    """Parts of `rows`, and the rows of the arrays as contiguous matrices."""
+    """Parts of `rows`, and the rows of the arrays as contiguous matrices of float64."""
     merged = [flat(array) for array in arrays]
     at_a_time = max(1, CHUNK_ELEMENTS // arrays[0].shape[-1])
     for start in range(0, len(rows), at_a_time):
@@ -69,35 +65,27 @@ def _chunks(rows: Array, *arrays: Array) -> Iterator[tuple[slice, list[Array]]]:
         taken = rows[part]
         adjacent = taken[-1] - taken[0] == len(taken) - 1
         wanted = slice(int(taken[0]), int(taken[-1]) + 1) if adjacent else taken
-        yield part, [_matrix(array[index_of(array, wanted)]) for array in merged]
+        yield (
+            part,
+            [np.ascontiguousarray(array[index_of(array, wanted)], np.float64) for array in merged],
+        )
 
 
-def _matrix(x: Array) -> Array:
-    """Rows as a contiguous matrix of float32 or float64 in native byte order."""
-    return np.ascontiguousarray(x, np.float64 if x.dtype.itemsize == 8 else np.float32)
+def _of_a_chunk(x: Array, labels: Array, options: Options) -> Statistics:
+    found = row_statistics(x, labels, axis=-1, **options._asdict())
+    assert found.loss is not None
+    assert found.rank is not None
+    rank = np.where(np.isnan(found.loss), x.shape[-1], found.rank)  # behind all classes
+    return Statistics(
+        found.loss, found.entropy, found.argmax, found.max_log_prob, rank, found.sum_squares
+    )
 
 
 def _log_probs(x: Array, options: Options) -> Array:
-    """Log-probabilities of the rows, in float64."""
-    scaled = np.multiply(x, options.logit_scale, dtype=np.float64)
+    scaled = x * options.logit_scale
     if options.softcap is not None:
         scaled = options.softcap * np.tanh(scaled / options.softcap)
     return log_softmax(scaled, axis=-1, n_threads=options.n_threads)
-
-
-def _of_a_chunk(x: Array, log_p: Array, labels: Array) -> Statistics:
-    own = np.arange(len(labels))
-    loss = 0.0 - log_p[own, labels]  # never -0
-    p = np.exp(log_p)
-    terms = np.where(p > 0, p * log_p, p)  # 0 for probability 0; nan stays
-    argmax = np.argmax(x, axis=-1)
-    mine = x[own, labels][:, None]
-    before = np.arange(x.shape[-1]) < labels[:, None]
-    rank = np.count_nonzero((x > mine) | ((x == mine) & before), axis=-1)
-    rank[np.isnan(loss)] = x.shape[-1]  # behind all classes
-    return Statistics(
-        loss, 0.0 - terms.sum(axis=-1), argmax, log_p[own, argmax], rank, (p * p).sum(axis=-1)
-    )
 
 
 def _divergence(base_log_p: Array, log_p: Array) -> Array:

@@ -54,15 +54,7 @@ class BatchLoss:
             counted = self.target != ignore_index
             bad = counted & ((self.target < 0) | (self.target >= classes))
             if bad.any():
-                place = np.unravel_index(int(np.argmax(bad)), self.row_shape)
-                at = f"[{', '.join(str(i) for i in place)}]" if place else ""
-                label = target[place]
-                from .._hints import label as label_hint
-
-                hint = label_hint(label, classes)
-                raise IndexError(
-                    f"target{at} = {label} is out of range for {classes} classes{hint}"
-                )
+                raise _kernels.label_error(target, int(np.argmax(bad)), classes)
         if self.sample_weight is not None:
             counted = counted & (self.sample_weight != 0)
         return None if counted.all() else np.flatnonzero(counted)

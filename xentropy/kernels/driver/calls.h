@@ -40,10 +40,9 @@ struct SoftmaxCall {
 };
 
 // The statistics of rows. Of the cross entropy it takes the logits, the labels (absent: no target),
-// logit_scale and softcap. Results are float64 or in the arithmetic type; int64 for classes.
+// logit_scale and softcap. Results are in the arithmetic type; int64 for classes.
 struct StatisticsCall {
   CrossEntropyCall rows;
-  bool results_float64;
   void *lse, *loss, *entropy, *max_log_prob, *sum_squares;  // loss and rank: with labels only
   int64_t *argmax, *rank;
 };
