@@ -1,6 +1,6 @@
 """Measure the loss of a linear layer, which makes no logits, against torch's.
 
-python -m bench.linear                 8 minutes; into bench/results/fronts/<machine>.json
+python -m bench.linear                 15 minutes; into bench/results/fronts/<machine>.json
 python -m bench.linear --finetune      a fine-tuning step with and without the patch, instead
 python -m bench.linear --quick         tiny cells, to see that it works
 python -m bench.linear --cells 512x256x32000 512x256x32000:bfloat16
@@ -33,7 +33,7 @@ def arguments(words):
     add("--finetune", action="store_true", help="train a small language model")
     add("--quick", action="store_true", help="tiny cells; saved nowhere")
     add("--cells", nargs="+", type=_cell, metavar="NxHxV[:dtype]", help="these; saved nowhere")
-    add("--seconds", type=float, default=480.0, help="of --cells: no call begins later")
+    add("--seconds", type=float, help="of --cells: no call begins later")
     add("--pages", action="store_true", help="write the tables of the docs")
     chosen = parser.parse_args(words)
     if chosen.cells and (chosen.finetune or chosen.quick or chosen.pages):

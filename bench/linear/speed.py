@@ -12,7 +12,7 @@ from . import ways
 from .cells import CELLS, QUICK
 from .run import Run
 
-SECONDS = 480.0  # no call begins later
+SECONDS = 900.0  # no call begins later
 WITHOUT = (ways.COMPILED,)  # left out by --quick: slow to start
 AT_ONCE = {"rounds": 1, "budget": 0.0}
 COLUMNS = [
@@ -101,11 +101,11 @@ def table(run, cell):
     return Table(name, title, [cell.name, *COLUMNS], rows, notes)
 
 
-def tables(quick, cells=None, seconds=SECONDS):
+def tables(quick, cells=None, seconds=None):
     """One a cell; below the last one, what the columns mean."""
     cells = cells or (QUICK if quick else CELLS)
     names = [name for name in ways.installed() if not (quick and name in WITHOUT)]
-    run = Run(cells, names, get_num_threads(), seconds, **(AT_ONCE if quick else {}))
+    run = Run(cells, names, get_num_threads(), seconds or SECONDS, **(AT_ONCE if quick else {}))
     run.all()
     found = [each for cell in cells if (each := table(run, cell)).rows]
     for each in found[-1:]:
