@@ -60,6 +60,22 @@ def test_bytes_count_once(files, monkeypatch):
     assert found["bits_per_byte"] == pytest.approx(found["bits"] * ROWS / 1234, rel=1e-15)
 
 
+@pytest.mark.parametrize("block", [1 << 16, 7])
+def test_bytes_and_groups(files, monkeypatch, block):
+    """A number of all bytes says nothing of those of the groups; a file does."""
+    monkeypatch.setattr(evaluate_run, "BLOCK_ROWS", block)
+    logits, target, groups = (np.load(files(f"{n}.npy")) for n in ("logits", "target", "groups"))
+    sizes = np.random.default_rng(0).integers(1, 9, ROWS)
+    np.save(files("sizes.npy"), sizes)
+    for given, size in ((str(sizes.sum()), int(sizes.sum())), (files("sizes.npy"), sizes)):
+        arguments = ["--bytes", given, "--groups", files("groups.npy"), "--json", files("o.json")]
+        assert main(["evaluate", files("logits.npy"), files("target.npy"), *arguments]) == 0
+        expected = xe.Evaluation()
+        expected.update(logits, target, group=groups, bytes=size)
+        found = written(files("o.json"))["evaluation"]
+        assert found == json.loads(json.dumps(expected.result().to_dict()))
+
+
 def test_the_axis_and_bfloat16(files):
     bits = (np.load(files("logits.npy")).view(np.uint32) >> 16).astype(np.uint16)
     np.save(files("t.npy"), bits.T)
@@ -75,11 +91,14 @@ def test_two_models_of_llama_cpp(capsys, tmp_path):
     """The figures that tests/files/test_llama.py has from the bytes of the files."""
     path = str(tmp_path / "o.json")
     assert main(["evaluate", OTHER, "--against", BASE, "--json", path]) == 0
-    paired = written(path)["paired"]
-    # The rounding of the files moves a sum of probabilities, so a mean of logarithms, by 1e-6.
-    assert paired["perplexity"] == pytest.approx(75951.87766, rel=1e-6)
-    assert paired["base_perplexity"] == pytest.approx(66726.47107, rel=1e-6)
-    assert paired["kl"] == pytest.approx(0.02155446, abs=1e-6)
+    found = written(path)
+    assert found["evaluation"]["perplexity"] == found["paired"]["perplexity"]
+    for name, expected in (
+        ("perplexity", 75951.87766176974),
+        ("base_perplexity", 66726.47106986957),
+        ("kl", 0.021554461155899568),
+    ):
+        assert found["paired"][name] == pytest.approx(expected, rel=1e-12)
     assert "KL divergence" in capsys.readouterr().out
 
 
@@ -94,6 +113,7 @@ def test_errors_are_one_line(files, capsys):
     logits, target = files("logits.npy"), files("target.npy")
     np.save(files("far.npy"), np.full(ROWS, CLASSES))
     np.save(files("short.npy"), np.zeros(ROWS - 1, int))
+    np.save(files("less.npy"), np.where(np.arange(ROWS) == 2, -1, 3))
     np.save(files("narrow.npy"), np.zeros((ROWS, 3)))
     wrong = {
         (logits,): "has no targets; a file of them can follow it as TARGET",
@@ -102,7 +122,7 @@ def test_errors_are_one_line(files, capsys):
         (logits, files("far.npy")): r"far.npy, from row 0: target\[0\] = 11 is out of range",
         (logits, target, "--against", files("narrow.npy")): "500 rows of 3 classes, but",
         (logits, target, "--name", "x"): "name = 'x' goes with safetensors",
-        (logits, target, "--bytes", "9", "--groups", target): "give one of them",
+        (logits, target, "--bytes", files("less.npy")): r"less.npy, from row 0: bytes\[2\] = -1 is",
     }
     for arguments, said in wrong.items():
         assert main(["evaluate", *arguments]) == 1
@@ -124,10 +144,10 @@ def test_ctrl_c_prints_what_has_been_counted(files, capsys, monkeypatch):
     monkeypatch.setattr(evaluate_run, "BLOCK_ROWS", 100)
     real = evaluate_run.count_block
 
-    def interrupted(counted, inputs, options, start, stop):
+    def interrupted(counted, inputs, start, stop, more):
         if start == 200:
             signal.raise_signal(signal.SIGINT)
-        real(counted, inputs, options, start, stop)
+        real(counted, inputs, start, stop, more)
 
     monkeypatch.setattr(evaluate_run, "count_block", interrupted)
     arguments = [files("logits.npy"), files("target.npy"), "--json", files("o.json")]
@@ -164,6 +184,40 @@ def test_ctrl_c_as_a_process(files):
     assert (process.returncode, errors) == (130, "")
     assert re.search(r"Interrupted after [\d,]+ of 1,073,741,824 rows", output)
     assert re.search(r"perplexity +2\.0000", output)
+
+
+WITHIN_100_MB = """
+import resource, sys
+from xentropy.__main__ import main
+small, large = sys.argv[1:3], sys.argv[3:5]
+assert main(["evaluate", *small]) == 0  # imports all, and starts the threads
+with open("/proc/self/status") as file:
+    (own,) = (int(line.split()[1]) for line in file if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, [own * 1024 + 100_000_000] * 2)
+sys.exit(main(["evaluate", *large]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of private memory is Linux's")
+def test_a_file_larger_than_memory(files):
+    """80 GB, of which one row in 400 counts and is read: the others are holes in the file."""
+    rows, classes = 200_000, 100_000
+    start = npy((rows, classes), "<f4", data=b"")
+    with open(files("large.npy"), "wb") as file:
+        file.write(start)
+        file.truncate(len(start) + 4 * rows * classes)
+    labels = np.full(rows, -100)
+    labels[::400] = 7
+    np.save(files("labels.npy"), labels)
+    paths = map(files, ("logits.npy", "target.npy", "large.npy", "labels.npy"))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN_100_MB, *paths],
+        capture_output=True,
+        text=True,
+        env=environment_at_start() | {"OMP_NUM_THREADS": "2"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"500 tokens.*\n.*\n.*\nperplexity +100,000\.0000", done.stdout)
 
 
 def test_durations():

@@ -82,6 +82,7 @@ def row_statistics(
     options: Options,
     *,
     checked: bool = False,
+    float64: bool = False,
 ) -> tuple[Any, ...] | None: ...  # the fields of `RowStatistics`
 def label_error(target: Any, row: int, classes: int) -> IndexError: ...
 def xla_handlers() -> dict[str, Any]: ...

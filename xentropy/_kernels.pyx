@@ -143,6 +143,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
 
     cdef struct StatisticsCall:
         CrossEntropyCall rows
+        bint float64
         void* lse
         void* loss
         void* entropy

@@ -1,9 +1,11 @@
 # One call of the statistics of rows, from its arguments to its results. Part of _kernels.pyx.
 
-def row_statistics(logits, target, Options options not None, *, bint checked=False):
+def row_statistics(logits, target, Options options not None, *, bint checked=False,
+                   bint float64=False):
     """The fields of `RowStatistics`, in order; loss and rank are None without a target.
 
-    None, as of `cross_entropy`, if an argument is not plain.
+    None, as of `cross_entropy`, if an argument is not plain. `float64`: not narrowed, whatever the
+    arithmetic type.
     """
     cdef StatisticsCall call
     cdef CrossEntropyCall* c = &call.rows
@@ -17,8 +19,9 @@ def row_statistics(logits, target, Options options not None, *, bint checked=Fal
             return None
         if report.bad_row >= 0:
             raise label_error(target, report.bad_row, c.terms.classes)
+    call.float64 = float64 or c.float64
     cdef uint64_t axes = <uint64_t>1 << s.class_axis
-    cdef list numbers = [empty_rows(logits, axes, False, c.float64) for _ in range(5)]
+    cdef list numbers = [empty_rows(logits, axes, False, call.float64) for _ in range(5)]
     cdef list classes = [empty_classes(numbers[0]) for _ in range(2)]
     lse, loss, entropy, max_log_prob, sum_squares = numbers
     call.lse = cnp.PyArray_DATA(lse)

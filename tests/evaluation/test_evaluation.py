@@ -11,6 +11,7 @@ from ml_dtypes import bfloat16
 import xentropy as xe
 
 CLOSE = 1e-12  # of a float64 formula over some dozens of rows
+FLOAT32 = 1e-6  # of rows computed in float32: a dozen of its roundings
 
 
 def close(value, expected, tolerance=CLOSE):
@@ -55,10 +56,20 @@ def test_confident_rows_keep_their_digits():
         (result.nats, -math.log1p(-small)),
         (result.entropy, small * 30 - math.log1p(-small)),
         (result.calibration_error, small),
+        (result.brier, 2 * small**2),
     ):
-        assert value == pytest.approx(expected, rel=1e-12)
-    # Of the squares beside the target's only the order of magnitude is left in float64.
-    assert 0.999 * small**2 <= result.brier <= 2.001 * small**2
+        assert value == pytest.approx(expected, rel=FLOAT32)
+
+
+@pytest.mark.parametrize(("others", "times"), [([0, 0, 0, 0], 5 / 4), ([9, 0, 0, 0], 2)])
+def test_bounds_of_the_brier_score(others, times):
+    """The squares beside that of the target are lost: they are between those of these rows."""
+    logits = np.array([50.0, *others])
+    p = xe.softmax(logits)
+    exact = times * p[1:].sum() ** 2
+    result = result_of(logits[None], [0])
+    assert 5 / 4 * (1 - 1e-6) <= result.brier / p[1:].sum() ** 2 <= 2 * (1 + 1e-6)
+    assert 5 / 8 <= result.brier / exact <= 8 / 5
 
 
 def test_nothing_counted():
@@ -222,14 +233,22 @@ def test_scale_and_softcap():
         assert getattr(ours, name) == pytest.approx(getattr(capped, name), rel=1e-14)
 
 
-@pytest.mark.parametrize("dtype", ["float16", bfloat16, ">f4", "float32", "float64"])
-def test_dtypes(dtype):
-    """The figures are those of the same numbers in float64."""
-    arguments = batch()
+@pytest.mark.parametrize("classes", [11, 400])  # short rows, and long ones
+@pytest.mark.parametrize("dtype", ["float16", bfloat16, ">f4", "float32"])
+def test_dtypes(dtype, classes):
+    """The figures are those of the same numbers in float32, and about those in float64."""
+    arguments = batch(classes=classes)
     narrow = arguments["logits"].astype(dtype)
-    assert bits(counted(xe.Evaluation, arguments | {"logits": narrow}).result()) == bits(
-        counted(xe.Evaluation, arguments | {"logits": narrow.astype(np.float64)}).result()
+    found, same, wide = (
+        counted(xe.Evaluation, arguments | {"logits": logits}).result()
+        for logits in (narrow, narrow.astype(np.float32), narrow.astype(np.float64))
     )
+    assert bits(found) == bits(same)
+    assert found.accuracy == wide.accuracy
+    for name in ("nats", "entropy", "brier", "calibration_error"):
+        close(getattr(found, name), getattr(wide, name), FLOAT32)
+    for name, error in found.standard_errors.items():
+        close(error, wide.standard_errors[name], FLOAT32)
 
 
 def test_memory_does_not_grow_with_the_rows():
@@ -241,7 +260,7 @@ def test_memory_does_not_grow_with_the_rows():
     evaluation.update(logits, np.arange(300))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 20e6
+    assert peak < 1e6
 
 
 def test_layouts():
@@ -270,6 +289,24 @@ def test_one_number_for_the_whole_update():
     result = evaluation.result()
     assert result.bytes == 57
     assert result.groups == 1
+
+
+def test_one_number_of_bytes_for_several_groups():
+    """The error by group is then that of the nats, in another unit."""
+    arguments = batch()
+    arguments.pop("bytes")
+    expected = counted(xe.Evaluation, arguments).result()
+    evaluation = xe.Evaluation()
+    evaluation.update(**given(xe.Evaluation, arguments | {"bytes": 500}))
+    none = np.zeros(0, int)  # text without a row
+    evaluation.update(np.zeros((0, 11)), none, group=none, sample_weight=none, bytes=7)
+    result = evaluation.result()
+    assert result.bytes == 507
+    a_byte = expected.weight / (507 * math.log(2))
+    close(result.bits_per_byte, expected.nats * a_byte)
+    for errors in ("standard_errors", "group_errors"):
+        nats = getattr(expected, errors)["nats"]
+        close(getattr(result, errors)["bits_per_byte"], nats * a_byte)
 
 
 # --- the result ---

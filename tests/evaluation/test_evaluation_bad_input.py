@@ -33,7 +33,6 @@ OF_ONE = [
     ({"bytes": [1, -2, 3]}, ValueError, r"bytes\[1\] = -2 is negative"),
     ({"bytes": -7}, ValueError, "bytes = -7 is negative"),
     ({"bytes": [1, 2]}, ValueError, "bytes has shape"),
-    ({"bytes": 3, "group": [1, 2, 2]}, ValueError, "bytes = 3 is one number for rows of 2 groups"),
 ]
 OF_TWO = [
     ({"base_logits": X[:2]}, ValueError, r"base_logits has shape \(2, 4\), not \(3, 4\)"),

@@ -26,10 +26,14 @@ def merged(parts, random):
     return parts[0]
 
 
+SHORT_AND_LONG = st.sampled_from([(11, np.float32), (400, np.float32), (400, np.float16)])
+
+
 @BOTH
-@given(cuts=st.sets(st.integers(1, ROWS - 1)), random=st.randoms())
-def test_any_split_and_any_tree(kind, cuts, random):
-    arguments = batch(ROWS)
+@given(cuts=st.sets(st.integers(1, ROWS - 1)), rows=SHORT_AND_LONG, random=st.randoms())
+def test_any_split_and_any_tree(kind, cuts, rows, random):
+    classes, dtype = rows
+    arguments = batch(ROWS, classes, dtype=dtype)
     order = list(range(ROWS))
     random.shuffle(order)
     parts = [counted(kind, arguments, rows) for rows in np.split(order, sorted(cuts))]
@@ -51,9 +55,9 @@ def test_over_processes(kind, seed):
     assert bits(merged(parts, chance).result()) == bits(whole)
 
 
-@BOTH
 @pytest.mark.parametrize("elements", [1, 25, 1 << 10])
-def test_size_of_a_chunk(kind, elements, monkeypatch):
+def test_size_of_a_chunk(elements, monkeypatch):
+    kind = xe.PairedEvaluation
     whole = bits(counted(kind, batch(classes=257)).result())
     monkeypatch.setattr(_rows, "CHUNK_ELEMENTS", elements)
     assert bits(counted(kind, batch(classes=257)).result()) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._kernels import label_error
-from ._rows import Options
+from ._rows import IGNORED, Options
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -17,26 +18,28 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Batch(NamedTuple):
     """The rows that count, in C order over the axes beside that of the classes."""
 
-    logits: list[Array]  # classes along the last axis
+    logits: dict[str, Array]  # by the names of the arguments; classes along the last axis
     rows: Array  # numbers of the rows
-    labels: Array
+    labels: Array  # of all rows, IGNORED for those that do not count
     weight: Array | None
     keys: list[Hashable]  # groups ...
     codes: Array | None  # ... and the place of each row's among them; None if there are no groups
     bytes: Array | None  # of each row, times its weight; or of all rows together
     byte_codes: Array | None  # the places of their groups
     options: Options
+    log_probs: tuple[bool, ...]  # for each of the logits, whether they are taken as they are
 
 
 def checked(logits: dict[str, Any], call: dict[str, Any]) -> Batch:
     """The batch of matrices of logits, by name, and the other arguments of `update`."""
-    (first, value), *others = logits.items()
+    call = {name: array_of(value) for name, value in call.items()}
+    (first, value), *others = ((name, array_of(value)) for name, value in logits.items())
     x = _check.logits(value, _check.OR_LEAVE_OUT)
     axis = _check.class_axis(call["axis"], x)
-    arrays = [x]
+    arrays = {first: x}
     for name, value in others:
-        arrays.append(_check.float_array(value, name))
-        _check.same_shape(arrays[-1], x.shape, name, f"as {first}")
+        arrays[name] = _check.float_array(value, name)
+        _check.same_shape(arrays[name], x.shape, name, f"as {first}")
     row_shape = x.shape[:axis] + x.shape[axis + 1 :]
     labels, counts = _labels(call["target"], call["ignore_index"], x.shape, axis)
     weight = _weight(call["sample_weight"], row_shape, x.shape[axis])
@@ -46,23 +49,53 @@ def checked(logits: dict[str, Any], call: dict[str, Any]) -> Batch:
     group = _rows_of(call["group"], "group", row_shape, "iuUS", "integers or strings")
     keys, codes = ([], None) if group is None else _groups(group.reshape(-1)[rows])
     weight = None if weight is None else weight[rows]
-    moved = [np.moveaxis(array, axis, -1) for array in arrays]
+    moved = {name: np.moveaxis(array, axis, -1) for name, array in arrays.items()}
+    options = _options(call)
     return Batch(
-        [array[None] if array.ndim == 1 else array for array in moved],
+        {name: array[None] if array.ndim == 1 else array for name, array in moved.items()},
         rows,
-        labels[rows],
+        np.where(counts, labels, IGNORED),
         weight,
         keys,
         codes,
         *_bytes(call["bytes"], row_shape, rows, weight, keys, codes),
-        _options(call),
+        options,
+        _log_probs(call, options),
     )
+
+
+def array_of(value: Any) -> Any:
+    """A tensor of torch, on any device and with a graph or not, as an array; all else unchanged."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    if value.dtype is not torch.bfloat16:
+        return value.numpy(force=True)
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return value.float().numpy(force=True)  # a copy
+    return value.detach().cpu().resolve_neg().view(torch.int16).numpy().view(bfloat16)
 
 
 def _options(call: dict[str, Any]) -> Options:
     scale = _check.logit_scale(call["logit_scale"])
     softcap = _check.softcap(call["softcap"], scale)
     return Options(scale, softcap, _check.n_threads(call["n_threads"]))
+
+
+def _log_probs(call: dict[str, Any], options: Options) -> tuple[bool, ...]:
+    """Which matrices are log-probabilities; ValueError if something would be done to them."""
+    names = [name for name in ("log_probs", "base_log_probs") if name in call]
+    for name in names:
+        if type(call[name]) is not bool:
+            raise TypeError(f"{name} must be True or False, not {call[name]!r}")
+        if call[name] and (options.logit_scale != 1 or options.softcap is not None):
+            raise ValueError(
+                f"{name} = True: log-probabilities are taken as they are, "
+                "without logit_scale and softcap"
+            )
+    return tuple(call[name] for name in names)
 
 
 def _labels(value: Any, ignore_index: Any, shape: Any, axis: int) -> tuple[Array, Array]:
@@ -110,24 +143,26 @@ def _rows_of(value: Any, name: str, row_shape: Any, kinds: str, wanted: str) -> 
 
 
 def _groups(group: Array) -> tuple[list[Hashable], Array]:
-    keys, codes = np.unique(group, return_inverse=True)
-    return keys.tolist(), codes
+    """The groups, and the place of each row's. Only one row of each run of a group is sorted."""
+    starts = np.concatenate([[0], np.flatnonzero(group[1:] != group[:-1]) + 1])[: len(group)]
+    keys, codes = np.unique(group[starts], return_inverse=True)
+    return keys.tolist(), np.repeat(codes, np.diff(starts, append=len(group)))
 
 
 def _bytes(
     value: Any, row_shape: Any, rows: Array, weight: Array | None, keys: Any, codes: Any
 ) -> tuple[Array | None, Array | None]:
-    """Bytes as float64, one number a row that counts or their total, and the groups of these."""
+    """Bytes as float64, one number a row that counts or their total, and the groups of these.
+
+    A total is that of a group only if the rows are of one alone.
+    """
     array = _rows_of(value, "bytes", row_shape, "iu", "integers")
     if array is None:
         return None, None
     one = np.ndim(value) == 0
     _none_negative(np.asarray(value) if one else array, "bytes")
     if one:
-        if len(keys) > 1:
-            raise ValueError(
-                f"bytes = {value} is one number for rows of {len(keys)} groups; give one per row"
-            )
-        array, rows, weight, codes = np.reshape(value, 1), np.arange(1), None, np.zeros(1, np.intp)
+        total = np.reshape(value, 1).astype(np.float64)
+        return total, np.zeros(1, np.intp) if len(keys) == 1 else None
     counted = array.reshape(-1)[rows].astype(np.float64)
     return (counted if weight is None else weight * counted), codes

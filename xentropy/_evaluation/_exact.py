@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+Column = Floats | Bools
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 Exact = Fraction | float  # a float is inf or nan
 
@@ -55,9 +57,11 @@ def products(a: Floats, b: Floats) -> list[Floats]:
     Rounded as usual where a factor is beyond 1e299, or the product below 1e-290 or beyond 1e308.
     """
     high = a * b
-    (a1, a2), (b1, b2) = _halves(a), _halves(b)
+    (a1, a2), (b1, b2) = (_halves(a),) * 2 if a is b else (_halves(a), _halves(b))
     low = ((a1 * b1 - high) + a1 * b2 + a2 * b1) + a2 * b2
-    return [high, np.where(np.isfinite(low), low, 0.0)]
+    if not math.isfinite(float(low.sum())):
+        low = np.where(np.isfinite(low), low, 0.0)
+    return [high, low]
 
 
 def _halves(a: Floats) -> tuple[Floats, Floats]:
@@ -72,28 +76,32 @@ def _extracted(values: Floats, codes: Codes, groups: int) -> Iterator[tuple[int,
 
     At most BLOCK values, and finite.
     """
-    huge = np.abs(values) >= HUGE
-    if huge.any():
+    largest = max(float(values.max()), -float(values.min()))
+    if largest >= HUGE:
+        huge = np.abs(values) >= HUGE
         for unit, sums in _extracted(np.where(huge, values * 2.0**-SCALE, 0.0), codes, groups):
             yield unit + SCALE, sums
         values = np.where(huge, 0.0, values)
-    while (largest := float(np.abs(values).max(initial=0.0))) > 0:
-        # n numbers below 2**exponent: their sum is below 2**cut, a multiple of 2**(cut - 53).
-        cut = math.frexp(largest)[1] + len(values).bit_length()
-        unit = cut - DIGITS
-        top = (values + math.ldexp(1.0, cut)) - math.ldexp(1.0, cut)
+        largest = HUGE
+    exponent = math.frexp(largest)[1]
+    while values.any():
+        # n numbers up to 2**exponent: their sum is below 2**cut, a multiple of 2**(cut - 53).
+        cut = exponent + len(values).bit_length()
+        top = values + math.ldexp(1.0, cut)
+        top -= math.ldexp(1.0, cut)
         values = values - top
-        whole = np.ldexp(np.bincount(codes, top, groups), -unit)
-        yield unit, whole.astype(np.int64).tolist()
+        exponent = cut - DIGITS  # of the unit, and of what is left
+        whole: Any = top.sum(keepdims=True) if groups == 1 else np.bincount(codes, top, groups)
+        yield exponent, np.ldexp(whole, -exponent).astype(np.int64).tolist()
 
 
-def exact_sums(
-    values: Floats, codes: Codes, groups: int
-) -> tuple[int, list[int], dict[int, float]]:
+def exact_sums(values: Any, codes: Codes, groups: int) -> tuple[int, list[int], dict[int, float]]:
     """The sum over each group: a common unit, integers in it, and infinities and nan by group.
 
-    `codes` has the number of every value's group.
+    `codes` has the number of every value's group; True is 1.
     """
+    if values.dtype == bool:
+        return 0, np.bincount(codes[values], minlength=groups).tolist(), {}
     unit, sums, special = COARSEST, [0] * groups, {}
     finite = np.isfinite(values)
     if not finite.all():
@@ -135,7 +143,7 @@ class ExactSums:
         return len(self._sums)
 
     def add(
-        self, keys: Sequence[Hashable], codes: Codes, columns: Mapping[str, Sequence[Floats]]
+        self, keys: Sequence[Hashable], codes: Codes, columns: Mapping[str, Sequence[Column]]
     ) -> None:
         """Add rows: arrays of one number a row, the sum of which is what a column gets.
 
@@ -185,6 +193,12 @@ class ExactSums:
             return self._special[key, place]
         number = self._sums[key][place] if key in self._sums else 0
         return Fraction(number) * Fraction(2) ** self._units[place]
+
+    def sum(self, name: str) -> Fraction:
+        """Of a column without infinities, the sum over all keys."""
+        place = self._places[name]
+        whole = sum(numbers[place] for numbers in self._sums.values())
+        return Fraction(whole) * Fraction(2) ** self._units[place]
 
     def floats(self, name: str) -> Floats:
         """The sums of a column, each rounded once, in the order of their keys."""

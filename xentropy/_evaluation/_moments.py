@@ -31,12 +31,12 @@ class Moments:
         self.rows: int = 0
 
     def add(self, batch: Batch, values: Mapping[str, Array]) -> None:
-        """Add the values of the quantities, an array of one a row for each; bools are 0 and 1."""
+        """Add the values of the quantities, an array of one a row for each, float64 or bool."""
         w = batch.weight
-        ones = np.ones(len(batch.labels)) if w is None else w
+        ones = np.ones(len(batch.rows), bool) if w is None else w
         columns = {"w": [ones], "ww": [ones] if w is None else products(w, w)}
         for name, x in values.items():
-            wx = x.astype(np.float64) if w is None else w * x
+            wx = x if w is None else w * x
             first, mixed, square = _columns(name)
             columns[first] = [wx]
             columns[mixed] = [wx] if w is None else products(wx, w)
@@ -53,7 +53,7 @@ class Moments:
         if batch.bytes is None:
             return
         self.totals.add([None], np.zeros(len(batch.bytes), np.intp), {"bytes": [batch.bytes]})
-        if batch.keys and batch.byte_codes is not None:
+        if batch.byte_codes is not None:
             self.groups.add(batch.keys, batch.byte_codes, {"bytes": [batch.bytes]})
 
     def merge(self, other: Moments) -> None:
@@ -67,6 +67,10 @@ class Moments:
     def ratio(self, name: str, per: str = "w") -> Exact:
         """Sum of a quantity by the sum of the weights, or of the bytes; nan for 0 / 0."""
         return divided(self.total(name), self.total(per))
+
+    def bytes_by_group(self) -> bool:
+        """Are the bytes of every group known, and not only those of all?"""
+        return self.groups.sum("bytes") == self.total("bytes")
 
     def mean(self, name: str) -> float:
         return to_float(self.ratio(name))

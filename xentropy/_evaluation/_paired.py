@@ -11,7 +11,7 @@ from ._arguments import checked
 from ._exact import exp, to_float
 from ._moments import Moments
 from ._results import PERCENTILES, PairedResult
-from ._rows import Statistics, paired_statistics
+from ._rows import Paired, paired_statistics
 from ._stream import Stream, given
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class PairedEvaluation(Stream):
     interpolate linearly between the sorted values of all rows that count, whatever their weight.
 
     They need a number for each row: 8 bytes a token, two of float32 (for 10 million tokens, 80 MB,
-    and twice that while a result is computed). All else is as for `Evaluation`.
+    and twice that while a result is computed). While an update is computed, it takes up to 20 MB
+    (a few rows of logits in float64, if these are longer): all is computed in float64, because
+    differences of almost equal models are small. All else is as for `Evaluation`.
 
     Where llama.cpp prints something else: it omits terms of the KL divergence whose base
     probability is below exp(-16), computes it in float32, and prints 0 for errors over less than
@@ -83,6 +85,8 @@ class PairedEvaluation(Stream):
         *,
         group: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        log_probs: bool = False,
+        base_log_probs: bool = False,
         axis: SupportsIndex = 1,
         ignore_index: SupportsIndex = -100,
         logit_scale: Number = 1.0,
@@ -97,19 +101,22 @@ class PairedEvaluation(Stream):
             Logits, or log-probabilities, of the model and of the base, in the same shape.
         target, group, sample_weight, axis, ignore_index, logit_scale, softcap, n_threads
             As for `Evaluation.update`.
+        log_probs, base_log_probs : bool, default False
+            The logits of the model, or of the base, are log-probabilities, and counted as they
+            are. As their exps do not quite add up to 1, the KL divergence is then computed by its
+            definition, term by term.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As for `cross_entropy`. Nothing has been counted then.
+            As for `Evaluation.update`. Nothing has been counted then.
         """
         both = {"logits": logits, "base_logits": base_logits}
         batch = checked(both, {**locals(), "bytes": None})
         self._same_as_before(given(batch), "this update")
         with np.errstate(all="ignore"):  # silent, as the kernels are
-            x, base_x = batch.logits
-            rows = batch.rows, batch.labels, batch.options
-            values = _values(*paired_statistics(x, base_x, *rows))
+            rows = batch.labels, batch.rows, batch.options, batch.log_probs
+            values = _values(paired_statistics(batch.logits, *rows))
             self._take(batch, values)
         self._keep([values["kl"].astype(np.float32)], [values["delta_p"].astype(np.float32)])
 
@@ -171,20 +178,20 @@ class PairedEvaluation(Stream):
         return errors
 
 
-def _values(rows: Statistics, base: Statistics, kl: Any) -> dict[str, Any]:
+def _values(rows: Paired) -> dict[str, Any]:
     """The quantities of each row. Differences of equal infinities are 0."""
-    d = np.where(rows.loss == base.loss, 0.0, rows.loss - base.loss)
-    small = np.exp(-base.loss) * np.expm1(-d)
-    delta_p = np.where(np.abs(d) < 1, small, np.exp(-rows.loss) - np.exp(-base.loss))
+    d = np.where(rows.loss == rows.base_loss, 0.0, rows.loss - rows.base_loss)
+    small = np.exp(-rows.base_loss) * np.expm1(-d)
+    delta_p = np.where(np.abs(d) < 1, small, np.exp(-rows.loss) - np.exp(-rows.base_loss))
     no_row_is_nan = ~np.isnan(d)
     return {
         "nats": rows.loss,
-        "base_nats": base.loss,
+        "base_nats": rows.base_loss,
         "log_ratio": d,
-        "kl": kl,
+        "kl": rows.divergence,
         "delta_p": delta_p,
         "delta_p_square": delta_p * delta_p,
-        "same_top": (rows.argmax == base.argmax) & no_row_is_nan,
+        "same_top": rows.same_top & no_row_is_nan,
     }
 
 

@@ -1,22 +1,24 @@
-"""The numbers of a row of logits from which everything else is computed.
-
-In float64, for some rows at a time: memory does not grow with the batch.
-"""
+"""The numbers of a row of logits from which everything else is computed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from .. import _check, _kernels
 from .._linear._rows import flat, index_of
+from .._logsumexp import logsumexp
 from .._softmax import log_softmax
-from .._statistics import row_statistics
+from .._statistics import RowStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+IGNORED = -1  # the label of a row that does not count
 CHUNK_ELEMENTS = 1 << 18  # 2 MB of float64; the divergence takes some ten such arrays
+LARGEST_SUM = 2.0  # of what are called probabilities; rounding to bfloat16 adds some percent
 
 
 class Options(NamedTuple):
@@ -28,32 +30,104 @@ class Options(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """One number a row. Probabilities are those of softmax(logits)."""
+    """One number a row, float64 but for the rank. Probabilities are those of softmax(logits)."""
 
     loss: Array  # -log probability of the target, in nats
+    others: Array  # probability of all other classes
     entropy: Array  # in nats
-    argmax: Array  # the first of the largest logits
     max_log_prob: Array
     rank: Array  # of the target among the logits, from 0; equal ones in the order of their classes
     sum_squares: Array  # of the probabilities
 
 
-def statistics(logits: Array, rows: Array, labels: Array, options: Options) -> Statistics:
-    """Of the rows with these numbers, in C order over the leading axes; classes along the last."""
-    parts = [_of_a_chunk(x, labels[part], options) for part, (x,) in _chunks(rows, logits)]
-    return _joined(parts)
+class Paired(NamedTuple):
+    """One number a row of two models."""
+
+    loss: Array
+    base_loss: Array
+    divergence: Array  # of the base from the model, in nats
+    same_top: Array  # whether the first of the largest logits is at the same class
+
+
+def statistics(
+    name: str, logits: Array, labels: Array, rows: Array, options: Options, log_probs: bool
+) -> Statistics:
+    """Of the rows with these numbers, in C order over the leading axes; classes along the last.
+
+    `labels` are those of all rows, IGNORED for all but these. The kernels read the logits where
+    they are. `log_probs`: the logits are log-probabilities, and taken as they are.
+    """
+    made = _kernels.make_options(
+        axis=logits.ndim - 1, ignore_index=IGNORED, reduction="none", **options._asdict()
+    )
+    target = labels.reshape(logits.shape[:-1])
+    columns: Any = _kernels.row_statistics(logits, target, made, checked=True, float64=True)
+    columns = [column.reshape(-1) for column in _check.taken(columns)]
+    if len(rows) < len(labels):
+        columns = [column[rows] for column in columns]
+    found: Any = RowStatistics(*columns)
+    rank = np.where(np.isnan(found.loss), logits.shape[-1], found.rank)  # behind all classes
+    if log_probs:
+        return _as_they_are(name, logits, labels[rows], rows, found._replace(rank=rank))
+    others = -np.expm1(-found.loss)
+    return Statistics(
+        found.loss, others, found.entropy, found.max_log_prob, rank, found.sum_squares
+    )
+
+
+def _as_they_are(name: str, log_p: Array, labels: Array, rows: Array, found: Any) -> Statistics:
+    """The statistics of probabilities that add up to exp(lse) and are not divided by it."""
+    _check_sums(name, found.lse, rows)
+    at = np.unravel_index(rows, log_p.shape[:-1])
+
+    def taken(classes: Array) -> Any:
+        numbers = log_p[(*at, classes)].astype(np.float64)
+        return np.where(np.isnan(found.loss), math.nan, numbers)
+
+    of_target, total = taken(labels), np.exp(found.lse)
+    return Statistics(
+        loss=-of_target,
+        others=np.maximum(total - np.exp(of_target), 0),
+        entropy=total * (found.entropy - found.lse),
+        max_log_prob=taken(found.argmax),
+        rank=found.rank,
+        sum_squares=total * total * found.sum_squares,
+    )
+
+
+def _check_sums(name: str, lse: Any, rows: Array) -> None:
+    """Raise for logits that are called log-probabilities."""
+    wrong = np.isfinite(lse) & (lse > math.log(LARGEST_SUM))
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            f"{name} are no log-probabilities: those of row {rows[i]} are of probabilities "
+            f"that add up to exp({lse[i]:.6g})"
+        )
 
 
 def paired_statistics(
-    logits: Array, base_logits: Array, rows: Array, labels: Array, options: Options
-) -> tuple[Statistics, Statistics, Array]:
-    """Of logits and base logits, and KL(softmax(base_logits) || softmax(logits)) in nats."""
-    parts, base_parts, divergences = [], [], [np.zeros(0)]
-    for part, (x, base_x) in _chunks(rows, logits, base_logits):
-        parts.append(_of_a_chunk(x, labels[part], options))
-        base_parts.append(_of_a_chunk(base_x, labels[part], options))
-        divergences.append(_divergence(_log_probs(base_x, options), _log_probs(x, options)))
-    return _joined(parts), _joined(base_parts), np.concatenate(divergences)
+    logits: dict[str, Array],
+    labels: Array,
+    rows: Array,
+    options: Options,
+    log_probs: tuple[bool, ...],
+) -> Paired:
+    """Of logits and base logits, by their names in errors; otherwise as `statistics`.
+
+    In float64, for some rows at a time: memory does not grow with the batch.
+    """
+    none = np.zeros(0)
+    parts = [Paired(none, none, none, none.astype(bool))]
+    for part, arrays in _chunks(rows, *logits.values()):
+        (log_p, top), (base, base_top) = (
+            _log_probs(name, x, rows[part], options, as_they_are)
+            for (name, x, as_they_are) in zip(logits, arrays, log_probs, strict=True)
+        )
+        at = np.arange(len(log_p)), labels[rows[part]]
+        kl = _divergence(base, log_p, normalised=not any(log_probs))
+        parts.append(Paired(-log_p[at], -base[at], kl, top == base_top))
+    return Paired(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _chunks(rows: Array, *arrays: Array) -> Iterator[tuple[slice, list[Array]]]:
@@ -71,36 +145,29 @@ def _chunks(rows: Array, *arrays: Array) -> Iterator[tuple[slice, list[Array]]]:
         )
 
 
-def _of_a_chunk(x: Array, labels: Array, options: Options) -> Statistics:
-    found = row_statistics(x, labels, axis=-1, **options._asdict())
-    assert found.loss is not None
-    assert found.rank is not None
-    rank = np.where(np.isnan(found.loss), x.shape[-1], found.rank)  # behind all classes
-    return Statistics(
-        found.loss, found.entropy, found.argmax, found.max_log_prob, rank, found.sum_squares
-    )
-
-
-def _log_probs(x: Array, options: Options) -> Array:
+def _log_probs(
+    name: str, x: Array, rows: Array, options: Options, as_they_are: bool
+) -> tuple[Array, Array]:
+    """Log-probabilities and the first of the most probable classes."""
+    if as_they_are:
+        lse = logsumexp(x, axis=-1, n_threads=options.n_threads)
+        _check_sums(name, lse, rows)
+        return np.where(np.isfinite(lse)[:, None], x, math.nan), x.argmax(axis=-1)
     scaled = x * options.logit_scale
     if options.softcap is not None:
         scaled = options.softcap * np.tanh(scaled / options.softcap)
-    return log_softmax(scaled, axis=-1, n_threads=options.n_threads)
+    return log_softmax(scaled, axis=-1, n_threads=options.n_threads), scaled.argmax(axis=-1)
 
 
-def _divergence(base_log_p: Array, log_p: Array) -> Array:
+def _divergence(base_log_p: Array, log_p: Array, normalised: bool) -> Array:
     r"""KL(base || p) of rows as sum of b (d + exp(-d) - 1) with d = log b - log p.
 
     As probabilities add up to 1, that is the sum of b d. But all terms are positive, and exact
-    where both are almost equal.
+    where both are almost equal. If they do not quite add up to 1, it is the sum of b d.
     """
     b, p = np.exp(base_log_p), np.exp(log_p)
     d = base_log_p - log_p
+    if not normalised:
+        return np.where(b == 0, 0.0, b * d).sum(axis=-1)
     terms = np.where(np.abs(d) < 1, b * (d + np.expm1(-d)), b * d + (p - b))
     return np.where(b == 0, p, terms).sum(axis=-1)
-
-
-def _joined(parts: list[Statistics]) -> Statistics:
-    empty = np.zeros(0)
-    columns = zip(*parts, strict=True) if parts else [(empty,)] * len(Statistics._fields)
-    return Statistics(*(np.concatenate(column) for column in columns))

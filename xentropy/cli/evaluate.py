@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("logits", metavar="LOGITS", help="logits, or log-probabilities, of the model")
     add("target", metavar="TARGET", nargs="?", help="class indices; default: those in LOGITS")
     add("--against", metavar="OTHER", help="logits of another model, such as the base")
-    add("--bytes", type=at_least_1, metavar="N", help="of the text in UTF-8, for bits per byte")
+    add("--bytes", type=bytes_of, metavar="N|FILE", help="of the text, or one number a row")
     add("--groups", metavar="FILE", help="integers, say of documents, for clustered errors")
     add("--axis", type=int, help="of the classes (default: 1)")
     add("--dtype", choices=["bfloat16"], help="what uint16 numbers are")
@@ -46,6 +46,11 @@ def at_least_1(text: str) -> int:
     return number
 
 
+def bytes_of(text: str) -> int | str:
+    """Their number, or the file of one a row."""
+    return at_least_1(text) if text.isdecimal() else text
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Positive integers between commas."""
     return tuple(at_least_1(part) for part in text.split(","))
@@ -62,8 +67,6 @@ def main(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Read, count and print. What cannot be written later is refused at once."""
-    if options.bytes is not None and options.groups is not None:
-        raise ValueError("--bytes of all the text says nothing of the --groups; give one of them")
     inputs = open_inputs(options)
     if options.plot:
         from .evaluate_plot import draw, pyplot
@@ -78,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
         share = counted.rows_read / inputs.logits.n_rows
         print(
             f"Interrupted after {counted.rows_read:,} of {inputs.logits.n_rows:,} rows "
-            f"({share:.0%}); the figures are those of these rows."
+            f"({share:.0%}); the figures are those of these rows"
+            f"{', without bits a byte' if isinstance(options.bytes, int) else ''}."
         )
     report(counted, options)
     if options.plot:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .evaluate_run import Counted
+from .evaluate_run import Counted, Losses
 
 
 def pyplot() -> Any:
@@ -23,7 +23,7 @@ def draw(counted: Counted, path: str) -> None:
     result = counted.evaluation.result()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     reliability(left, result)
-    losses(right, counted, result)
+    losses(right, counted.evaluation, result)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -44,10 +44,10 @@ def reliability(axes: Any, result: Any) -> None:
     axes.legend(frameon=False, markerscale=0.5)
 
 
-def losses(axes: Any, counted: Counted, result: Any) -> None:
+def losses(axes: Any, counted: Losses, result: Any) -> None:
     """How the losses are distributed, and their mean."""
-    edges = counted.loss_edges
-    axes.bar(edges[:-1], counted.loss_counts, edges[1] - edges[0], align="edge", color="C0")
+    edges = counted.edges
+    axes.bar(edges[:-1], counted.counts, edges[1] - edges[0], align="edge", color="C0")
     axes.axvline(result.nats, color="C1", label=f"mean: {result.nats:.4f} nats")
     axes.set(xlabel=f"loss in nats (last bar: {edges[-1]:.1f} and more)", ylabel="rows")
     axes.set_title(f"perplexity {result.perplexity:,.2f}")

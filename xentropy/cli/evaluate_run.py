@@ -28,20 +28,34 @@ class Inputs(NamedTuple):
     targets: Targets
     other: Logits | None
     groups: Targets | None
+    bytes: Targets | None
+
+
+class Losses(xe.Evaluation):
+    """An evaluation that also counts how many rows have about which loss."""
+
+    def __init__(self, top: tuple[int, ...], bins: int, classes: int) -> None:
+        super().__init__(top, bins)
+        # Twice the loss of a model that knows nothing; the last bar takes what is above.
+        self.edges = np.linspace(0, 2 * math.log(max(classes, 2)), LOSS_BARS + 1)
+        self.counts = np.zeros(LOSS_BARS, np.int64)
+
+    def _count(self, batch: Any, rows: Any, classes: int) -> None:
+        super()._count(batch, rows, classes)
+        known = np.clip(rows.loss[~np.isnan(rows.loss)], 0, self.edges[-1])
+        self.counts += np.histogram(known, self.edges)[0]
 
 
 class Counted:
     """What has been counted of them."""
 
     def __init__(self, inputs: Inputs, options: argparse.Namespace) -> None:
-        self.evaluation: Any = xe.Evaluation(top=options.top, bins=options.bins)
+        how = options.top, options.bins
+        classes = inputs.logits.n_classes
+        self.evaluation: Any = Losses(*how, classes) if options.plot else xe.Evaluation(*how)
         self.paired: Any = xe.PairedEvaluation() if inputs.other is not None else None
         self.rows_read = 0
         self.complete = False
-        # Twice the loss of a model that knows nothing; the last bar takes what is above.
-        top = 2 * math.log(max(inputs.logits.n_classes, 2))
-        self.loss_edges = np.linspace(0, top, LOSS_BARS + 1)
-        self.loss_counts = np.zeros(LOSS_BARS, np.int64)
 
 
 def open_inputs(options: argparse.Namespace) -> Inputs:
@@ -55,14 +69,15 @@ def open_inputs(options: argparse.Namespace) -> Inputs:
         raise ValueError(f"{logits.target_source}; a file of them can follow it as TARGET")
     else:
         targets = logits.target_source
-    groups = options.groups and open_targets(options.groups, logits.row_shape)
+    others = options.groups, options.bytes if isinstance(options.bytes, str) else None
+    groups, size = (path and open_targets(path, logits.row_shape) for path in others)
     other = options.against and open_logits(options.against, **how)
     if other and (other.n_rows, other.n_classes) != (logits.n_rows, logits.n_classes):
         raise ValueError(
             f"{other.path} has {other.n_rows} rows of {other.n_classes} classes, "
             f"but {logits.path} {logits.n_rows} of {logits.n_classes}"
         )
-    return Inputs(logits, targets, other or None, groups or None)
+    return Inputs(logits, targets, other or None, groups or None, size or None)
 
 
 @contextlib.contextmanager
@@ -88,41 +103,45 @@ def count(inputs: Inputs, options: argparse.Namespace, progress: Progress) -> Co
     logits = inputs.logits
     row_bytes = logits.n_classes * logits.dtype.itemsize
     block = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+    more = {"bytes": 0} if isinstance(options.bytes, int) else {}
     begun = time.perf_counter()
     with interruptible() as asked:
         for start in range(0, logits.n_rows, block):
             if asked:
                 return counted
             stop = min(start + block, logits.n_rows)
-            count_block(counted, inputs, options, start, stop)
+            count_block(counted, inputs, start, stop, more)
             counted.rows_read = stop
             seconds = time.perf_counter() - begun
             progress.show(stop / logits.n_rows, shown(stop, logits.n_rows, row_bytes, seconds))
+    if isinstance(options.bytes, int):  # of all rows, and of no group
+        count_block(counted, inputs, 0, 0, {"bytes": options.bytes})
     counted.complete = True
     return counted
 
 
 def count_block(
-    counted: Counted, inputs: Inputs, options: argparse.Namespace, start: int, stop: int
+    counted: Counted, inputs: Inputs, start: int, stop: int, more: dict[str, Any]
 ) -> None:
-    """Count the rows [start, stop)."""
+    """Count the rows [start, stop), with `more` arguments for the evaluation of one model."""
     rows, target = inputs.logits.rows(start, stop), inputs.targets.rows(start, stop)
-    more = {"group": inputs.groups.rows(start, stop)} if inputs.groups else {}
+    how: dict[str, Any] = {"log_probs": inputs.logits.is_log_probs}
+    if inputs.groups:
+        how["group"] = inputs.groups.rows(start, stop)
+    if inputs.bytes:
+        more = {"bytes": inputs.bytes.rows(start, stop)}
     other = inputs.other.rows(start, stop) if inputs.other else None
     if inputs.other and inputs.other.has_targets:
         same_targets(inputs, target, start, stop)
-    # The bytes of all rows, counted once.
-    size = {} if options.bytes is None else {"bytes": options.bytes if start == 0 else 0}
     try:
-        counted.evaluation.update(rows, target, **more, **size)
+        counted.evaluation.update(rows, target, **how, **more)
     except (ValueError, IndexError) as error:
-        raise type(error)(f"{inputs.targets.path}, from row {start}: {error}") from error
-    if other is not None:
-        counted.paired.update(rows, other, target, **more)
-    if options.plot:
-        loss = np.asarray(xe.cross_entropy(rows, target, reduction="none"))[target != -100]
-        known = np.clip(loss[~np.isnan(loss)], 0, counted.loss_edges[-1])
-        counted.loss_counts += np.histogram(known, counted.loss_edges)[0]
+        of_bytes = inputs.bytes and str(error).startswith("bytes")
+        path = inputs.bytes.path if of_bytes else inputs.targets.path  # type: ignore[union-attr]
+        raise type(error)(f"{path}, from row {start}: {error}") from error
+    if inputs.other is not None:
+        base = inputs.other.is_log_probs
+        counted.paired.update(rows, other, target, **how, base_log_probs=base)
 
 
 def same_targets(inputs: Inputs, target: Any, start: int, stop: int) -> None:

@@ -40,11 +40,12 @@ struct SoftmaxCall {
 };
 
 // The statistics of rows. Of the cross entropy it takes the logits, the labels (absent: no target),
-// logit_scale and softcap. Results are in the arithmetic type; int64 for classes.
+// logit_scale and softcap. Classes are int64.
 struct StatisticsCall {
   CrossEntropyCall rows;
   void *lse, *loss, *entropy, *max_log_prob, *sum_squares;  // loss and rank: with labels only
   int64_t *argmax, *rank;
+  bool float64;  // the numbers; or float32
 };
 
 // The result of checking the targets of a chunk.

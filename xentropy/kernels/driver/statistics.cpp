@@ -80,7 +80,7 @@ void put_numbers(void* array, bool float64, size_t row, size_t n, const double* 
 
 void store_statistics(const StatisticsCall& c, size_t row, size_t n, const StatisticsRows& from) {
   const auto put = [&](void* array, const double* numbers) {
-    put_numbers(array, c.rows.float64, row, n, numbers);
+    put_numbers(array, c.float64, row, n, numbers);
   };
   put(c.lse, from.lse);
   put(c.entropy, from.entropy);
