@@ -26,10 +26,12 @@ from ._linear_module import LinearCrossEntropyLoss
 from ._loss import CrossEntropyLoss, cross_entropy
 from ._patch import patch, unpatch
 from ._softmax import entropy, kl_divergence, log_softmax, logsumexp, softmax
+from ._statistics import RowStatistics, row_statistics
 
 __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
+    "RowStatistics",
     "cross_entropy",
     "entropy",
     "kl_divergence",
@@ -37,6 +39,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "patch",
+    "row_statistics",
     "softmax",
     "unpatch",
 ]

@@ -127,7 +127,7 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     tensor(2.0781, dtype=torch.bfloat16)
     """
     if on_kernels(input) and input.dtype in FLOATS and type(keepdim) is bool:
-        dims = _class_dims(dim, input.dim())
+        dims = class_dims(dim, input.dim())
         if dims is not None:
             if torch.is_grad_enabled() and input.requires_grad:
                 return recorded.logsumexp(input, dims, keepdim)
@@ -179,7 +179,7 @@ def entropy(logits: Tensor, dim: int = -1, base: float | None = None) -> Tensor:
     _floating(logits=logits)
     base = _check.base(base)
     if on_kernels(logits) and logits.dtype in FLOATS and type(dim) is int:
-        dims = _class_dims(dim, logits.dim())
+        dims = class_dims(dim, logits.dim())
         if dims is not None:
             if torch.is_grad_enabled() and logits.requires_grad:
                 return recorded.entropy(logits, dims, base)
@@ -258,7 +258,7 @@ def kl_divergence(
     device = logits.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)
-    dims = _class_dims(dim, logits.dim()) if type(dim) is int else None
+    dims = class_dims(dim, logits.dim()) if type(dim) is int else None
     supported = target.dtype in FLOATS and logits.dtype in FLOATS
     if dims is None or not supported or not on_kernels(target, logits):
         return _divergence_by_torch(target, logits, dim, reduction, base, dtype)
@@ -274,7 +274,7 @@ def _normalized(name, apply, input, dim, dtype):
         if dim is None:
             dim = functional._get_softmax_dim(name, input.dim(), 4)
         x = input if dtype is None else input.to(dtype)
-        dims = _class_dims(dim, x.dim()) if type(dim) is int else None
+        dims = class_dims(dim, x.dim()) if type(dim) is int else None
         if dims is not None and x.dtype in FLOATS:
             if torch.is_grad_enabled() and x.requires_grad:
                 return apply(x, dims)
@@ -289,7 +289,7 @@ def _normalized(name, apply, input, dim, dtype):
         raise NotImplementedError(f"input must be floating, not {input.dtype}") from error
 
 
-def _class_dims(dim, ndim):
+def class_dims(dim, ndim):
     """Dimensions as a tuple of numbers >= 0; None for what torch is to judge."""
     if type(dim) is int:
         return (dim % ndim,) if -ndim <= dim < ndim else None
