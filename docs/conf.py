@@ -32,8 +32,8 @@ default_role = "py:obj"  # `name` in a docstring: a link, if there is a page for
 autodoc_typehints = "none"  # the docstrings name the types
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-# They cannot be imported without torch, JAX.
-stand_ins = ["xentropy.torch", "xentropy.transformers", "xentropy.jax"]
+# They cannot be imported without torch, JAX, dask.
+stand_ins = ["xentropy.torch", "xentropy.transformers", "xentropy.jax", "xentropy.dask"]
 
 plot_html_show_source_link = False
 plot_html_show_formats = False

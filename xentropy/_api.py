@@ -325,6 +325,7 @@ def checked_cross_entropy(
     out: Any = None,
     *,
     float64: bool = False,
+    float64_losses: bool = False,
 ) -> Any:
     """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised."""
     logits = _check.logits(logits, _check.OR_LEAVE_OUT)
@@ -342,8 +343,7 @@ def checked_cross_entropy(
             inputs["grad_output"] = grad_output
         _check.out(out, logits, "logits", inputs)
     arrays = logits, target, weight, sample_weight
+    call = with_grad, *arrays, options, grad_output, out
     return _check.taken(
-        _kernels.cross_entropy(
-            with_grad, *arrays, options, grad_output, out, checked=True, float64=float64
-        )
+        _kernels.cross_entropy(*call, checked=True, float64=float64, float64_losses=float64_losses)
     )

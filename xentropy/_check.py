@@ -167,10 +167,15 @@ def sample_weight(value, row_shape, classes=None):
     if value is None:
         return None
     array = number_array(value, "sample_weight")
-    hint = "; one per class is weight" if array.shape == (classes,) else ""
-    same_shape(array, row_shape, "sample_weight", "one per row", hint)
+    one_weight_per_row(array, row_shape, classes)
     all_finite(array, "sample_weight")
     return array
+
+
+def one_weight_per_row(array, row_shape, classes):
+    """Raise if the weights of rows have another shape than the loss."""
+    hint = "; one per class is weight" if array.shape == (classes,) else ""
+    same_shape(array, row_shape, "sample_weight", "one per row", hint)
 
 
 def all_finite(array, name):

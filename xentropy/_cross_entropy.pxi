@@ -7,8 +7,8 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
 
     None if an argument is not plain: it has to be converted or refused, and nothing has been
     written. Once `checked`, arguments are taken for valid and IndexError is raised for a label
-    out of range. `float64`: compute in float64 whatever the dtype. `float64_losses`: do not round
-    the losses of rows to float32.
+    out of range. `float64`: compute in float64 whatever the dtype. `float64_losses`: the losses of
+    rows whatever the reduction, not rounded to float32; it divides the gradient alone.
     """
     cdef CrossEntropyCall call
     cdef CrossEntropyCall* c = &call
@@ -38,7 +38,7 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
     if with_grad:
         gradient = fresh(logits) if out is None else out
         take_gradient(c, logits, gradient, s.class_axis, out is not None)
-    if s.reduction == kNone:
+    if s.reduction == kNone or float64_losses:
         c.row_loss_float64 = c.float64 or float64_losses
         losses = empty_rows(logits, <uint64_t>1 << s.class_axis, False, c.row_loss_float64)
         c.row_loss = cnp.PyArray_DATA(losses)

@@ -21,9 +21,10 @@ HOST = re.compile(r"(?i)(https?:)?//[\w.-]+")
 BUILD = """
 import sys
 from importlib.abc import MetaPathFinder
+ABSENT = {"torch", "jax", "optax", "dask", "xgboost", "lightgbm", "catboost"}
 class Absent(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "jax", "optax", "xgboost", "lightgbm", "catboost"}:
+        if name.partition(".")[0] in ABSENT:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from sphinx.cmd.build import main

@@ -25,6 +25,7 @@ NEEDS = {
     "xentropy.torch": ["torch"],
     "xentropy.jax": ["jax", "optax"],
     "xentropy.transformers": ["torch", "transformers"],
+    "xentropy.dask": ["dask"],
     "figure_style": ["matplotlib"],
 }
 FENCE = re.compile(

@@ -15,6 +15,8 @@ NEEDED = {
     "fronts/test_boosting_selection.py": ["xgboost", "lightgbm", "sklearn"],
     "fronts/test_boosting_guide.py": ["xgboost", "lightgbm", "catboost"],
     "files/test_safetensors_package.py": ["safetensors"],
+    "fronts/test_dask*.py": ["dask"],
+    "fronts/test_dask_cluster.py": ["dask", "distributed"],
     "bench/test_bench.py": ["rich"],
     "bench/test_fronts.py": ["rich"],
     "bench/test_plots.py": ["matplotlib"],

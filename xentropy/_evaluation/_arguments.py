@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _check
-from .._kernels import label_error
+from .._counted import counting_rows
 from ._rows import IGNORED, Options
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -101,11 +101,8 @@ def _log_probs(call: dict[str, Any], options: Options) -> tuple[bool, ...]:
 def _labels(value: Any, ignore_index: Any, shape: Any, axis: int) -> tuple[Array, Array]:
     """Labels and which of them are not ignored, both flat; IndexError for one out of range."""
     target = _check.labels(value, shape, axis)
-    counts = np.asarray(target != _check.integer(ignore_index, "ignore_index"))
-    wrong = counts & ((target < 0) | (target >= shape[axis]))
-    if wrong.any():
-        raise label_error(target, int(np.argmax(wrong)), shape[axis])
-    return target.reshape(-1).astype(np.int64), counts.reshape(-1)
+    ignored = _check.integer(ignore_index, "ignore_index")
+    return target.reshape(-1).astype(np.int64), counting_rows(target, shape[axis], ignored)
 
 
 def _place(name: str, at: tuple[Any, ...]) -> str:
@@ -133,7 +130,7 @@ def _rows_of(value: Any, name: str, row_shape: Any, kinds: str, wanted: str) -> 
         return None
     array = _check.as_array(value, name)
     if array.dtype == object:
-        array = _check.as_array(array.tolist(), name)  # of strings
+        array = _check.as_array(array.tolist() if array.size else array.astype(str), name)
     if array.dtype.kind not in kinds:
         raise _check.wrong_type(value, array, name, wanted)
     if array.ndim == 0:

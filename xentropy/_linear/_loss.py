@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check, _kernels
+from .._counted import counting_rows, row_weights
 from .._kernels import Options
 from ._rows import Array, Rows, flat, index_of, n_rows, runs
 
@@ -49,15 +50,8 @@ class BatchLoss:
 
     def _counted(self, target: Array, classes: int, ignore_index: int) -> Array | None:
         """Numbers of the rows that count; None if all do."""
-        counted = np.ones(self.rows, bool)
-        if self.has_labels:
-            counted = self.target != ignore_index
-            bad = counted & ((self.target < 0) | (self.target >= classes))
-            if bad.any():
-                raise _kernels.label_error(target, int(np.argmax(bad)), classes)
-        if self.sample_weight is not None:
-            counted = counted & (self.sample_weight != 0)
-        return None if counted.all() else np.flatnonzero(counted)
+        counts = counting_rows(target, classes, ignore_index, self.sample_weight)
+        return None if counts.all() else np.flatnonzero(counts)
 
     @property
     def n_counted(self) -> int:
@@ -71,12 +65,9 @@ class BatchLoss:
         if normalizer is not None:
             return normalizer
         every: Rows = slice(0, self.rows) if self.counted is None else self.counted
-        weights = np.ones(n_rows(every))
-        if self.has_labels and self.weight is not None:
-            weights = self.weight[self.target[every].astype(np.intp)]
-        if self.sample_weight is not None:
-            weights = weights * self.sample_weight[every].astype(np.float64)
-        return float(weights.sum())
+        labels = self.target if self.has_labels else None
+        weights = row_weights(labels, self.weight, self.sample_weight, every)
+        return float(n_rows(every) if weights is None else weights.sum())
 
     def _upstream_of(self, grad_output: float | Array | None) -> float | Array:
         """The factor of a row's gradient: one for all, or one a row."""
