@@ -114,7 +114,8 @@ def row_statistics(
         found: Any = of_arrays(x, y, axis=dim, **options)
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
-    return RowStatistics(*(None if f is None else tensor(np.asarray(f)) for f in found))
+    numbers: Any = (None if f is None else tensor(np.asarray(f)) for f in found)
+    return RowStatistics(*numbers)
 
 
 def _by_torch(
