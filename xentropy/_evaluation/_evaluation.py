@@ -246,8 +246,9 @@ def brier(rows: Statistics, classes: int) -> Any:
     nothing else is left of them: the sum of all squares has no digits there.
     """
     missed = np.expm1(-rows.loss)
+    p = 1 + missed
     most = rows.others * rows.others
-    squares = rows.sum_squares - np.exp(-2 * rows.loss)
+    squares = rows.sum_squares - p * p
     return missed * missed + np.clip(squares, most / max(classes - 1, 1), most)
 
 

@@ -51,11 +51,14 @@ class Logits:
         Shape of the file's array without its class axis; rows are numbered in C order.
     is_log_probs : bool
         Whether they are log-probabilities, rounded: their exps then add up to about 1.
+    copied : bool
+        Whether `rows` returns copies, not views of the file.
     target_source : Targets or FileFormatError
         The targets in the same file, or why there are none.
     """
 
     is_log_probs = False
+    copied = True
 
     def __init__(self, path: str, n_classes: int, row_shape: tuple[int, ...], dtype: Any) -> None:
         self.path = path
@@ -92,6 +95,7 @@ class ArrayLogits(Logits):
         self._array, self._widen = (array, False) if not bits else as_bfloat16(array)
         dtype = np.float32 if self._widen else self._array.dtype
         super().__init__(path, array.shape[-1], array.shape[:-1], dtype)
+        self.copied = self._widen or not is_flat(self._array)
 
     def _read(self, start: int, stop: int) -> Array:
         part = rows_of(self._array, start, stop)
