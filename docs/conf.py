@@ -33,7 +33,8 @@ autodoc_typehints = "none"  # the docstrings name the types
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 # They cannot be imported without torch, JAX, dask.
-stand_ins = ["xentropy.torch", "xentropy.transformers", "xentropy.jax", "xentropy.dask"]
+stand_ins = ["xentropy.torch", "xentropy.torch.parallel", "xentropy.transformers"]
+stand_ins += ["xentropy.jax", "xentropy.dask"]
 
 plot_html_show_source_link = False
 plot_html_show_formats = False

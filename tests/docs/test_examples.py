@@ -51,7 +51,10 @@ def test_page(path, quiet):
     check(examples.run(examples.blocks(path.read_text(encoding="utf-8")), name_of(path)))
 
 
-@pytest.mark.parametrize("module", ["xentropy", "xentropy.torch", "xentropy.jax", "xentropy.dask"])
+@pytest.mark.parametrize(
+    "module",
+    ["xentropy", "xentropy.torch", "xentropy.torch.parallel", "xentropy.jax", "xentropy.dask"],
+)
 def test_every_public_call_has_an_example(module):
     absent = [name for name in examples.NEEDS.get(module, []) if not examples.find_spec(name)]
     if absent:

@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {
     "xentropy.torch": ["torch"],
+    "xentropy.torch.parallel": ["torch"],
     "xentropy.jax": ["jax", "optax"],
     "xentropy.transformers": ["torch", "transformers"],
     "xentropy.dask": ["dask"],
