@@ -42,5 +42,6 @@ def row_weights(
         weights = weight[labels[rows].astype(np.intp)].astype(np.float64)
     if sample_weight is not None:
         mine = sample_weight[rows].astype(np.float64)
-        weights = mine if weights is None else weights * mine
+        with np.errstate(all="ignore"):  # silent, as the kernels are
+            weights = mine if weights is None else weights * mine
     return weights

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import xentropy as xe
 import xentropy.dask as xd
+from xentropy.dask import _blocks
 
 ROWS, CLASSES = 60, 11
 CHUNKS = [(60,), (1,) * 60, (7, 30, 0, 23), (59, 1)]
@@ -214,13 +215,24 @@ def test_means_over_no_row_and_weights_that_cancel():
         expected = xe.cross_entropy_with_grad(logits, nothing, **options)
         assert np.array_equal(loss, expected[0], equal_nan=True)
         same(grad, expected[1])
+    nan = np.full((3, 2), np.nan, np.float32)
     cancel = {"sample_weight": np.array([1.0, -1.0, 0.0])}
+    assert math.isnan(xd.cross_entropy(cut(nan, (2, 1)), [0, 1, 0], **cancel).compute())
     for upstream in 1.0, 0.0, -2.0:
         call = {**cancel, "grad_output": upstream}
         loss, grad = dask.compute(*xd.cross_entropy_with_grad(x, [0, 1, 0], **call))
         expected = xe.cross_entropy_with_grad(logits, [0, 1, 0], **call)
         assert np.array_equal(loss, expected[0], equal_nan=True)
         assert np.array_equal(grad, expected[1], equal_nan=True)
+
+
+def test_a_divisor_that_overflows():
+    """Means of infinities: nothing is raised, and the loss is that of one process."""
+    logits = np.array([[1.0, 2.0], [3.0, 1.0]])
+    call = {"weight": np.full(2, 1e200), "sample_weight": np.full(2, 1e200)}
+    loss, grad = dask.compute(*xd.cross_entropy_with_grad(cut(logits, (1, 1)), [0, 1], **call))
+    assert np.array_equal(loss, xe.cross_entropy(logits, [0, 1], **call), equal_nan=True)
+    assert not np.isinf(grad).any()
 
 
 def test_infinite_losses():
@@ -278,7 +290,39 @@ def test_groups_as_objects():
     assert found.result().groups == 2
 
 
-# --- threads ---
+# --- work ---
+
+
+def test_what_is_computed_together_takes_one_pass(monkeypatch):
+    logits, target, _ = problem()
+    x, passes = cut(logits, (30, 30)), []
+    for name in "checked_cross_entropy", "row_statistics":
+        real = getattr(_blocks, name)
+
+        def counted_call(*args, real=real, **options):
+            passes.append(real)
+            return real(*args, **options)
+
+        monkeypatch.setattr(_blocks, name, counted_call)
+    with dask.config.set(scheduler="synchronous"):
+        dask.compute(*xd.cross_entropy_with_grad(x, target))
+        assert len(passes) == 2
+        dask.compute(*xd.row_statistics(x, target))
+        assert len(passes) == 4
+
+
+def test_names_depend_on_the_arguments_alone():
+    """So that a client knows what it has computed before."""
+
+    def key(result):
+        return result.name if isinstance(result, da.Array) else result.key
+
+    logits, target, _ = problem()
+    x = cut(logits, (30, 30))
+    for call in xd.cross_entropy, xd.evaluate:
+        assert key(call(x, target)) == key(call(x, target))
+        assert key(call(x, target)) != key(call(x, target, ignore_index=0))
+
 
 THREADS = """
 import os, dask.array as da, numpy as np, xentropy.dask as xd

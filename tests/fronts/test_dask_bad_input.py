@@ -79,6 +79,7 @@ AT_ONCE = [
     (CALLS, (np.zeros((3, 4)), T), {}, TypeError, "logits must be a dask array, not ndarray"),
     (CALLS, (da.zeros((30, 4), dtype=int), T), {}, TypeError, "logits must be float16"),
     (CALLS, (da.zeros((30, 0)), T), {}, ValueError, "no classes along axis 1"),
+    (CALLS, (X, dask.delayed(T)), {}, TypeError, "of dask or NumPy, not a Delayed"),
     (CALLS, (da.zeros(()), T), {}, ValueError, "must have a class axis"),
     (CALLS, (X, T[:29]), {}, ValueError, r"target has shape \(29,\), not \(30,\)"),
     (CALLS, (X, da.zeros(29, dtype=int)), {}, ValueError, r"target has shape \(29,\), not \(30,\)"),

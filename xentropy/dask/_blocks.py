@@ -141,11 +141,11 @@ def _twice(name: str, array: Any) -> Any:
 
 def _divided_by(divisor: float, arrays: Arrays) -> Options:
     """The options of a gradient that is divided by this number."""
-    if divisor == 0:  # where a row counts, its gradient is infinite or nan, else 0
-        with np.errstate(invalid="ignore"):
-            arrays["grad_output"] = np.float64(arrays.get("grad_output", 1.0)) * np.inf
-        divisor = 1.0
-    return {"normalizer": divisor}
+    if divisor and math.isfinite(divisor):
+        return {"normalizer": divisor}
+    with np.errstate(all="ignore"):  # which is no normalizer: rows get 0, infinities or nan
+        arrays["grad_output"] = np.float64(arrays.get("grad_output", 1.0)) / divisor
+    return {"normalizer": 1.0}
 
 
 def _sums(arrays: Arrays, options: Options, classes: int, losses: Any = None) -> Sums:

@@ -96,7 +96,7 @@ def evaluate(
         settings={"top": begin.top, "bins": begin.bins},
         options=options | single | {"axis": call.axis},
     )
-    return dask.delayed(np.ndarray.item)(tree(boxes, begin, _as_it_is, object))
+    return dask.delayed(np.ndarray.item, pure=True)(tree(boxes, begin, _as_it_is, object))
 
 
 def _by_row_or_single(call: Call, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -53,10 +52,11 @@ class Sums:
 
 
 def _quotient(a: Exact, b: Exact) -> Exact:
-    """a / b as floating numbers have it."""
-    if b:
+    """a / b, exact where that is a number."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction) and b:
         return a / b
-    return math.copysign(math.inf, a) if a else math.nan
+    with np.errstate(all="ignore"):
+        return float(np.float64(to_float(a)) / np.float64(to_float(b)))
 
 
 def boxed(value: Any, ndim: int) -> Any:
