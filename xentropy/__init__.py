@@ -17,6 +17,7 @@ except ImportError as _error:
 
 from ._api import cross_entropy, cross_entropy_with_grad
 from ._config import get_num_threads, set_num_threads, show_config
+from ._distillation import distillation_loss, distillation_loss_with_grad
 from ._divergence import kl_divergence
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
 from ._logsumexp import logsumexp
@@ -52,6 +53,8 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "cross_entropy_with_grad",
+    "distillation_loss",
+    "distillation_loss_with_grad",
     "entropy",
     "get_num_threads",
     "kl_divergence",

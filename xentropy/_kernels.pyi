@@ -84,5 +84,19 @@ def row_statistics(
     checked: bool = False,
     float64: bool = False,
 ) -> tuple[Any, ...] | None: ...  # the fields of `RowStatistics`
+def distillation(
+    with_grad: bool,
+    logits: Any,
+    teacher: Any,
+    beta: float,
+    scaled_teacher: bool,
+    sample_weight: Any,
+    options: Options,
+    grad_output: Any = None,
+    out: Any = None,
+    *,
+    checked: bool = False,
+    float64_losses: bool = False,
+) -> Any: ...  # of `Loss`, or with_grad (loss, gradient); or None
 def label_error(target: Any, row: int, classes: int) -> IndexError: ...
 def xla_handlers() -> dict[str, Any]: ...

@@ -152,6 +152,13 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         int64_t* argmax
         int64_t* rank
 
+    cdef struct DistillationCall:
+        CrossEntropyCall rows
+        Layout teacher
+        double teacher_scale
+        double beta
+        double log_beta
+
     cdef struct TargetReport:
         Py_ssize_t bad_row
         double weight
@@ -161,9 +168,12 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call)
     size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call)
     size_t workspace_bytes(const Tier& tier, const StatisticsCall& call)
+    size_t workspace_bytes(const Tier& tier, const DistillationCall& call)
     TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                                  size_t end)
     double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
+                     char* scratch)
+    double run_chunk(const Tier& tier, const DistillationCall& call, size_t begin, size_t end,
                      char* scratch)
     void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                    char* scratch)
@@ -259,4 +269,5 @@ include "_suspicion.pxi"
 include "_cross_entropy.pxi"
 include "_softmax.pxi"
 include "_statistics.pxi"
+include "_distillation.pxi"
 include "_xla.pxi"

@@ -84,3 +84,22 @@ class LinearGradientOptions(LinearOptions, Upstream, total=False):
 
     out: tuple[NDArray[Any] | None, ...] | Mapping[str, NDArray[Any] | None] | None
     wanted: Collection[str]
+
+
+class Distillation(TypedDict, total=False):
+    """Options of `distillation_loss`, but for the reduction."""
+
+    teacher_log_probs: ArrayLike | None
+    beta: Number
+    temperature: Number
+    sample_weight: ArrayLike | None
+    normalizer: Number | None
+    empty_mean: Number
+    axis: SupportsIndex
+    n_threads: SupportsIndex | None
+
+
+class DistillationGradient(Distillation, Upstream, total=False):
+    """Options of `distillation_loss_with_grad`, but for the reduction and `teacher_grad`."""
+
+    out: NDArray[Any] | None

@@ -27,6 +27,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_target_grad",
     "cross_entropy_with_grad",
+    "distillation_loss",
+    "distillation_loss_with_grad",
     "entropy",
     "kl_divergence",
     "linear_cross_entropy",
@@ -406,3 +408,118 @@ def row_statistics(
     }
     found = {k: np.where(counted, v, other).reshape(shape)[()] for k, (v, other) in numbers.items()}
     return found if target is not None else found | {"loss": None, "rank": None}
+
+
+def distillation_loss_with_grad(
+    logits,
+    teacher_logits=None,
+    *,
+    teacher_log_probs=None,
+    teacher_index=None,
+    missing="tail",
+    beta=0.0,
+    temperature=1.0,
+    sample_weight=None,
+    reduction="mean",
+    normalizer=None,
+    empty_mean=np.nan,
+    axis=1,
+    grad_output=None,
+):
+    """Loss and its gradient in the logits, as `xentropy.distillation_loss_with_grad`.
+
+    With S = softmax(logits / temperature), T the teacher and M = (1 - beta) S + beta T, a row costs
+
+        beta = 0    sum T log(T/S)
+        beta = 1    sum S log(S/T)
+        between     beta sum T log(T/M) + (1 - beta) sum S log(S/M)
+
+    and because d S_c / d x_j = S_c ([c = j] - S_j), its gradient is, divided by temperature,
+
+        beta = 0    S sum(T) - T
+        beta = 1    S (log(S/T) - the loss)
+        between     (1 - beta) S (log(S/M) - sum S log(S/M))
+
+    T is softmax(teacher_logits / temperature), or the softmax of log-probabilities. With an index
+    these are the log-probabilities of some classes, and the others have what `missing` says:
+    nothing ("zero"; "renormalize": then these are divided by their sum), or the rest ("tail"), one
+    class more of S and T. That is as if T divided its rest among them as S does: log(S/T) is then
+    the same for all.
+    """
+    x, shape = _rows(logits, axis)
+    repeat = _per_row(sample_weight, shape)
+    counted = repeat != 0
+    x = np.where(counted[:, None], x, 0.0) / temperature
+    log_s = -_Rows(x).neg_log_p
+    if teacher_index is not None:
+        log_t = _sparse_teacher(log_s, teacher_log_probs, teacher_index, missing, axis)
+    elif teacher_log_probs is not None:
+        log_t = -_Rows(_rows(teacher_log_probs, axis)[0]).neg_log_p
+    else:
+        log_t = -_Rows(_rows(teacher_logits, axis)[0] / temperature).neg_log_p
+    loss, grad = _divergence(log_s, log_t, beta, missing if teacher_index is not None else "")
+    loss = np.where(counted, repeat * loss, 0.0)
+    divisor = _divisor(reduction, normalizer, counted, repeat, 1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        upstream = _per_row(grad_output, shape) * (repeat / temperature / divisor)
+        grad = np.where(counted[:, None], upstream[:, None] * grad, 0.0)
+        grad = _unrows(grad, shape, axis)
+        if reduction == "none":
+            return loss.reshape(shape)[()], grad
+        if reduction == "mean" and normalizer is None and not counted.any():
+            return float(empty_mean), grad
+        return float(np.float64(loss.sum()) / divisor), grad
+
+
+def distillation_loss(logits, teacher_logits=None, **options):
+    """The loss of `distillation_loss_with_grad` alone."""
+    return distillation_loss_with_grad(logits, teacher_logits, **options)[0]
+
+
+def _sparse_teacher(log_s, log_probs, index, missing, axis):
+    """log T of all classes, from that of some."""
+    given, index = _rows(log_probs, axis)[0], _rows(index, axis)[0].astype(np.int64)
+    log_t = np.full_like(log_s, -np.inf)
+    if missing == "renormalize":
+        given = -_Rows(given).neg_log_p
+    if missing == "tail":
+        others = log_s.copy()
+        np.put_along_axis(others, index, -np.inf, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rest = np.log1p(-np.minimum(np.exp(given).sum(axis=1, keepdims=True), 1.0))
+            log_t = np.where(others > -np.inf, rest - _Rows(others).neg_log_p, -np.inf)
+    np.put_along_axis(log_t, index, given, axis=1)
+    return log_t
+
+
+def _relative_terms(p, log_p, q, log_q):
+    """The terms of KL(P||Q) = sum P log(P/Q), each plus Q - P: none is negative.
+
+    With z = log(P/Q) a term is P (exp(-z) - 1 + z). Near 0 it is a series, as that cancels.
+    """
+    z = np.where(p > 0, log_p - log_q, 0.0)
+    series = 1.0
+    for n in (8, 7, 6, 5, 4, 3):
+        series = 1 - z / n * series
+    each = np.where(np.abs(z) < 0.01, z * z / 2 * series, np.expm1(-z) + z)
+    return np.where((p > 0) | np.isnan(p + q), p * each, q)
+
+
+def _divergence(log_s, log_t, beta, missing):
+    """Loss and gradient of every row, before weights and reduction."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        s, t = np.exp(log_s), np.exp(log_t)
+        more = (t.sum(axis=1) - 1) * (missing == "zero")  # than 1 the teacher has
+        if beta == 0:
+            loss = _relative_terms(t, log_t, s, log_s).sum(axis=1) + more
+            return loss, s * (1 + more)[:, None] - t
+        if beta == 1:
+            loss = _relative_terms(s, log_s, t, log_t).sum(axis=1) - more
+            return loss, _times(s, log_s - log_t - loss[:, None])
+        log_m = np.logaddexp(np.log1p(-beta) + log_s, np.log(beta) + log_t)
+        m = np.exp(log_m)
+        loss = beta * _relative_terms(t, log_t, m, log_m)
+        loss = (loss + (1 - beta) * _relative_terms(s, log_s, m, log_m)).sum(axis=1)
+        of_s = np.where(s > 0, log_s - log_m, 0.0)
+        own = _times(s, of_s).sum(axis=1, keepdims=True)
+        return loss, (1 - beta) * _times(s, of_s - own)

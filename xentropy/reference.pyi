@@ -106,6 +106,25 @@ def cross_entropy_target_grad(
     base: Number | None = None,
     grad_output: ArrayLike | None = None,
 ) -> FloatArray: ...
+def distillation_loss(
+    logits: ArrayLike, teacher_logits: ArrayLike | None = None, **options: Any
+) -> Loss: ...
+def distillation_loss_with_grad(
+    logits: ArrayLike,
+    teacher_logits: ArrayLike | None = None,
+    *,
+    teacher_log_probs: ArrayLike | None = None,
+    teacher_index: ArrayLike | None = None,
+    missing: str = "tail",
+    beta: Number = 0.0,
+    temperature: Number = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    normalizer: Number | None = None,
+    empty_mean: Number = ...,
+    axis: SupportsIndex = 1,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Loss, FloatArray]: ...
 def softmax(x: ArrayLike, axis: Axes = None) -> FloatArray: ...
 def log_softmax(x: ArrayLike, axis: Axes = None) -> FloatArray: ...
 @overload

@@ -112,9 +112,10 @@ class Batch {
  public:
   typedef Arithmetic<S> T;
 
-  Batch(const Shape& shape, Kind kind, size_t offset)
+  // seed: of another batch in the same shape.
+  Batch(const Shape& shape, Kind kind, size_t offset, uint64_t seed = 0)
       : shape(shape), kind(kind), logits(shape.size(), offset), labels(shape.rows()) {
-    Random random(shape.size() * 4 + uint64_t(kind));
+    Random random(shape.size() * 4 + uint64_t(kind) + (seed << 40));
     for (size_t r = 0; r < shape.rows(); ++r) fill_row(r, random);
     if (kind == Kind::kProbabilities) fill_probabilities(random);
     if (kind == Kind::kDense) fill(&weight, shape.classes, random);

@@ -216,6 +216,9 @@ int main(int, char** arguments) {
   good &= report_exp<double, long double>("float64", kHasFma ? 1 : 1.1, fewer);
   good &= report_log1p<float, double>("log1p for float32", 0x1p-6, step);
   good &= report_log1p<double, long double>("log1p for float64", 0.95, fewer);
+  good &= report<float, float>(
+      "log1p in float32", kHasFma ? 1.5 : 2, 0x1p-126, 0x1p126, step,
+      [](VF x) { return log1p_vector(x); }, [](float x) { return std::log1p(double(x)); });
   good &= report_softcap<float, double>("float32", 3.5, 6, step);
   good &= report_softcap<double, long double>("float64", 3, 5, fewer);
   good &= report_same_alone<float>("float32");

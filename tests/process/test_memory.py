@@ -87,6 +87,17 @@ def test_kl_divergence_needs_scratch_alone():
 
 
 @on_every_tier
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_distillation_needs_scratch_alone(layout):
+    x, y = (LAYOUTS[layout](make_logits(SHAPE, np.float32, seed=seed)) for seed in (0, 1))
+    out = np.empty_like(x)
+    for beta in (0, 0.5, 1):
+        options = {"beta": beta, "n_threads": 2}
+        assert peak(lambda o=options: xe.distillation_loss(x, y, **o)) < SCRATCH
+        assert peak(lambda o=options: xe.distillation_loss_with_grad(x, y, out=out, **o)) < SCRATCH
+
+
+@on_every_tier
 def test_refused_calls_leave_nothing_behind():
     """Of the rows of so many chunks that the reports on their labels do not fit on the stack."""
     rows = 3 << 20

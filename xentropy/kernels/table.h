@@ -9,6 +9,7 @@
 #include "groups/statistics.h"
 #include "half.h"
 #include "rows/dense.h"
+#include "rows/distillation.h"
 #include "rows/labels.h"
 #include "rows/softmax.h"
 #include "rows/split.h"
@@ -50,6 +51,7 @@ constexpr Kernels<T> kernels() {
   k.statistics = {statistics<T>, statistics_bytes<T>};
   k.statistics_groups = {statistics_groups<T>, statistics_groups_bytes<T>};
   k.softcap = {cap<T>, times_slope<T>};
+  k.distillation = {distillation<T>, distillation_bytes<T>};
   return k;
 }
 

@@ -109,6 +109,27 @@ struct StatisticsKernel {
   size_t (*workspace_bytes)(size_t classes);
 };
 
+// The divergence of softmax(teacher_scale * teacher) and softmax(logit_scale * x), and its gradient
+// in x: common/divergence.h.
+template <class T>
+struct DistillationBlock {
+  size_t rows, classes;
+  double beta, log_beta;
+  double logit_scale, teacher_scale;
+  const T *x, *teacher;
+  ptrdiff_t x_stride, teacher_stride;  // in elements
+  T* gradient;                         // null: losses only; equal to x: in place
+  ptrdiff_t gradient_stride;
+  const int64_t* labels;  // kIgnored for rows that are not read
+  const double* factor;   // of the gradient, per row
+  double* loss;
+};
+template <class T>
+struct DistillationKernel {
+  void (*run)(const DistillationBlock<T>&, char* workspace, bool streamed);
+  size_t (*workspace_bytes)(size_t classes);
+};
+
 // The softcap of logits: x -> cap * tanh(x / cap). `inverse` is 1 / cap.
 struct Softcap {
   double cap, inverse;
@@ -154,6 +175,7 @@ struct Kernels {
   StatisticsKernel<T> statistics;         // class axis contiguous
   StatisticsKernel<T> statistics_groups;  // the same, short adjacent rows
   SoftcapKernel<T> softcap;               // any elements
+  DistillationKernel<T> distillation;     // two rows of logits, class axis contiguous
 };
 
 // For a 16-bit type. Only long rows with class indices, their statistics and the softcap have

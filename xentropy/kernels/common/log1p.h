@@ -65,6 +65,23 @@ XENTROPY_INLINE VD log1p_lanes(VD x) {
   }
 }
 
+// log1p of vectors of T itself, for divergences: off by 1.5 ulp at most (2 without fma), for x up
+// to 2^126 (float64: 2^1000).
+XENTROPY_INLINE VF log1p_vector(VF x) {
+  typedef uint32_t U __attribute__((vector_size(kVectorBytes)));
+  constexpr uint32_t kRootHalf = 0x3f3504f3, kOne = 0x3f800000;
+  const U above = (U)(x + 1.0f) - kRootHalf;
+  const VF scale = (VF)(kOne - (above & 0x7f800000));
+  const VF k = (VF)((above >> 23) | (U)splat(0x1p23f)) - 0x1p23f;
+  const VF f = fma(x, scale, scale - 1.0f);
+  VF p = splat(float(Log1p<float>::kPolynomial[0]));
+  for (size_t i = 1; i < sizeof(Log1p<float>::kPolynomial) / sizeof(double); ++i) {
+    p = fma(p, f, splat(float(Log1p<float>::kPolynomial[i])));
+  }
+  return fma(k, splat(float(kLn2)), f + fma(f * f * f, p, -0.5f * f * f));
+}
+XENTROPY_INLINE VD log1p_vector(VD x) { return log1p_lanes<double>(x); }
+
 // log1p of one number. Unlike the functions of mathematical libraries, it has the same bits on
 // every machine.
 XENTROPY_INLINE double log1p_of(double x) { return log1p_lanes<double>(splat(x))[0]; }

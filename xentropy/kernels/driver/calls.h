@@ -48,6 +48,15 @@ struct StatisticsCall {
   bool float64;  // the numbers; or float32
 };
 
+// The divergence of two softmaxes. Of the cross entropy it takes all but labels, probabilities,
+// class weights and softcap.
+struct DistillationCall {
+  CrossEntropyCall rows;
+  Layout teacher;        // logits
+  double teacher_scale;  // a factor of these
+  double beta, log_beta;
+};
+
 // The result of checking the targets of a chunk.
 struct TargetReport {
   ptrdiff_t bad_row;  // the first row whose label is out of range, or -1
@@ -63,12 +72,15 @@ size_t chunk_rows(size_t rows, size_t classes);
 size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
 size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call);
 size_t workspace_bytes(const Tier& tier, const StatisticsCall& call);
+size_t workspace_bytes(const Tier& tier, const DistillationCall& call);
 
 TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                              size_t end);
 
 // Returns the sum of the losses of the rows [begin, end).
 double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
+                 char* workspace);
+double run_chunk(const Tier& tier, const DistillationCall& call, size_t begin, size_t end,
                  char* workspace);
 void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                char* workspace);

@@ -1,0 +1,100 @@
+// The logarithm of the ratio of two softmaxes, class by class, with no digit lost where it is
+// small.
+//
+// With s and t the scaled logits of two distributions S and T, and m the class of the largest s:
+//
+//     u_c = (t_c - s_c) - (t_m - s_m),    d_c = log(T_c / S_c) = u_c + d_m
+//
+// Each difference is kept as head + rest (two-sum), so that both are exact to a few units in the
+// last place however large the logits are, and however small u and d.
+#pragma once
+#include "common/sums.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+template <class T>
+struct LogRatio {
+  Vec<T> d, u;
+};
+
+// a - b; its rounding error goes to *lost.
+template <class T>
+XENTROPY_INLINE Vec<T> exact_difference(Vec<T> a, Vec<T> b, Vec<T>* lost) {
+  const Vec<T> head = a - b, moved = head - a;
+  *lost = (a - (head - moved)) - (b + moved);
+  return head;
+}
+
+// The same of a product.
+XENTROPY_INLINE Sum exact_product(double a, double b) {
+  return {a * b, __builtin_fma(a, b, -(a * b))};
+}
+
+// A scaled logit near the end of any row: probability 0, but with a finite distance to all others.
+// So far below the largest one, `peak`, that no exp of a smaller distance is 0.
+template <class T>
+XENTROPY_INLINE T lowest_below(double peak) {
+  const double far = 2 * __builtin_fabs(peak), low = peak - (far > 0x1p13 ? far : 0x1p13);
+  return T(low > -0x1p126 ? low : -0x1p126);
+}
+
+// Scales the logits of one distribution. -inf becomes `lowest`.
+template <class T>
+struct ScaledLogits {
+  LogitScale<T> scale;
+  Vec<T> lowest;
+
+  ScaledLogits(double factor, T peak)
+      : scale(factor), lowest(splat(lowest_below<T>(double(peak) * factor))) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x, Vec<T>* rest) const {
+    const Vec<T> head = scaled<T>(x, scale, rest);
+    *rest = *rest - *rest == 0 ? *rest : Vec<T>{};
+    return head == splat(T(-INFINITY)) ? lowest : head;
+  }
+};
+
+// Maps logits to u and d.
+template <class T>
+struct LogRatios {
+  ScaledLogits<T> own, other;
+  Vec<T> at_head, at_rest;  // t_m - s_m
+  Vec<T> d_head, d_rest;    // d_m
+
+  // x and y: the logits of class m. t_peak: the largest logit of T. above: log T - log S of the
+  // classes with the largest logits of each.
+  LogRatios(double s_scale, double t_scale, T x, T y, T t_peak, double above)
+      : own(s_scale, x), other(t_scale, t_peak) {
+    at_head = difference(splat(x), splat(y), &at_rest);
+    const bool none = y == T(-INFINITY);
+    const Sum at = none ? Sum{double(other.lowest[0]), 0} : exact_product(double(y), t_scale);
+    const Sum top = exact_product(double(t_peak), t_scale);
+    const Sum below = exact_sum(at.value, -top.value), d = exact_sum(below.value, above);
+    const double lost = d.lost + (below.lost + (at.lost - top.lost));
+    d_head = splat(T(d.value));
+    d_rest = splat(T((d.value - double(T(d.value))) + lost));
+  }
+
+  XENTROPY_INLINE_MEMBER LogRatio<T> operator()(Vec<T> x, Vec<T> y) const {
+    Vec<T> rest, lost;
+    const Vec<T> head = difference(x, y, &rest);
+    const Vec<T> p = exact_difference<T>(head, at_head, &lost);
+    rest = lost + (rest - at_rest);
+    rest = rest - rest == 0 ? rest : Vec<T>{};  // after an overflow
+    return {(p + d_head) + (rest + d_rest), p + rest};
+  }
+
+ private:
+  // t - s.
+  XENTROPY_INLINE_MEMBER Vec<T> difference(Vec<T> x, Vec<T> y, Vec<T>* rest) const {
+    Vec<T> s_rest, t_rest, lost;
+    const Vec<T> s = own(x, &s_rest), t = other(y, &t_rest);
+    const Vec<T> head = exact_difference<T>(t, s, &lost);
+    *rest = lost + (t_rest - s_rest);
+    return head;
+  }
+};
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
