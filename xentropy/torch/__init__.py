@@ -21,6 +21,7 @@ except ImportError as _error:
         'xentropy.torch needs PyTorch: pip install "xentropy-cpu[torch]"', name="torch"
     ) from _error
 
+from ._distillation import distillation_loss
 from ._linear import linear_cross_entropy
 from ._linear_module import LinearCrossEntropyLoss
 from ._loss import CrossEntropyLoss, cross_entropy
@@ -33,6 +34,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "RowStatistics",
     "cross_entropy",
+    "distillation_loss",
     "entropy",
     "kl_divergence",
     "linear_cross_entropy",

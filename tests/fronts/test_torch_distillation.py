@@ -1,0 +1,197 @@
+"""xentropy.torch.distillation_loss against TRL's formula in float64, and its derivatives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers.divergences import BETAS
+from torch.nn import functional
+
+import xentropy as xe
+from xentropy.torch import distillation_loss
+from xentropy.torch._distillation_operator import Options, by_torch
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+REDUCTIONS = ["mean", "sum", "none"]
+# What 16-bit losses and gradients are rounded to, how far float32 ones may be off, and what the
+# formula itself loses in float64 where beta is small.
+RELATIVE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-11}
+
+
+def pair(dtype=torch.float32, shape=(13, 30), **options):
+    generator = torch.Generator().manual_seed(0)
+    made = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    return [t.to(dtype).requires_grad_(options.get("grad", True)) for t in made]
+
+
+def trl(x, y, beta, temperature=1.0):
+    """The terms of generalized_jsd_loss, as TRL's GKD has them."""
+    s, t = functional.log_softmax(x / temperature, -1), functional.log_softmax(y / temperature, -1)
+    if beta == 0:
+        return functional.kl_div(s, t, reduction="none", log_target=True)
+    if beta == 1:
+        return functional.kl_div(t, s, reduction="none", log_target=True)
+    m = torch.logsumexp(torch.stack([s + math.log1p(-beta), t + math.log(beta)]), 0)
+    of_t = functional.kl_div(m, t, reduction="none", log_target=True)
+    of_s = functional.kl_div(m, s, reduction="none", log_target=True)
+    return beta * of_t + (1 - beta) * of_s
+
+
+def reduced(rows, reduction):
+    return rows if reduction == "none" else getattr(rows, reduction)()
+
+
+def both_gradients(x, y, loss):
+    upstream = torch.linspace(0.5, 2, max(loss.numel(), 1), dtype=loss.dtype).reshape(loss.shape)
+    return torch.autograd.grad(loss, (x, y), upstream)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("beta", BETAS)
+def test_loss_and_both_gradients_are_those_of_trls_formula(beta, reduction, dtype):
+    x, y = pair(dtype)
+    loss = distillation_loss(x, y, beta=beta, temperature=2.0, reduction=reduction)
+    assert loss.dtype == dtype
+    wide = [t.detach().double().requires_grad_() for t in (x, y)]
+    exact = reduced(trl(*wide, beta, 2.0).sum(-1), reduction)
+    off = RELATIVE[dtype]
+    assert torch.allclose(loss.double(), exact, rtol=2 * off, atol=1e-12)
+    for found, wanted in zip(both_gradients(x, y, loss), both_gradients(*wide, exact), strict=True):
+        assert found.dtype == dtype
+        largest = wanted.abs().amax(-1, keepdim=True)
+        assert ((found.double() - wanted).abs() <= 3 * off * largest + 1e-7 * (off > 1e-4)).all()
+
+
+def test_only_what_is_required_has_a_gradient():
+    for which in (0, 1):
+        x, y = pair()
+        (x, y)[which].requires_grad_(False)
+        distillation_loss(x, y, beta=0.3).backward()
+        assert [(t.grad is None) for t in (x, y)] == [which == 0, which == 1]
+    x, y = pair(grad=False)
+    assert not distillation_loss(x, y).requires_grad
+
+
+def test_backward_twice_on_a_retained_graph():
+    x, y = pair()
+    loss = distillation_loss(x, y, beta=0.5)
+    loss.backward(retain_graph=True)
+    first = x.grad.clone()
+    (3 * loss).backward()
+    assert torch.allclose(x.grad, 4 * first)
+
+
+def test_weights_and_options():
+    x, y = pair()
+    weights = torch.arange(13) % 3
+    loss = distillation_loss(x, y, beta=0.5, sample_weight=weights.double())
+    rows = trl(x, y, 0.5).sum(-1)
+    assert torch.allclose(loss, (rows * weights).sum() / weights.sum())
+    masked = distillation_loss(x, y, beta=0.5, sample_weight=weights > 0)
+    assert torch.allclose(masked, rows[weights > 0].mean())
+    assert torch.allclose(distillation_loss(x, y, beta=0.5, normalizer=7.0), rows.sum() / 7)
+    turned = distillation_loss(x.T, y.T, beta=0.5, axis=0)
+    assert torch.allclose(turned, rows.mean())
+    given = distillation_loss(x, teacher_log_probs=y.log_softmax(-1), beta=0.5)
+    assert torch.allclose(given, rows.mean())
+    none = distillation_loss(x, y, sample_weight=torch.zeros(13), empty_mean=0)
+    assert none == 0
+    none.backward()
+    assert not x.grad.any()
+    assert distillation_loss(x, y).isnan() == distillation_loss(x, y, empty_mean=0).isnan()
+    row = distillation_loss(x[0], y[0], beta=0.5)
+    assert torch.allclose(row, rows[0])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_derivatives_of_first_and_second_order(beta, reduction):
+    x, y = pair(torch.float64, (3, 4))
+    weights = torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64)
+
+    def loss(x, y):
+        return distillation_loss(
+            x, y, beta=beta, temperature=1.5, reduction=reduction, sample_weight=weights
+        )
+
+    assert torch.autograd.gradcheck(loss, (x, y))
+    assert torch.autograd.gradgradcheck(loss, (x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_compiled_without_a_break(reduction, dtype):
+    def step(x, y):
+        return distillation_loss(2 * x, y, beta=0.5, temperature=2.0, reduction=reduction) * 3
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    x, y = pair(dtype)
+    eager, found = step(x, y), compiled(x, y)
+    assert torch.equal(found, eager)
+    for here, there in zip(both_gradients(x, y, found), both_gradients(x, y, eager), strict=True):
+        assert torch.allclose(here, there, rtol=RELATIVE[dtype], atol=1e-6 * RELATIVE[dtype])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_torchs_own_operations_agree(beta):
+    x, y = pair(torch.float64)
+    x = x.detach()
+    x[:, 3] = y.detach()[:, 3] = -math.inf
+    options = Options(1, "none", beta, 1.5, True, None, None)
+    x.requires_grad_()
+    ours = distillation_loss(x, y, beta=beta, temperature=1.5, reduction="none")
+    theirs = by_torch(x, y, None, options)
+    assert torch.allclose(ours, theirs)
+    for a, b in zip(both_gradients(x, y, ours), both_gradients(x, y, theirs), strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_transforms_and_other_devices():
+    x, y = pair(torch.float64, (4, 5), grad=False)
+    found = torch.func.grad(lambda x: distillation_loss(x, y))(x)
+    assert np.allclose(found, xe.distillation_loss_with_grad(x.numpy(), y.numpy())[1])
+    batched = torch.func.vmap(lambda x, y: distillation_loss(x, y, reduction="none"))(
+        x[None], y[None]
+    )
+    assert torch.allclose(batched[0], distillation_loss(x, y, reduction="none"))
+    meta = distillation_loss(x.to("meta"), y.to("meta"), reduction="none")
+    assert meta.shape == (4,)
+
+
+def test_autocast_widens_the_loss():
+    x, y = pair(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = distillation_loss(x, y)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert x.grad.dtype == torch.bfloat16
+
+
+def test_opcheck():
+    x, y = pair()
+    options = Options(1, "mean", 0.5, 2.0, True, None, None)
+    arguments = x, y, None, *options, torch.float32, True
+    torch.library.opcheck(torch.ops.xentropy.distillation_loss.default, arguments)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "error", "says"),
+    [
+        ({"logits": np.zeros((13, 30), "f4")}, TypeError, "logits must be a tensor"),
+        ({"teacher_logits": None}, TypeError, "none is given"),
+        ({"teacher_logits": torch.zeros(13, 30).long()}, TypeError, "teacher_logits.*floating"),
+        ({"teacher_logits": torch.zeros(13, 40)}, ValueError, r"give teacher_logits\[:, :30\]"),
+        ({"beta": 2}, ValueError, "beta = 2"),
+        ({"temperature": 0}, ValueError, "temperature = 0"),
+        ({"reduction": "batchmean"}, ValueError, "reduction"),
+        ({"axis": 2}, ValueError, "axis = 2"),
+        ({"sample_weight": torch.zeros(12)}, ValueError, "sample_weight has shape"),
+        ({"sample_weight": [1]}, TypeError, "sample_weight must be a tensor"),
+    ],
+)
+def test_mistakes(spoiled, error, says):
+    x, y = pair(grad=False)
+    with pytest.raises(error, match=says):
+        distillation_loss(**{"logits": x, "teacher_logits": y, **spoiled})

@@ -1,0 +1,198 @@
+"""The loss of distillation as operators of torch.library, in eager mode and in compiled graphs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .._distillation._call import Call, options_of
+from ._arrays import array, loss_tensor
+from ._autograd import graph_is_retained
+from ._operator import one_by_one
+from ._routing import on_kernels
+from ._softmax_autograd import wide
+
+
+class Options(NamedTuple):
+    """The operators' arguments that are no tensors."""
+
+    axis: int
+    reduction: str
+    beta: float
+    temperature: float
+    scaled: bool  # does the temperature concern the teacher, whose logits these are?
+    normalizer: float | None
+    n_threads: int | None
+
+
+def _call(tensors: tuple[Tensor | None, ...], options: Options) -> Call:
+    """The core's call on the memory of the tensors."""
+    logits, teacher, weights = map(array, tensors)
+    record = options_of(
+        options.temperature,
+        axis=options.axis,
+        reduction=options.reduction,
+        normalizer=options.normalizer,
+        n_threads=options.n_threads,
+    )
+    return Call(logits, teacher, options.beta, options.scaled, weights, record)
+
+
+@torch.library.custom_op("xentropy::distillation_loss", mutates_args=())
+def distillation_loss(
+    logits: Tensor,
+    teacher: Tensor,
+    sample_weight: Tensor | None,
+    axis: int,
+    reduction: str,
+    beta: float,
+    temperature: float,
+    scaled: bool,
+    normalizer: float | None,
+    n_threads: int | None,
+    dtype: torch.dtype,
+    keeps: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss, of type `dtype`, and the gradient in the logits if it `keeps` that."""
+    options = Options(axis, reduction, beta, temperature, scaled, normalizer, n_threads)
+    call = _call((logits, teacher, sample_weight), options)
+    place = torch.empty_like(logits) if keeps else logits.new_empty(0)
+    if keeps:
+        call = call._replace(out=array(place))
+    loss = call.compute(keeps)
+    loss = loss[0] if keeps else loss
+    loss = np.asarray(loss) if isinstance(loss, np.generic) else loss
+    return loss_tensor(loss, dtype).contiguous(), place
+
+
+@distillation_loss.register_fake
+def _(logits, teacher, sample_weight, axis, reduction, *others):  # type: ignore[no-untyped-def]
+    dtype, keeps = others[-2:]
+    rows = list(logits.shape)
+    del rows[axis]
+    loss = logits.new_empty(rows if reduction == "none" else (), dtype=dtype)
+    return loss, torch.empty_like(logits) if keeps else logits.new_empty(0)
+
+
+@torch.library.custom_op("xentropy::distillation_loss_backward", mutates_args=())
+def distillation_loss_backward(
+    upstream: Tensor,
+    logits: Tensor,
+    teacher: Tensor,
+    sample_weight: Tensor | None,
+    axis: int,
+    reduction: str,
+    beta: float,
+    temperature: float,
+    scaled: bool,
+    normalizer: float | None,
+    n_threads: int | None,
+    of_teacher: bool,
+) -> Tensor:
+    """The gradient in the logits, or that of the teacher."""
+    options = Options(axis, reduction, beta, temperature, scaled, normalizer, n_threads)
+    call = _call((logits, teacher, sample_weight), options)
+    call = call.swapped() if of_teacher else call
+    place = torch.empty_like(teacher if of_teacher else logits)
+    given = array(upstream) if upstream.dim() else upstream.item()
+    call._replace(upstream=given, out=array(place)).compute(True)
+    return place
+
+
+@distillation_loss_backward.register_fake
+def _(upstream, logits, teacher, *others):  # type: ignore[no-untyped-def]
+    return torch.empty_like(teacher if others[-1] else logits)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:3], output[1])
+    ctx.options, ctx.keeps = Options(*inputs[3:-2]), inputs[-1]
+
+
+def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    *tensors, kept = ctx.saved_tensors
+    unused = [None] * (3 + len(ctx.options))  # of the arguments that have no gradient
+    if upstream is None:
+        return None, None, *unused
+    wanted = ctx.needs_input_grad[:2]
+    if torch.is_grad_enabled() and not is_compiling():  # create_graph
+        return *_differentiable(tensors, ctx.options, upstream, wanted), *unused
+    of_logits = of_teacher = None
+    if wanted[0] and ctx.keeps:
+        of_logits = _times(kept, upstream)
+    elif wanted[0]:
+        of_logits = distillation_loss_backward(upstream, *tensors, *ctx.options, False)
+    if wanted[1]:
+        of_teacher = distillation_loss_backward(upstream, *tensors, *ctx.options, True)
+    return of_logits, of_teacher, *unused
+
+
+distillation_loss.register_autograd(_backward, setup_context=_setup_context)
+one_by_one(distillation_loss_backward)
+
+
+def _times(kept: Tensor, upstream: Tensor) -> Tensor:
+    """The kept gradient times the upstream one; a retained graph keeps it as it is."""
+    if graph_is_retained() or not on_kernels(upstream):
+        return kept * upstream.to(kept.dtype)
+    return kept if upstream.item() == 1 else kept.mul_(upstream)
+
+
+def _differentiable(
+    tensors: list[Tensor], options: Options, upstream: Tensor, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients by torch's operations, which are differentiable again."""
+    # Views: one may be computed from the other, whose gradient is not to hold that path.
+    both = tensors[0].view_as(tensors[0]), tensors[1].view_as(tensors[1])
+    loss = by_torch(*both, tensors[2], options)
+    asked = [t for t, needed in zip(both, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(loss, asked, upstream.to(loss.dtype), create_graph=True))
+    return tuple(next(found) if needed else None for needed in wanted)
+
+
+def by_torch(
+    logits: Tensor, teacher: Tensor, sample_weight: Tensor | None, options: Options
+) -> Tensor:
+    """The loss in torch's own operations; the formulas are in `xentropy.reference`."""
+    axis, _, beta, temperature, scaled, normalizer, _ = options
+    x, y = wide(logits), wide(teacher)
+    weights = None if sample_weight is None else sample_weight.to(x.dtype)
+    if sample_weight is not None:
+        counted = (sample_weight != 0).unsqueeze(axis)
+        x, y = torch.where(counted, x, 0), torch.where(counted, y, 0)
+    log_s = torch.log_softmax(x / temperature, axis)
+    log_t = torch.log_softmax(y / temperature if scaled else y, axis)
+    rows = _divergence(log_s, log_t, beta).sum(axis)
+    rows = rows if weights is None else rows * weights
+    if options.reduction == "none":
+        return rows
+    if options.reduction == "sum" or normalizer is not None:
+        return rows.sum() / (normalizer or 1)
+    return rows.sum() / (rows.numel() if weights is None else weights.sum())
+
+
+def _divergence(log_s: Tensor, log_t: Tensor, beta: float) -> Tensor:
+    """The terms of the loss."""
+    if beta == 0:
+        return _relative(log_t, log_s)
+    if beta == 1:
+        return _relative(log_s, log_t)
+    absent = log_s.isneginf() & log_t.isneginf()
+    s, t = log_s.masked_fill(absent, 0), log_t.masked_fill(absent, 0)
+    log_m = torch.logaddexp(s + math.log1p(-beta), t + math.log(beta))
+    terms = beta * _relative(log_t, log_m) + (1 - beta) * _relative(log_s, log_m)
+    return terms.masked_fill(absent, 0)
+
+
+def _relative(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """P log(P/Q), 0 where P is 0."""
+    p = log_p.exp()
+    absent = p == 0
+    return p * (log_p.masked_fill(absent, 0) - log_q.masked_fill(absent, 0))
