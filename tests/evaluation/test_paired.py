@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import tracemalloc
 
 import mpmath
 import numpy as np
@@ -170,6 +171,16 @@ def test_minus_zero_is_zero():
 
     found = percentiles([np.float32([0.0]), np.float32([-0.0])])
     assert {math.copysign(1, value) for value in found.values()} == {1}
+
+
+def test_memory_does_not_grow_with_the_rows():
+    """48 MB of logits, of which all rows are the same memory: a copy in float64 would be 96 MB."""
+    logits = np.broadcast_to(np.arange(200_000, dtype=np.float32) / 1e4, (60, 200_000))
+    tracemalloc.start()
+    result_of(logits, logits, np.arange(60), n_threads=2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 8 * 1.6e6  # on each thread, of rows in float64
 
 
 def test_result_is_a_table_and_a_dictionary():

@@ -49,9 +49,9 @@ class PairedEvaluation(Stream):
     interpolate linearly between the sorted values of all rows that count, whatever their weight.
 
     They need a number for each row: 8 bytes a token, two of float32 (for 10 million tokens, 80 MB,
-    and twice that while a result is computed). While an update is computed, it takes up to 20 MB
-    (a few rows of logits in float64, if these are longer): all is computed in float64, because
-    differences of almost equal models are small. All else is as for `Evaluation`.
+    and twice that while a result is computed). While an update is computed, each of
+    up to 8 threads takes 3 MB (or six rows in float64, if these are longer): all is computed in
+    float64, because differences of almost equal models are small. All else is as for `Evaluation`.
 
     Where llama.cpp prints something else: it omits terms of the KL divergence whose base
     probability is below exp(-16), computes it in float32, and prints 0 for errors over less than

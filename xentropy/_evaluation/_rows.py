@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple, SupportsIndex
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _check, _kernels
+from .._config import get_num_threads
 from .._linear._rows import flat, index_of
 from .._logsumexp import logsumexp
 from .._softmax import log_softmax
@@ -17,7 +18,9 @@ from .._statistics import RowStatistics
 Array = np.ndarray[Any, np.dtype[Any]]
 
 IGNORED = -1  # the label of a row that does not count
-CHUNK_ELEMENTS = 1 << 18  # 2 MB of float64; the divergence takes some ten such arrays
+CHUNK_ELEMENTS = 1 << 16  # 0.5 MB of float64; a pair takes some six such arrays,
+MOST_THREADS = 8  # each of these threads, so that 200,000 classes are 80 MB
+TINY = 1e-300  # a probability whose product with a logarithm of another does not show
 LARGEST_SUM = 2.0  # of what are called probabilities; rounding to bfloat16 adds some percent
 
 
@@ -26,7 +29,7 @@ class Options(NamedTuple):
 
     logit_scale: float
     softcap: float | None
-    n_threads: SupportsIndex | None
+    n_threads: int | None
 
 
 class Statistics(NamedTuple):
@@ -115,34 +118,48 @@ def paired_statistics(
 ) -> Paired:
     """Of logits and base logits, by their names in errors; otherwise as `statistics`.
 
-    In float64, for some rows at a time: memory does not grow with the batch.
+    In float64, for some rows at a time on each thread: memory does not grow with the batch.
     """
+    at_a_time = max(1, CHUNK_ELEMENTS // next(iter(logits.values())).shape[-1])
+    chunks = [rows[start : start + at_a_time] for start in range(0, len(rows), at_a_time)]
+    threads = min(options.n_threads or get_num_threads(), MOST_THREADS, len(chunks))
+    if threads > 1:
+        options = options._replace(n_threads=1)
+    flattened = {name: flat(array) for name, array in logits.items()}
+
+    def of_chunk(some: Array) -> Paired:
+        with np.errstate(all="ignore"):  # which is each thread's own
+            return _pair(flattened, labels[some], some, options, log_probs)
+
     none = np.zeros(0)
     parts = [Paired(none, none, none, none.astype(bool))]
-    for part, arrays in _chunks(rows, *logits.values()):
-        (log_p, top), (base, base_top) = (
-            _log_probs(name, x, rows[part], options, as_they_are)
-            for (name, x, as_they_are) in zip(logits, arrays, log_probs, strict=True)
-        )
-        at = np.arange(len(log_p)), labels[rows[part]]
-        kl = _divergence(base, log_p, normalised=not any(log_probs))
-        parts.append(Paired(-log_p[at], -base[at], kl, top == base_top))
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        parts += (pool.map if threads > 1 else map)(of_chunk, chunks)
     return Paired(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _chunks(rows: Array, *arrays: Array) -> Iterator[tuple[slice, list[Array]]]:
-    """Parts of `rows`, and the rows of the arrays as contiguous matrices of float64."""
-    merged = [flat(array) for array in arrays]
-    at_a_time = max(1, CHUNK_ELEMENTS // arrays[0].shape[-1])
-    for start in range(0, len(rows), at_a_time):
-        part = slice(start, min(start + at_a_time, len(rows)))
-        taken = rows[part]
-        adjacent = taken[-1] - taken[0] == len(taken) - 1
-        wanted = slice(int(taken[0]), int(taken[-1]) + 1) if adjacent else taken
-        yield (
-            part,
-            [np.ascontiguousarray(array[index_of(array, wanted)], np.float64) for array in merged],
-        )
+def _pair(
+    logits: dict[str, Array],
+    labels: Array,
+    rows: Array,
+    options: Options,
+    log_probs: tuple[bool, ...],
+) -> Paired:
+    """The same of these rows alone, in memory for them together."""
+    (log_p, top), (base, base_top) = (
+        _log_probs(name, _taken(array, rows), rows, options, as_they_are)
+        for ((name, array), as_they_are) in zip(logits.items(), log_probs, strict=True)
+    )
+    at = np.arange(len(rows)), labels
+    kl = _divergence(base, log_p, normalised=not any(log_probs))
+    return Paired(-log_p[at], -base[at], kl, top == base_top)
+
+
+def _taken(array: Array, rows: Array) -> Array:
+    """The rows of what `flat` returned, as a contiguous matrix of float64."""
+    adjacent = rows[-1] - rows[0] == len(rows) - 1
+    wanted = slice(int(rows[0]), int(rows[-1]) + 1) if adjacent else rows
+    return np.ascontiguousarray(array[index_of(array, wanted)], np.float64)
 
 
 def _log_probs(
@@ -153,7 +170,7 @@ def _log_probs(
         lse = logsumexp(x, axis=-1, n_threads=options.n_threads)
         _check_sums(name, lse, rows)
         return np.where(np.isfinite(lse)[:, None], x, math.nan), x.argmax(axis=-1)
-    scaled = x * options.logit_scale
+    scaled = x if options.logit_scale == 1 else x * options.logit_scale
     if options.softcap is not None:
         scaled = options.softcap * np.tanh(scaled / options.softcap)
     return log_softmax(scaled, axis=-1, n_threads=options.n_threads), scaled.argmax(axis=-1)
@@ -165,9 +182,11 @@ def _divergence(base_log_p: Array, log_p: Array, normalised: bool) -> Array:
     As probabilities add up to 1, that is the sum of b d. But all terms are positive, and exact
     where both are almost equal. If they do not quite add up to 1, it is the sum of b d.
     """
-    b, p = np.exp(base_log_p), np.exp(log_p)
-    d = base_log_p - log_p
-    if not normalised:
-        return np.where(b == 0, 0.0, b * d).sum(axis=-1)
-    terms = np.where(np.abs(d) < 1, b * (d + np.expm1(-d)), b * d + (p - b))
-    return np.where(b == 0, p, terms).sum(axis=-1)
+    b = np.exp(base_log_p)
+    terms = base_log_p - log_p
+    if normalised:
+        terms += np.expm1(-terms)
+    terms *= b
+    if not b.min(initial=1) > TINY:  # 0 times infinity; what is left of b (exp(-d) - 1) is p
+        terms = np.where(b <= TINY, np.exp(log_p) if normalised else 0.0, terms)
+    return terms.sum(axis=-1)  # type: ignore[no-any-return]
