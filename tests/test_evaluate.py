@@ -15,7 +15,7 @@ from helpers.processes import environment_at_start
 
 import xentropy as xe
 from xentropy.__main__ import main
-from xentropy.cli import evaluate_run
+from xentropy.cli import evaluate_plot, evaluate_run
 
 BASE, OTHER = (str(LLAMA / f"{name}-16x1.kld") for name in ("base", "other"))
 ROWS, CLASSES = 500, 11
@@ -107,6 +107,26 @@ def test_the_picture(files):
     for path in (files("o.png"), files("o.svg")):
         assert main(["evaluate", files("logits.npy"), files("target.npy"), "--plot", path]) == 0
         assert os.path.getsize(path) > 5000
+
+
+def test_the_losses_of_the_picture(files, monkeypatch):
+    """Counted in the same pass; what is above the last bar is in it, and nan in none."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(evaluate_run, "BLOCK_ROWS", 7)
+    logits, target = np.load(files("logits.npy")), np.load(files("target.npy"))
+    logits[3], target[5] = np.nan, -100
+    logits[9], target[9] = np.arange(CLASSES) * 9, 0
+    np.save(files("logits.npy"), logits)
+    np.save(files("target.npy"), target)
+    drawn = []
+    monkeypatch.setattr(evaluate_plot, "draw", lambda counted, path: drawn.append(counted))
+    arguments = [files("logits.npy"), files("target.npy"), "--plot", files("o.png")]
+    assert main(["evaluate", *arguments]) == 0
+    found = drawn[0].evaluation
+    loss = xe.cross_entropy(logits, target, reduction="none")[target != -100]
+    assert found.edges[-1] < loss[8] == np.nanmax(loss)
+    expected, _ = np.histogram(np.clip(loss[~np.isnan(loss)], 0, found.edges[-1]), found.edges)
+    np.testing.assert_array_equal(found.counts, expected)
 
 
 def test_errors_are_one_line(files, capsys):
