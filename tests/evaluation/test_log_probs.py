@@ -98,8 +98,8 @@ def test_the_layout_does_not_matter(rounded):
     shape = (7, 10)
     moved = np.moveaxis(x.reshape(*shape, -1), -1, 1)
     assert bits(one(moved, target.reshape(shape), log_probs=True)) == expected
-    ignored = np.concatenate([target, np.full(len(y), -100)])
-    assert bits(one(np.concatenate([x, y + 99]), ignored, log_probs=True)) == expected
+    ignored = np.concatenate([np.full(len(y), -100), target])
+    assert bits(one(np.concatenate([y + 99, x]), ignored, log_probs=True)) == expected
 
 
 @pytest.mark.parametrize("kind", [xe.Evaluation, xe.PairedEvaluation])
