@@ -15,15 +15,15 @@ The loss of a row needs its log-sum-exp over all shards, and the logit of its ta
 
     three all-reduces     of the maximum, the sum of exps and the target's logit, a float32 each, as
                           Megatron-LM and torch's loss_parallel have them
-    one all-gather        of what each shard knows of the row: a float32 maximum, a float64 sum of
-                          the others' exps, a float32 logit of the target. Every rank merges them
+    one all-gather        of what each shard knows of the row: the log-sum-exp of its classes, and
+                          the target's loss among them, a float64 each. Every rank merges them
     all-to-all            of the same, to the rank that merges the row; then an all-gather of what
     and all-gather        it has found, as many bytes
 
 Of a batch of n rows, a rank's logits take 2 n H V / R operations, and the products of backward
 twice as many. A collective for some rows hides behind the products of the next, if it takes no
 longer. In backward, the gradient in the hidden states is added up over the ranks: an all-reduce of
-2 H bytes a row (bfloat16).
+2 H bytes a row (bfloat16; twice as many in float32).
 """
 
 import argparse

@@ -15,12 +15,6 @@ from xentropy.torch import cross_entropy
 from xentropy.torch.parallel import global_normalizer
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def found(request, tmp_path_factory):
-    """What each rank returns, for two and for three."""
-    return ranks.run(everything, request.param, tmp_path_factory.mktemp("ranks"), request.param)
-
-
 def divisor(labels, **options):
     """What the mean of one process divides by: the sum of the losses by their mean."""
     logits = np.zeros((len(labels), 7))
@@ -28,7 +22,17 @@ def divisor(labels, **options):
     return total / xe.cross_entropy(logits, labels, **options)
 
 
-def test_normalizers(found):
+@pytest.mark.parametrize("number", [2, 3])
+def test_ranks(number, tmp_path):
+    """One start of the processes for all that they are to do."""
+    found = ranks.run(everything, number, tmp_path, number)
+    normalizers, steps, errors = zip(*found, strict=True)
+    check_normalizers(normalizers)
+    check_steps(steps)
+    check_errors(errors)
+
+
+def check_normalizers(found):
     _, y, by_row, by_class = (each.numpy() for each in batch())
     expected = [
         (y != -100).sum(),
@@ -38,27 +42,42 @@ def test_normalizers(found):
         by_row.sum(),
         (y[: 11 if len(found) == 3 else None] != -100).sum(),
     ]
-    for rank, (normalizers, _, _) in enumerate(found):
+    for rank, normalizers in enumerate(found):
         if rank == 2:
             assert normalizers.pop() == "this process is not in group"
         # 24 additions, two roundings of the divisor
         np.testing.assert_allclose(normalizers, expected[: len(normalizers)], rtol=26 * 2**-53)
-        assert normalizers[:5] == found[0][0][:5]  # on every rank the same bits
+        assert normalizers[:5] == found[0][:5]  # on every rank the same bits
 
 
-def test_a_step_of_data_parallel_training(found):
+def check_steps(found):
     """Loss and gradient of the whole batch in one process, though the first rank has nothing."""
     x, y, by_row, by_class = batch()
     whole = model()
     loss = cross_entropy(whole(x), y, by_class, sample_weight=by_row)
     loss.backward()
-    for _, (mean, grad), _ in found:
+    for mean, grad in found:
         assert math.isclose(mean, loss.item(), rel_tol=1e-14)
         np.testing.assert_allclose(grad, whole.weight.grad.numpy(), rtol=1e-12, atol=1e-15)
 
 
-def test_the_mean_of_means_is_another(found):
-    """What the normalizer is for: the tests above would see it."""
+def check_errors(found):
+    """An error of one ends the call on all: none of them waits, and the next call is in order."""
+    *others, wrong = found
+    assert wrong[:2] == (
+        "IndexError",
+        "target[1] = -1 is no class; ignore_index=-1 leaves out the rows with this label",
+    )
+    says = f"global_normalizer has failed on rank {len(others)} of the group"
+    assert [each[:2] for each in others] == [("RuntimeError", says)] * len(others)
+    assert [each[2] for each in found] == [(batch()[1] != -100).sum()] * len(found)
+
+
+# --- in one process ---
+
+
+def test_the_mean_of_means_is_another():
+    """What the normalizer is for: `check_steps` would see it."""
     x, y, by_row, by_class = batch()
     logits = model()(x)
     halves = [
@@ -67,22 +86,6 @@ def test_the_mean_of_means_is_another(found):
     ]
     whole = cross_entropy(logits, y, by_class, sample_weight=by_row)
     assert abs(sum(halves) / 2 - whole) > 1e-3
-
-
-def test_an_error_of_one_rank_ends_the_call_on_all(found):
-    """None of them waits, and the next call is in order."""
-    outcomes = [each for _, _, each in found]
-    *others, wrong = outcomes
-    assert wrong[:2] == (
-        "IndexError",
-        "target[1] = -1 is no class; ignore_index=-1 leaves out the rows with this label",
-    )
-    says = f"global_normalizer has failed on rank {len(others)} of the group"
-    assert [each[:2] for each in others] == [("RuntimeError", says)] * len(others)
-    assert [each[2] for each in outcomes] == [(batch()[1] != -100).sum()] * len(outcomes)
-
-
-# --- in one process ---
 
 
 def test_a_process_of_its_own():

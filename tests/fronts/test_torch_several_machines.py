@@ -57,11 +57,10 @@ def test_a_pool_of_processes(folder):
     assert printed(folder, SCRIPTS / "pool.py") == table()
 
 
+def test_two_ranks(folder):
+    assert printed(folder, *TORCHRUN, "2", SCRIPTS / "ranks.py") == table()
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_ranks(folder, ranks):
-    assert printed(folder, *TORCHRUN, str(ranks), SCRIPTS / "ranks.py") == table()
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_training(folder, ranks):
     assert f"```text\n{printed(folder, *TORCHRUN, str(ranks), SCRIPTS / 'train.py')}```" in PAGE
