@@ -2,19 +2,21 @@
 # _kernels.pyx.
 
 def distillation(bint with_grad, logits, teacher, double beta, bint scaled_teacher, sample_weight,
-                 Options options not None, grad_output=None, out=None, *, bint checked=False,
-                 bint float64_losses=False):
+                 Options options not None, grad_output=None, out=None, few=None, *,
+                 bint checked=False, bint float64_losses=False):
     """The loss, or with_grad (loss, gradient in the logits).
 
-    `teacher` has logits, which options.logit_scale multiplies if it is a `scaled_teacher`.
-    0 <= beta <= 1. None, as of `cross_entropy`, if an argument is not plain. `float64_losses`:
-    compute in float64 whatever the dtype, and do not round the losses of rows.
+    `teacher` has logits, which options.logit_scale multiplies if it is a `scaled_teacher`. In its
+    place `few` has what is known of some classes of each row: log-probabilities (R, k + 1), the
+    last of all other classes, and indices (R, k). 0 <= beta <= 1. None, as of `cross_entropy`, if
+    an argument is not plain. `float64_losses`: compute in float64 whatever the dtype, and do not
+    round the losses of rows.
     """
     cdef DistillationCall call
     cdef CrossEntropyCall* c = &call.rows
     cdef Settings s
     cdef cnp.ndarray gradient = None, losses = None
-    if not take_two(&call, &s, logits, teacher, sample_weight, options, float64_losses):
+    if not take_two(&call, &s, logits, teacher, few, sample_weight, options, float64_losses):
         return None
     if not take_upstream(c, logits, s.class_axis, s.reduction, grad_output):
         return None
@@ -39,28 +41,40 @@ def distillation(bint with_grad, logits, teacher, double beta, bint scaled_teach
     return (loss, gradient) if with_grad else loss
 
 
-cdef bint take_two(DistillationCall* call, Settings* s, object logits, object teacher,
+cdef bint take_two(DistillationCall* call, Settings* s, object logits, object teacher, object few,
                    object sample_weight, Options options, bint float64) except -1:
-    """The two arrays, the weights and the options. False if one of them is not plain."""
+    """Student and teacher, the weights and the options. False if one of them is not plain."""
     cdef CrossEntropyCall* c = &call.rows
+    cdef int code = -1
     c.gradient.data = c.labels.data = c.probabilities.data = NULL
     c.weight = NULL
     c.row_loss = NULL
     c.row_loss_float64 = c.streamed = c.ignores = False
     c.terms.divisor = 1
     c.ignore_bits = 0
-    if not plain_array(logits) or not plain_array(teacher):
+    if not plain_array(logits) or not take_logits(c, logits, options.axis, &s.class_axis):
         return False
-    if not take_logits(c, logits, options.axis, &s.class_axis):
-        return False
-    cdef int code = code_of(teacher)
-    if not is_float(code) or not same_shape(teacher, logits, -1):
-        return False
-    describe(&call.teacher, teacher, code, <uint64_t>1 << s.class_axis)
+    if few is not None:
+        take_few(call, few[0], few[1])
+    else:
+        if not plain_array(teacher) or not same_shape(teacher, logits, -1):
+            return False
+        code = code_of(teacher)
+        if not is_float(code):
+            return False
+        describe(&call.teacher, teacher, code, <uint64_t>1 << s.class_axis)
     c.float64 = float64 or c.logits.dtype == kF64 or code == kF64
     if not take_sample_weight(c, logits, s.class_axis, sample_weight):
         return False
     return take_options(c, s, options)
+
+
+cdef void take_few(DistillationCall* call, cnp.ndarray log_probs, cnp.ndarray index) except *:
+    """What a teacher gives of each row: contiguous float64 and int64."""
+    call.teacher.data = NULL
+    call.given = cnp.PyArray_DIM(index, 1)
+    call.log_probs = <const double*>cnp.PyArray_DATA(log_probs)
+    call.index = <const int64_t*>cnp.PyArray_DATA(index)
 
 
 cdef void take_beta(DistillationCall* call, double beta, bint scaled_teacher) noexcept:

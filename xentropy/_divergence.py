@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _check
 from ._api import checked_cross_entropy
+from ._distillation._call import Call
 from ._kernels import make_options
 from ._softmax import reduced
 
@@ -50,19 +51,25 @@ def kl_divergence(
     axis: SupportsIndex = 1,
     base: Number | None = None,
     n_threads: SupportsIndex | None = None,
+    target_logits: bool = False,
 ) -> Loss:
-    r"""Kullback-Leibler divergence, :math:`\sum_c t_c (\log_b t_c - \log_b p_c)`.
+    r"""Kullback-Leibler divergence of class probabilities from the softmax of logits.
 
-    Of class probabilities t from p = softmax(logits), computed in float64 as cross entropy
-    minus entropy: the difference of two almost equal numbers is exact to about 1e-15, and may
-    be that much below 0. Its gradient in the logits is that of the cross entropy.
+    .. math:: \mathrm{KL}(t \Vert p) = \sum_c t_c (\log_b t_c - \log_b p_c)
+
+    with p = softmax(logits), computed in float64 as cross entropy minus entropy: the difference of
+    two almost equal numbers is exact to about 1e-15, and may be that much below 0. Its gradient in
+    the logits is that of the cross entropy. With `target_logits` also t is the softmax of logits;
+    the divergence is then that of `distillation_loss`: never negative, relatively exact near 0.
 
     Parameters
     ----------
     target : array_like of float16, bfloat16, float32 or float64
-        Class probabilities, shape of the logits.
+        Class probabilities, shape of the logits; or logits of t.
     logits, reduction, axis, base, n_threads
         As for `cross_entropy`; "mean" divides by the number of rows.
+    target_logits : bool, default False
+        `target` holds logits.
 
     Returns
     -------
@@ -89,12 +96,18 @@ def kl_divergence(
     0.085
     >>> round(np.log2(3) - 1.5, 4)
     np.float64(0.085)
+    >>> round(xe.kl_divergence(np.log(target), logits, base=2, target_logits=True), 4)
+    0.085
     """
     from . import _suspicion
 
     t = _check.float_array(target, "target")
     x = _check.logits(logits)
     reduction = _check.reduction(reduction)
+    if _check.flag(target_logits, "target_logits"):
+        _check.same_shape(t, x.shape, "target", "logits, as `logits`")
+        options = make_options(axis=axis, reduction=reduction, base=base, n_threads=n_threads)
+        return Call(x, t, 0.0, True, None, options).compute(False)
     options = make_options(axis=axis, reduction="none", base=base, n_threads=n_threads)
     cross = checked_cross_entropy(False, x, t, None, None, options, float64=True)
     axes = _check.class_axis(axis, x)

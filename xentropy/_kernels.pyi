@@ -94,6 +94,7 @@ def distillation(
     options: Options,
     grad_output: Any = None,
     out: Any = None,
+    few: Any = None,
     *,
     checked: bool = False,
     float64_losses: bool = False,

@@ -156,6 +156,9 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         CrossEntropyCall rows
         Layout teacher
         double teacher_scale
+        size_t given
+        const double* log_probs
+        const int64_t* index
         double beta
         double log_beta
 

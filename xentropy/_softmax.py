@@ -86,7 +86,7 @@ def entropy(
     base: Number | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> Rows:
-    r"""Entropy of softmax(logits), :math:`H(p) = -\sum_c p_c \log_b p_c`, of every row.
+    r"""Entropy of the softmax of logits, :math:`H(p) = -\sum_c p_c \log_b p_c`, of every row.
 
     Parameters
     ----------

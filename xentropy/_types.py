@@ -26,6 +26,7 @@ class Divergence(TypedDict, total=False):
     axis: SupportsIndex
     base: Number | None
     n_threads: SupportsIndex | None
+    target_logits: bool
 
 
 class Terms(TypedDict, total=False):
@@ -90,6 +91,8 @@ class Distillation(TypedDict, total=False):
     """Options of `distillation_loss`, but for the reduction."""
 
     teacher_log_probs: ArrayLike | None
+    teacher_index: ArrayLike | None
+    missing: str
     beta: Number
     temperature: Number
     sample_weight: ArrayLike | None

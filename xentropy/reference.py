@@ -359,8 +359,14 @@ def entropy(logits, *, axis=-1, base=None):
     return (_unit(base) * _times(s.p, s.neg_log_p).sum(axis=1)).reshape(shape)[()]
 
 
-def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None):
-    """KL(target || softmax(logits)) = sum_c t_c (log t_c - log p_c) of every row."""
+def kl_divergence(target, logits, *, reduction="mean", axis=1, base=None, target_logits=False):
+    """KL(target || softmax(logits)) = sum_c t_c (log t_c - log p_c) of every row.
+
+    `target_logits`: the target is softmax(target).
+    """
+    if target_logits:
+        loss = distillation_loss(logits, target, reduction=reduction, axis=axis)
+        return _unit(base) * loss
     x, shape = _rows(logits, axis)
     t, _ = _rows(target, axis)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -480,9 +486,10 @@ def _sparse_teacher(log_s, log_probs, index, missing, axis):
     """log T of all classes, from that of some."""
     given, index = _rows(log_probs, axis)[0], _rows(index, axis)[0].astype(np.int64)
     log_t = np.full_like(log_s, -np.inf)
-    if missing == "renormalize":
+    all_given = given.shape == log_s.shape  # there is no tail, but for rounding
+    if missing == "renormalize" or (missing == "tail" and all_given):
         given = -_Rows(given).neg_log_p
-    if missing == "tail":
+    if missing == "tail" and not all_given:
         others = log_s.copy()
         np.put_along_axis(others, index, -np.inf, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -154,6 +154,7 @@ def kl_divergence(
     reduction: ToOneNumber = ...,
     axis: SupportsIndex = 1,
     base: Number | None = None,
+    target_logits: bool = False,
 ) -> float: ...
 @overload
 def kl_divergence(
@@ -163,6 +164,7 @@ def kl_divergence(
     reduction: NoReduction,
     axis: SupportsIndex = 1,
     base: Number | None = None,
+    target_logits: bool = False,
 ) -> Rows: ...
 @overload
 def kl_divergence(
@@ -172,6 +174,7 @@ def kl_divergence(
     reduction: str,
     axis: SupportsIndex = 1,
     base: Number | None = None,
+    target_logits: bool = False,
 ) -> Loss: ...
 def row_statistics(
     logits: ArrayLike,

@@ -247,6 +247,31 @@ def test_other_libraries_agree():
     assert_within(xe.distillation_loss(x, y, beta=0.5, reduction="none"), both, 1e-12)
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_kl_divergence_of_two_matrices_of_logits(dtype, reduction):
+    x, y = pair((20, 40), dtype)
+    options = {"reduction": reduction, "base": 2}
+    found = xe.kl_divergence(y, x, target_logits=True, **options)
+    wanted = reference.kl_divergence(y, x, target_logits=True, **options)
+    assert_loss(found, wanted, "float32")
+    t = xe.softmax(y.astype("f8"), 1)
+    assert_within(found, reference.kl_divergence(t, x, **options), 1e-6 * np.abs(wanted))
+    close = (x.astype("f8") + 1e-5 * y.astype("f8")).astype("f8")
+    assert xe.kl_divergence(close, x.astype("f8"), target_logits=True) > 0
+    turned = xe.kl_divergence(y.T, x.T, axis=0, target_logits=True, **options)
+    assert_bits(turned, found)
+
+
+def test_mistakes_of_kl_divergence():
+    x = np.zeros((3, 4), "f4")
+    call = {"target": x[:, :2], "logits": x, "target_logits": True}
+    refused(xe.kl_divergence, call, ValueError, ["target", r"\(3, 2\)", "logits"])
+    call = {"target": x, "logits": x, "target_logits": "yes"}
+    refused(xe.kl_divergence, call, TypeError, ["target_logits"])
+    call = {"target": x, "logits": x, "target_logits": True, "base": 1}
+    refused(xe.kl_divergence, call, ValueError, ["base = 1"])
+
+
 def test_weights_and_reductions(dtype):
     x, y = pair((12, 30), dtype)
     rows = xe.distillation_loss(x, y, reduction="none").astype("f8")

@@ -9,7 +9,7 @@ from helpers.divergences import BETAS
 from torch.nn import functional
 
 import xentropy as xe
-from xentropy.torch import distillation_loss
+from xentropy.torch import distillation_loss, kl_divergence
 from xentropy.torch._distillation_operator import Options, by_torch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -139,13 +139,60 @@ def test_torchs_own_operations_agree(beta):
     x, y = pair(torch.float64)
     x = x.detach()
     x[:, 3] = y.detach()[:, 3] = -math.inf
-    options = Options(1, "none", beta, 1.5, True, None, None)
+    options = Options(1, "none", beta, 1.5, True, "tail", None, None)
     x.requires_grad_()
     ours = distillation_loss(x, y, beta=beta, temperature=1.5, reduction="none")
-    theirs = by_torch(x, y, None, options)
+    theirs = by_torch(x, y, None, None, options)
     assert torch.allclose(ours, theirs)
     for a, b in zip(both_gradients(x, y, ours), both_gradients(x, y, theirs), strict=True):
         assert torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("missing", ["tail", "zero", "renormalize"])
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_a_sparse_teacher(beta, missing):
+    """Against torch's operations, which autograd derives; and the second derivative of these."""
+    if beta == 1 and missing != "tail":
+        pytest.skip("infinite")
+    x, y = pair(torch.float64, (4, 9))
+    given, index = y.detach().log_softmax(-1).topk(3)
+    weights = torch.tensor([1.0, 2.0, 0.0, 0.5])
+    options = {"beta": beta, "temperature": 1.5, "missing": missing, "sample_weight": weights}
+
+    def loss(x, **more):
+        teacher = {"teacher_log_probs": given, "teacher_index": index}
+        return distillation_loss(x, **teacher, **options, **more)
+
+    for reduction in REDUCTIONS:
+        record = Options(1, reduction, beta, 1.5, False, missing, None, None)
+        theirs = by_torch(x, given, index, weights, record)
+        ours = loss(x, reduction=reduction)
+        assert torch.allclose(ours, theirs)
+        upstream = torch.ones_like(ours)
+        of_x = (torch.autograd.grad(each, x, upstream)[0] for each in (ours, theirs))
+        assert torch.allclose(*of_x)
+    assert torch.autograd.gradgradcheck(loss, x)
+    whole = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert torch.equal(whole(x), loss(x))
+
+
+def test_kl_divergence_of_two_matrices_of_logits():
+    x, y = pair(torch.float64)
+    found = kl_divergence(y, x, base=2, target_logits=True)
+    exact = trl(x, y, 0).sum(-1).mean() / math.log(2)
+    assert torch.allclose(found, exact)
+    for here, there in zip(both_gradients(x, y, found), both_gradients(x, y, exact), strict=True):
+        assert torch.allclose(here, there)
+    with pytest.raises(ValueError, match="target has shape"):
+        kl_divergence(y[:, :3], x, target_logits=True)
+
+
+def test_log_probabilities_that_require_a_gradient():
+    x, y = pair(torch.float64, (4, 9))
+    loss = distillation_loss(x, teacher_log_probs=y.log_softmax(-1), temperature=2.0)
+    exact = trl(x / 2, y, 0).sum(-1).mean()
+    for here, there in zip(both_gradients(x, y, loss), both_gradients(x, y, exact), strict=True):
+        assert torch.allclose(here, there)
 
 
 def test_transforms_and_other_devices():
@@ -171,8 +218,8 @@ def test_autocast_widens_the_loss():
 
 def test_opcheck():
     x, y = pair()
-    options = Options(1, "mean", 0.5, 2.0, True, None, None)
-    arguments = x, y, None, *options, torch.float32, True
+    options = Options(1, "mean", 0.5, 2.0, True, "tail", None, None)
+    arguments = x, y, None, None, *options, torch.float32, True
     torch.library.opcheck(torch.ops.xentropy.distillation_loss.default, arguments)
 
 

@@ -51,6 +51,8 @@ def distillation_loss(
     teacher_logits: ArrayLike | None = None,
     *,
     teacher_log_probs: ArrayLike | None = None,
+    teacher_index: ArrayLike | None = None,
+    missing: str = "tail",
     beta: Number = 0.0,
     temperature: Number = 1.0,
     sample_weight: ArrayLike | None = None,
@@ -86,7 +88,17 @@ def distillation_loss(
         The teacher's, shape of the logits.
     teacher_log_probs : array_like, optional
         In the place of `teacher_logits`: the teacher's log-probabilities, to which the temperature
-        does not apply. What they add up to beside 1 counts as rounding: T is their softmax.
+        does not apply. What they add up to beside 1 counts as rounding: T is their softmax. With
+        `teacher_index` those of k classes a row.
+    teacher_index : array_like of integers, optional
+        The classes that `teacher_log_probs` are of, in any order: the shape of both is that of the
+        logits, with k in the place of the number of classes. Top-k logits of an inference server,
+        say.
+    missing : {"tail", "zero", "renormalize"}
+        What T has outside of these classes. "tail": the rest of 1, which is compared with the
+        student's rest as one more class. "zero": nothing, so T does not add up to 1, and the loss
+        may be negative. "renormalize": nothing, and T is divided by its sum. Both make the loss of
+        beta = 1 infinite.
     beta : float in [0, 1]
         :math:`\beta`, as in TRL's GKD: 0 covers all that the teacher does (forward KL), 1 seeks
         its modes (reverse KL), between is a generalised Jensen-Shannon divergence.
@@ -109,7 +121,10 @@ def distillation_loss(
     Raises
     ------
     TypeError, ValueError
-        As for `cross_entropy`; two teachers or none; teacher and student of different shapes.
+        As for `cross_entropy`; two teachers or none; teacher and student of different shapes; a
+        class that a row has twice; probabilities of a "tail" that add up to more than 1.
+    IndexError
+        A class of `teacher_index` is out of range.
 
     Notes
     -----
@@ -129,6 +144,9 @@ def distillation_loss(
     >>> student, teacher = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
     >>> round(xe.distillation_loss(student, teacher), 4), round(0.25 * np.log(2), 4)
     (0.1733, np.float64(0.1733))
+    >>> sparse = {"teacher_log_probs": np.log([[0.5]]), "teacher_index": [[1]]}
+    >>> round(xe.distillation_loss(student, **sparse), 4), round(np.log(4 / 3) / 2, 4)
+    (0.1438, np.float64(0.1438))
     >>> close = student + np.array([1e-6, 0.0, 0.0])
     >>> f"{xe.distillation_loss(student, close):.4e}"
     '1.2500e-13'
@@ -159,6 +177,8 @@ def distillation_loss_with_grad(
     teacher_logits: ArrayLike | None = None,
     *,
     teacher_log_probs: ArrayLike | None = None,
+    teacher_index: ArrayLike | None = None,
+    missing: str = "tail",
     beta: Number = 0.0,
     temperature: Number = 1.0,
     sample_weight: ArrayLike | None = None,
@@ -183,8 +203,8 @@ def distillation_loss_with_grad(
 
     Parameters
     ----------
-    logits, teacher_logits, teacher_log_probs, beta, temperature, sample_weight, reduction, \
-normalizer, empty_mean, axis, n_threads
+    logits, teacher_logits, teacher_log_probs, teacher_index, missing, beta, temperature, \
+sample_weight, reduction, normalizer, empty_mean, axis, n_threads
         As for `distillation_loss`.
     grad_output : float or array_like, optional
         Upstream gradient: a number, or one per row for reduction="none".
@@ -205,7 +225,7 @@ normalizer, empty_mean, axis, n_threads
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, IndexError
         As for `distillation_loss`; `out` of another shape or dtype, or overlapping another
         argument.
 

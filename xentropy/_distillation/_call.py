@@ -6,10 +6,18 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _check, _kernels
 
 TEACHERS = "teacher_logits", "teacher_log_probs"
+
+
+class Few(NamedTuple):
+    """What a teacher gives of some classes of each row, rows in C order."""
+
+    log_probs: NDArray[np.float64]  # (R, k + 1): the last is that of all other classes
+    classes: NDArray[np.int64]  # (R, k)
 
 
 class Call(NamedTuple):
@@ -24,14 +32,17 @@ class Call(NamedTuple):
     upstream: Any = None
     out: Any = None
 
-    def checked(self) -> Call:
-        """The same with arguments as the kernels take them, or the error of one."""
+    def checked(self, *, sparse: bool = False) -> Call:
+        """The same with arguments as the kernels take them, or the error of one.
+
+        `sparse`: the teacher gives some classes only, and is checked elsewhere.
+        """
         logits = _check.logits(self.logits, " or use sample_weight")
         axis = _check.class_axis(self.options.axis, logits)
         shape = logits.shape
-        row_shape = _without(shape, axis)
+        row_shape = without(shape, axis)
         name = TEACHERS[not self.scaled]
-        teacher = _teacher(self.teacher, shape, axis, name)
+        teacher = self.teacher if sparse else _teacher(self.teacher, shape, axis, name)
         weights = _check.sample_weight(self.weights, row_shape, shape[axis])
         options = _check.options(self.options, axis)
         upstream = _check.grad_output(self.upstream, options.reduction, row_shape)
@@ -46,11 +57,12 @@ class Call(NamedTuple):
         """The same divergence with student and teacher exchanged."""
         return self._replace(logits=self.teacher, teacher=self.logits, beta=1 - self.beta, out=None)
 
-    def compute(self, with_grad: bool) -> Any:
-        """The loss, or with_grad (loss, gradient)."""
-        result = _kernels.distillation(with_grad, *self)
+    def compute(self, with_grad: bool, few: Few | None = None) -> Any:
+        """The loss, or with_grad (loss, gradient); `few` stands in the place of the teacher."""
+        result = _kernels.distillation(with_grad, *self, few)
         if result is None:
-            result = _kernels.distillation(with_grad, *self.checked(), checked=True)
+            plain = self.checked(sparse=few is not None)
+            result = _kernels.distillation(with_grad, *plain, few, checked=True)
         return _check.taken(result)
 
     def is_empty(self) -> bool:
@@ -71,6 +83,8 @@ def distil(
     grad_output: Any = None,
     out: Any = None,
     teacher_grad: bool = False,
+    teacher_index: Any = None,
+    missing: Any = "tail",
     **others: Any,
 ) -> Any:
     """The loss, or with_grad a tuple of the loss and the gradients."""
@@ -88,10 +102,23 @@ def distil(
         call = call.checked()
         other = (call.swapped().compute(True)[1],)  # first, because out may be the logits
     empty = empty_mean == empty_mean and call.is_empty()
-    result = call.compute(with_grad)
+    result = computed(with_grad, call, teacher_index, missing)
     loss, *grad = result if with_grad else (result,)
     loss = empty_mean if empty else loss
     return (loss, *grad, *other) if with_grad else loss
+
+
+def computed(with_grad: bool, call: Call, teacher_index: Any, missing: Any) -> Any:
+    """The loss, or with_grad (loss, gradient)."""
+    if teacher_index is None:
+        if missing != "tail":
+            raise ValueError(f"missing = {missing!r} goes with teacher_index")
+        return call.compute(with_grad)
+    from . import _sparse
+
+    if call.scaled:
+        raise ValueError("teacher_index goes with teacher_log_probs, not with teacher_logits")
+    return _sparse.computed(with_grad, call, teacher_index, missing)
 
 
 def options_of(temperature: Any, **others: Any) -> _kernels.Options:
@@ -121,7 +148,7 @@ def _teacher(value: Any, shape: tuple[int, ...], axis: int, name: str) -> Any:
 
 def teacher_hint(found: tuple[int, ...], shape: tuple[int, ...], axis: int, name: str) -> str:
     """How to slice logits of different numbers of classes, if only these differ."""
-    if len(found) != len(shape) or _without(found, axis) != _without(shape, axis):
+    if len(found) != len(shape) or without(found, axis) != without(shape, axis):
         return ""
     more, fewer = (name, "logits")[:: 1 if found[axis] > shape[axis] else -1]
     common = min(found[axis], shape[axis])
@@ -129,5 +156,6 @@ def teacher_hint(found: tuple[int, ...], shape: tuple[int, ...], axis: int, name
     return f"; if the {common} classes of {fewer} come first in {more}, give {more}[{index}]"
 
 
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+def without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of the rows."""
     return shape[:axis] + shape[axis + 1 :]

@@ -12,6 +12,7 @@
 #include "rows/distillation.h"
 #include "rows/labels.h"
 #include "rows/softmax.h"
+#include "rows/sparse_distillation.h"
 #include "rows/split.h"
 #include "rows/statistics.h"
 
@@ -52,6 +53,7 @@ constexpr Kernels<T> kernels() {
   k.statistics_groups = {statistics_groups<T>, statistics_groups_bytes<T>};
   k.softcap = {cap<T>, times_slope<T>};
   k.distillation = {distillation<T>, distillation_bytes<T>};
+  k.sparse_distillation = {sparse_distillation<T>, sparse_distillation_bytes<T>};
   return k;
 }
 

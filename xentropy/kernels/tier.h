@@ -130,6 +130,20 @@ struct DistillationKernel {
   size_t (*workspace_bytes)(size_t classes);
 };
 
+// The same for a teacher that gives some classes of each row, and that of all others together.
+template <class T>
+struct SparseDistillationBlock {
+  DistillationBlock<T> rows;  // without a teacher
+  size_t given;
+  const double* log_probs;  // given + 1 per row: the last is that of the other classes
+  const int64_t* index;     // `given` different classes per row
+};
+template <class T>
+struct SparseDistillationKernel {
+  void (*run)(const SparseDistillationBlock<T>&, char* workspace, bool streamed);
+  size_t (*workspace_bytes)(size_t classes, size_t given);
+};
+
 // The softcap of logits: x -> cap * tanh(x / cap). `inverse` is 1 / cap.
 struct Softcap {
   double cap, inverse;
@@ -176,6 +190,7 @@ struct Kernels {
   StatisticsKernel<T> statistics_groups;  // the same, short adjacent rows
   SoftcapKernel<T> softcap;               // any elements
   DistillationKernel<T> distillation;     // two rows of logits, class axis contiguous
+  SparseDistillationKernel<T> sparse_distillation;
 };
 
 // For a 16-bit type. Only long rows with class indices, their statistics and the softcap have

@@ -22,12 +22,16 @@ from ._routing import PLAIN
 
 TRACED = {*PLAIN, FakeTensor}
 
+Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # teacher_index, sample_weight last
+
 
 def distillation_loss(
     logits: Tensor,
     teacher_logits: Tensor | None = None,
     *,
     teacher_log_probs: Tensor | None = None,
+    teacher_index: Tensor | None = None,
+    missing: str = "tail",
     beta: float = 0.0,
     temperature: float = 1.0,
     sample_weight: Tensor | None = None,
@@ -50,6 +54,11 @@ def distillation_loss(
     teacher_logits, teacher_log_probs : Tensor
         One of them: the teacher's logits, which may require a gradient, or its log-probabilities,
         to which the temperature does not apply. Shape of `logits`.
+    teacher_index : Tensor of integers, optional
+        With it `teacher_log_probs` are those of k classes of each row: ``torch.topk`` of the
+        teacher's log-softmax, say.
+    missing : {"tail", "zero", "renormalize"}
+        What the teacher has elsewhere, as in `xentropy.distillation_loss`.
     beta : float in [0, 1]
         0 is KL(teacher || student), 1 KL(student || teacher), between is a generalised
         Jensen-Shannon divergence, as in TRL's GKD.
@@ -91,14 +100,14 @@ def distillation_loss(
     """
     teachers = dict(zip(TEACHERS, (teacher_logits, teacher_log_probs), strict=True))
     teacher, name = one_teacher(teachers)
-    _check_tensors(logits, teacher, name, sample_weight)
-    options = _options(
-        (axis, reduction, beta, temperature, name == TEACHERS[0], normalizer, n_threads),
-        logits,
-    )
-    hint = teacher_hint(tuple(teacher.shape), tuple(logits.shape), options.axis, name)
-    _check.same_shape(teacher, logits.shape, name, "as the logits", hint)
-    loss = _routed(logits, teacher, sample_weight, options)
+    _check_tensors(logits, teacher, name, teacher_index, sample_weight)
+    scaled = name == TEACHERS[0]
+    given = axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads
+    options = _options(given, logits)
+    if teacher_index is None:
+        hint = teacher_hint(tuple(teacher.shape), tuple(logits.shape), options.axis, name)
+        _check.same_shape(teacher, logits.shape, name, "as the logits", hint)
+    loss = _routed((logits, teacher, teacher_index, sample_weight), options)
     if empty_mean != empty_mean:
         return loss
     _check.empty_mean(empty_mean, reduction)
@@ -109,22 +118,25 @@ def distillation_loss(
     return torch.where((counted != 0).any(), loss, empty_mean)
 
 
-def _check_tensors(logits: Tensor, teacher: Tensor, name: str, weights: Tensor | None) -> None:
-    """Raise for what is no floating tensor."""
+def _check_tensors(
+    logits: Tensor, teacher: Tensor, name: str, index: Tensor | None, weights: Tensor | None
+) -> None:
+    """Raise for what is no floating tensor, or no tensor."""
     for what, tensor in (("logits", logits), (name, teacher)):
         if not isinstance(tensor, Tensor):
             raise no_tensor(what, tensor)
         if not tensor.is_floating_point():
             raise TypeError(f"{what} must be floating, not {tensor.dtype}")
-    if weights is not None and not isinstance(weights, Tensor):
-        raise no_tensor("sample_weight", weights)
+    for what, other in (("teacher_index", index), ("sample_weight", weights)):
+        if other is not None and not isinstance(other, Tensor):
+            raise no_tensor(what, other)
     if logits.dim() == 0:
         raise ValueError("logits must have a class axis, but is a scalar")
 
 
 def _options(given: tuple, logits: Tensor) -> Options:  # type: ignore[type-arg]
     """The options, checked."""
-    axis, reduction, beta, temperature, scaled, normalizer, n_threads = given
+    axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads = given
     dims = logits.dim()
     axis = 0 if axis == 1 and dims == 1 else _check.integer(axis, "axis")
     if not -dims <= axis < dims:
@@ -135,36 +147,41 @@ def _options(given: tuple, logits: Tensor) -> Options:  # type: ignore[type-arg]
         _check.real_between(beta, "beta", 0, 1),
         _check.real_between(temperature, "temperature", LEAST_SCALE, LARGEST_SCALE),
         scaled,
+        missing,
         _check.normalizer(normalizer, reduction),
         _check.n_threads(n_threads),
     )
 
 
-def _routed(logits: Tensor, teacher: Tensor, weights: Tensor | None, options: Options) -> Tensor:
+def _routed(tensors: Tensors, options: Options) -> Tensor:
     """By the operator, or in torch's operations where that cannot be."""
+    logits, teacher, _, _ = tensors
     dtype = torch.promote_types(logits.dtype, teacher.dtype)
     device = logits.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)
-    if not _by_operator(logits, teacher, weights):
-        return by_torch(logits, teacher, weights, options).to(dtype)
+    if not _by_operator(tensors, options):
+        return by_torch(*tensors, options).to(dtype)
     keeps = options.reduction != "none" and logits.dtype not in BITS16
     keeps = keeps and logits.requires_grad and torch.is_grad_enabled()
     try:
-        return operator(logits, teacher, weights, *options, dtype, keeps)[0]
+        return operator(*tensors, *options, dtype, keeps)[0]
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
 
 
-def _by_operator(logits: Tensor, teacher: Tensor, weights: Tensor | None) -> bool:
-    """Can the operator compute this call?"""
-    tensors = [t for t in (logits, teacher, weights) if t is not None]
+def _by_operator(tensors: Tensors, options: Options) -> bool:
+    """Can the operator compute this call, with all gradients that are required?"""
+    logits, teacher, _, weights = tensors
     kinds = TRACED if is_compiling() else PLAIN
-    if not all(type(t) in kinds and t.is_cpu and t.layout is torch.strided for t in tensors):
-        return False
+    for tensor in (t for t in tensors if t is not None):
+        if type(tensor) not in kinds or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return False
     if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     if not is_compiling() and _get_tracing_state() is not None:
         return False
-    derived = weights is not None and weights.requires_grad and torch.is_grad_enabled()
-    return logits.dtype in FLOATS and teacher.dtype in FLOATS and not derived
+    derived = (weights,) if options.scaled else (weights, teacher)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in derived):
+        return False
+    return logits.dtype in FLOATS and teacher.dtype in FLOATS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .._distillation._call import Call, options_of
+from .._distillation._call import Call, computed, options_of
 from ._arrays import array, loss_tensor
 from ._autograd import graph_is_retained
 from ._operator import one_by_one
@@ -26,13 +26,14 @@ class Options(NamedTuple):
     beta: float
     temperature: float
     scaled: bool  # does the temperature concern the teacher, whose logits these are?
+    missing: str
     normalizer: float | None
     n_threads: int | None
 
 
 def _call(tensors: tuple[Tensor | None, ...], options: Options) -> Call:
     """The core's call on the memory of the tensors."""
-    logits, teacher, weights = map(array, tensors)
+    logits, teacher, _, weights = map(array, tensors)
     record = options_of(
         options.temperature,
         axis=options.axis,
@@ -47,31 +48,33 @@ def _call(tensors: tuple[Tensor | None, ...], options: Options) -> Call:
 def distillation_loss(
     logits: Tensor,
     teacher: Tensor,
+    index: Tensor | None,
     sample_weight: Tensor | None,
     axis: int,
     reduction: str,
     beta: float,
     temperature: float,
     scaled: bool,
+    missing: str,
     normalizer: float | None,
     n_threads: int | None,
     dtype: torch.dtype,
     keeps: bool,
 ) -> tuple[Tensor, Tensor]:
     """The loss, of type `dtype`, and the gradient in the logits if it `keeps` that."""
-    options = Options(axis, reduction, beta, temperature, scaled, normalizer, n_threads)
-    call = _call((logits, teacher, sample_weight), options)
+    options = Options(axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads)
+    call = _call((logits, teacher, index, sample_weight), options)
     place = torch.empty_like(logits) if keeps else logits.new_empty(0)
     if keeps:
         call = call._replace(out=array(place))
-    loss = call.compute(keeps)
+    loss = computed(keeps, call, array(index), missing)
     loss = loss[0] if keeps else loss
     loss = np.asarray(loss) if isinstance(loss, np.generic) else loss
     return loss_tensor(loss, dtype).contiguous(), place
 
 
 @distillation_loss.register_fake
-def _(logits, teacher, sample_weight, axis, reduction, *others):  # type: ignore[no-untyped-def]
+def _(logits, teacher, index, sample_weight, axis, reduction, *others):  # type: ignore[no-untyped-def]
     dtype, keeps = others[-2:]
     rows = list(logits.shape)
     del rows[axis]
@@ -84,23 +87,25 @@ def distillation_loss_backward(
     upstream: Tensor,
     logits: Tensor,
     teacher: Tensor,
+    index: Tensor | None,
     sample_weight: Tensor | None,
     axis: int,
     reduction: str,
     beta: float,
     temperature: float,
     scaled: bool,
+    missing: str,
     normalizer: float | None,
     n_threads: int | None,
     of_teacher: bool,
 ) -> Tensor:
     """The gradient in the logits, or that of the teacher."""
-    options = Options(axis, reduction, beta, temperature, scaled, normalizer, n_threads)
-    call = _call((logits, teacher, sample_weight), options)
+    options = Options(axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads)
+    call = _call((logits, teacher, index, sample_weight), options)
     call = call.swapped() if of_teacher else call
     place = torch.empty_like(teacher if of_teacher else logits)
     given = array(upstream) if upstream.dim() else upstream.item()
-    call._replace(upstream=given, out=array(place)).compute(True)
+    computed(True, call._replace(upstream=given, out=array(place)), array(index), missing)
     return place
 
 
@@ -112,13 +117,13 @@ def _(upstream, logits, teacher, *others):  # type: ignore[no-untyped-def]
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.options, ctx.keeps = Options(*inputs[3:-2]), inputs[-1]
+    ctx.save_for_backward(*inputs[:4], output[1])
+    ctx.options, ctx.keeps = Options(*inputs[4:-2]), inputs[-1]
 
 
 def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
     *tensors, kept = ctx.saved_tensors
-    unused = [None] * (3 + len(ctx.options))  # of the arguments that have no gradient
+    unused = [None] * (4 + len(ctx.options))  # of the arguments that have no gradient
     if upstream is None:
         return None, None, *unused
     wanted = ctx.needs_input_grad[:2]
@@ -151,31 +156,58 @@ def _differentiable(
     """The gradients by torch's operations, which are differentiable again."""
     # Views: one may be computed from the other, whose gradient is not to hold that path.
     both = tensors[0].view_as(tensors[0]), tensors[1].view_as(tensors[1])
-    loss = by_torch(*both, tensors[2], options)
+    loss = by_torch(*both, tensors[2], tensors[3], options)
     asked = [t for t, needed in zip(both, wanted, strict=True) if needed]
     found = iter(torch.autograd.grad(loss, asked, upstream.to(loss.dtype), create_graph=True))
     return tuple(next(found) if needed else None for needed in wanted)
 
 
 def by_torch(
-    logits: Tensor, teacher: Tensor, sample_weight: Tensor | None, options: Options
+    logits: Tensor,
+    teacher: Tensor,
+    index: Tensor | None,
+    sample_weight: Tensor | None,
+    options: Options,
 ) -> Tensor:
     """The loss in torch's own operations; the formulas are in `xentropy.reference`."""
-    axis, _, beta, temperature, scaled, normalizer, _ = options
+    axis, temperature = options.axis, options.temperature
     x, y = wide(logits), wide(teacher)
     weights = None if sample_weight is None else sample_weight.to(x.dtype)
     if sample_weight is not None:
         counted = (sample_weight != 0).unsqueeze(axis)
-        x, y = torch.where(counted, x, 0), torch.where(counted, y, 0)
+        x, y = torch.where(counted, x, 0), torch.where(counted, y, -100)  # finite losses
+        index = None if index is None else _where_counted(counted, index, axis)
     log_s = torch.log_softmax(x / temperature, axis)
-    log_t = torch.log_softmax(y / temperature if scaled else y, axis)
-    rows = _divergence(log_s, log_t, beta).sum(axis)
+    if index is None:
+        log_t = torch.log_softmax(y / temperature if options.scaled else y, axis)
+    else:
+        log_s, log_t = _few(log_s, y, index.long(), options)
+    rows = _divergence(log_s, log_t, options.beta).sum(axis)
     rows = rows if weights is None else rows * weights
     if options.reduction == "none":
         return rows
-    if options.reduction == "sum" or normalizer is not None:
-        return rows.sum() / (normalizer or 1)
+    if options.reduction == "sum" or options.normalizer is not None:
+        return rows.sum() / (options.normalizer or 1)
     return rows.sum() / (rows.numel() if weights is None else weights.sum())
+
+
+def _where_counted(counted: Tensor, index: Tensor, axis: int) -> Tensor:
+    """The classes of rows that count; any others, all different, in the rest."""
+    some = torch.arange(index.shape[axis], device=index.device, dtype=index.dtype)
+    return torch.where(counted, index, some.reshape(-1, *[1] * (index.dim() - axis - 1)))
+
+
+def _few(log_s: Tensor, given: Tensor, index: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """log S and log T of the classes of a sparse teacher, and of all others as one class."""
+    axis = options.axis
+    tail = options.missing == "tail" and index.shape[axis] < log_s.shape[axis]
+    if options.missing != "zero" and not tail:
+        given = torch.log_softmax(given, axis)
+    others = log_s.scatter(axis, index, -math.inf).logsumexp(axis, keepdim=True)
+    rest = torch.full_like(others, -math.inf)
+    if tail:
+        rest = torch.log1p(-given.exp().sum(axis, keepdim=True).clamp(max=1))
+    return torch.cat([log_s.gather(axis, index), others], axis), torch.cat([given, rest], axis)
 
 
 def _divergence(log_s: Tensor, log_t: Tensor, beta: float) -> Tensor:

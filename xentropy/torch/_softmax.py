@@ -9,6 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .. import _check
 from . import _softmax_autograd as recorded
 from ._arrays import FLOATS
+from ._distillation import distillation_loss
 from ._refusals import no_tensor
 from ._routing import on_kernels
 from ._softmax_autograd import LEAST_LOG, divergence, normalized, reduced, unit_of, wide
@@ -194,8 +195,9 @@ def kl_divergence(
     dim: int = 1,
     reduction: str = "mean",
     base: float | None = None,
+    target_logits: bool = False,
 ) -> Tensor:
-    r"""Kullback-Leibler divergence of class probabilities from softmax(logits).
+    r"""Kullback-Leibler divergence of class probabilities from the softmax of logits.
 
     .. math:: \mathrm{KL}(t \| p) = \sum_c t_c (\log_b t_c - \log_b p_c)
 
@@ -221,6 +223,9 @@ def kl_divergence(
         "mean" divides by the number of rows, as "batchmean" of ``kl_div`` does for matrices.
     base : float > 1, optional
         b: None gives nats, 2 bits.
+    target_logits : bool, default False
+        `target` holds logits, of which t is the softmax: the divergence and the gradients of
+        `distillation_loss`, never negative and relatively exact near 0.
 
     Returns
     -------
@@ -247,9 +252,13 @@ def kl_divergence(
     """
     if not isinstance(target, torch.Tensor) or not isinstance(logits, torch.Tensor):
         given = {"target": target, "logits": logits}
-        return _overridden(kl_divergence, given, dim=dim, reduction=reduction, base=base)
+        options = {"dim": dim, "reduction": reduction, "base": base}
+        return _overridden(kl_divergence, given, **options, target_logits=target_logits)
     _floating(target=target, logits=logits)
     base, reduction = _check.base(base), _check.reduction(reduction)
+    if _check.flag(target_logits, "target_logits"):
+        _check.same_shape(target, logits.shape, "target", "logits, as `logits`")
+        return unit_of(base) * distillation_loss(logits, target, reduction=reduction, axis=dim)
     if not torch.jit.is_tracing():  # it would record the comparison
         _check.same_shape(target, logits.shape, "target", "class probabilities, as the logits")
     if dim == 1 and logits.dim() == 1:

@@ -52,8 +52,11 @@ struct StatisticsCall {
 // class weights and softcap.
 struct DistillationCall {
   CrossEntropyCall rows;
-  Layout teacher;        // logits
+  Layout teacher;        // logits; or absent,
   double teacher_scale;  // a factor of these
+  size_t given;          // and so many classes of each row, as in SparseDistillationBlock
+  const double* log_probs;
+  const int64_t* index;
   double beta, log_beta;
 };
 

@@ -18,14 +18,18 @@ struct DistillationWorkspace {
     const CrossEntropyCall& all = c.rows;
     const size_t C = all.terms.classes;
     x_direct = in_place_rows<T>(all.logits);
-    teacher_direct = in_place_rows<T>(c.teacher);
+    teacher_direct = !c.teacher.data || in_place_rows<T>(c.teacher);
     gradient_direct = !all.gradient.data || in_place_rows<T>(all.gradient);
     const bool direct = x_direct && teacher_direct && gradient_direct;
     const bool any_scattered =
         scattered(all.logits) || scattered(c.teacher) || scattered(all.gradient);
     rows = direct ? kBlockRows : staged_rows(C, any_scattered);
     rows = smaller(rows, smaller(all.rows, chunk_rows(all.rows, C)));
-    kernel_memory = GuardedMemory(kernels_of(tier, T()).distillation.workspace_bytes(C), arena);
+    const Kernels<T>& k = kernels_of(tier, T());
+    kernel_memory =
+        GuardedMemory(c.teacher.data ? k.distillation.workspace_bytes(C)
+                                     : k.sparse_distillation.workspace_bytes(C, c.given),
+                      arena);
     x = x_direct ? nullptr : take<T>(arena, rows * C);
     teacher = teacher_direct ? nullptr : take<T>(arena, rows * C);
     gradient = nullptr;  // staged logits are overwritten by their gradient
@@ -41,7 +45,7 @@ struct DistillationWorkspace {
   size_t block_end(const DistillationCall& c, size_t r, size_t end) const {
     size_t n = smaller(rows, end - r);
     if (x_direct) n = smaller(n, run_left(c.rows.logits, r));
-    if (teacher_direct) n = smaller(n, run_left(c.teacher, r));
+    if (c.teacher.data && teacher_direct) n = smaller(n, run_left(c.teacher, r));
     if (c.rows.gradient.data && gradient_direct) n = smaller(n, run_left(c.rows.gradient, r));
     return r + n;
   }
@@ -84,8 +88,10 @@ DistillationBlock<T> block_of(const Tier& tier, const DistillationCall& c,
                   all.terms.unit / all.terms.divisor;
   }
   b.x = rows_of(tier, all.logits, w.x_direct, row, n, w.labels, w.x, &b.x_stride);
-  b.teacher =
-      rows_of(tier, c.teacher, w.teacher_direct, row, n, w.labels, w.teacher, &b.teacher_stride);
+  if (c.teacher.data) {
+    b.teacher =
+        rows_of(tier, c.teacher, w.teacher_direct, row, n, w.labels, w.teacher, &b.teacher_stride);
+  }
   if (!all.gradient.data) return b;
   b.gradient_stride = ptrdiff_t(b.classes);
   b.gradient = w.gradient;
@@ -106,8 +112,15 @@ double distillation_chunk(const Tier& tier, const DistillationCall& c, size_t be
     next = w.block_end(c, row, end);
     const double* weight;
     const DistillationBlock<T> b = block_of(tier, c, w, row, next - row, &weight);
-    kernels_of(tier, T()).distillation.run(b, w.kernel_memory.start,
-                                           c.rows.streamed && w.gradient_direct);
+    const Kernels<T>& k = kernels_of(tier, T());
+    const bool streamed = c.rows.streamed && w.gradient_direct;
+    if (c.teacher.data) {
+      k.distillation.run(b, w.kernel_memory.start, streamed);
+    } else {
+      k.sparse_distillation.run(
+          {b, c.given, c.log_probs + row * (c.given + 1), c.index + row * c.given},
+          w.kernel_memory.start, streamed);
+    }
     w.kernel_memory.check();
     if (!w.gradient_direct) scatter_rows(tier, w.gradient, c.rows.gradient, row, b.rows);
     for (size_t i = 0; i < b.rows; ++i) {

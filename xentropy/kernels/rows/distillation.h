@@ -149,17 +149,22 @@ void distillation_row(const DistillationBlock<T>& b, size_t r, const Distillatio
 }
 
 template <class T>
+void ignore_row(const DistillationBlock<T>& b, size_t r) {
+  b.loss[r] = 0;
+  T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
+  if (b.gradient) __builtin_memset(out, 0, b.classes * sizeof(T));
+}
+
+template <class T>
 void distillation(const DistillationBlock<T>& b, char* workspace, bool streamed) {
   Arena arena = {workspace, 0};
   const DistillationWorkspace<T> w(b.classes, arena);
   for (size_t r = 0; r < b.rows; ++r) {
-    if (b.labels[r] != kIgnored) {
+    if (b.labels[r] == kIgnored) {
+      ignore_row(b, r);
+    } else {
       distillation_row(b, r, w, streamed);
-      continue;
     }
-    b.loss[r] = 0;
-    T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
-    if (b.gradient) __builtin_memset(out, 0, b.classes * sizeof(T));
   }
   if (streamed) stream_fence();
 }

@@ -1,0 +1,180 @@
+"""Distillation from a teacher that gives the log-probabilities of some classes of each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _check, _kernels
+from ._call import Call, Few, without
+
+MISSING = "tail", "zero", "renormalize"
+SPARE = 0.01  # by which rounded probabilities may exceed 1 in all
+
+
+def computed(with_grad: bool, call: Call, index: Any, missing: Any) -> Any:
+    """The loss, or with_grad (loss, gradient)."""
+    if not isinstance(missing, str) or missing not in MISSING:
+        raise ValueError(f"missing = {missing!r} is not one of {', '.join(map(repr, MISSING))}")
+    call, few = _checked(call, index, missing)
+    if missing != "zero":
+        return call.compute(with_grad, few)
+    return _unnormalized(with_grad, call, few)
+
+
+def _checked(call: Call, index: Any, missing: str) -> tuple[Call, Few]:
+    """The arguments as the kernels take them, or the error of one."""
+    log_probs = _check.float_array(call.teacher, "teacher_log_probs")
+    classes = _check.as_array(index, "teacher_index")
+    if classes.dtype.kind not in "iu":
+        raise _check.wrong_type(index, classes, "teacher_index", "integers (classes)")
+    call = call.checked(sparse=True)
+    shape, axis = call.logits.shape, call.options.axis
+    k = log_probs.shape[axis] if log_probs.ndim == len(shape) else 1
+    wanted = (*shape[:axis], min(max(k, 1), shape[axis]), *shape[axis + 1 :])
+    _check.same_shape(log_probs, wanted, "teacher_log_probs", "some classes a row")
+    _check.same_shape(classes, wanted, "teacher_index", "one for each log-probability")
+    counted = np.ones(without(shape, axis), bool) if call.weights is None else call.weights != 0
+    counted = counted.reshape(-1, 1)
+    classes = np.moveaxis(classes, axis, -1).reshape(-1, k)
+    classes = np.where(counted, classes, np.arange(k).astype(classes.dtype))
+    _check_classes(classes, shape, axis)
+    given = np.ascontiguousarray(np.moveaxis(log_probs, axis, -1), np.float64).reshape(-1, k)
+    given = np.where(counted, given, 0.0)
+    rest = np.full((len(given), 1), -np.inf)
+    if missing == "tail" and k < shape[axis]:
+        rest = _rest(given, counted, without(shape, axis))
+    both = np.concatenate([given, rest], axis=1)
+    return call, Few(np.ascontiguousarray(both), np.ascontiguousarray(classes, np.int64))
+
+
+def _check_classes(classes: NDArray[Any], shape: tuple[int, ...], axis: int) -> None:
+    """Raise for a class out of range, or one that a row has twice."""
+    rows = without(shape, axis)
+    wrong = np.argwhere((classes < 0) | (classes >= shape[axis]))
+    if len(wrong):
+        row, at = wrong[0]
+        place = [*map(int, np.unravel_index(row, rows))] if rows else []
+        place.insert(axis, int(at))
+        raise IndexError(
+            f"teacher_index[{', '.join(map(str, place))}] = {classes[row, at]} is out of range for "
+            f"{shape[axis]} classes"
+        )
+    ordered = np.sort(classes, axis=1)
+    twice = np.argwhere(ordered[:, 1:] == ordered[:, :-1])
+    if len(twice):
+        row, at = twice[0]
+        raise ValueError(
+            f"teacher_index has class {ordered[row, at]} twice in row {_row(row, rows)}"
+        )
+
+
+def _rest(
+    given: NDArray[np.float64], counted: NDArray[np.bool], rows: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """log(1 - the probabilities of each row). More than 1 in all: an error, but for rounding."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        total = np.exp(given).sum(axis=1, keepdims=True)
+        wrong = np.flatnonzero(counted & (total > 1 + SPARE))
+        if len(wrong):
+            raise ValueError(
+                f"teacher_log_probs: the probabilities of row {_row(wrong[0], rows)} add up to "
+                f"{total[wrong[0], 0]:.4g}; are these logits? log_softmax makes log-probabilities"
+            )
+        return np.log1p(-np.minimum(total, 1.0))
+
+
+def _row(number: Any, rows: tuple[int, ...]) -> str:
+    return ", ".join(str(int(i)) for i in np.unravel_index(number, rows or (1,)))
+
+
+def _unnormalized(with_grad: bool, call: Call, few: Few) -> Any:
+    """The loss where nothing takes the place of the other classes: the teacher has Z < 1 in all.
+
+    With T = Z P, and for 0 < beta < 1 the mixture M = w N, w = 1 - beta + beta Z, in which P has
+    the share b = beta Z / w, the losses J of P are those of T but for factors and constants::
+
+        beta = 0    Z (J + log Z)
+        beta = 1    J - log Z
+        between     w J_b + beta Z log Z - w log w
+    """
+    beta = call.beta
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.exp(few.log_probs).sum(axis=1)
+        log_z = np.log(z)
+        w = 1 - beta + beta * z
+        if beta == 0:
+            factor, constant = z, np.where(z > 0, z * log_z, 0.0)
+        elif beta == 1:
+            factor, constant = np.ones_like(z), -log_z
+        else:
+            factor = w
+            constant = np.where(z > 0, beta * z * log_z, 0.0) - w * np.log(w)
+    shares = beta * z / w if 0 < beta < 1 else np.full_like(z, beta)
+    return _combined(with_grad, call, few, (factor, constant, shares))
+
+
+def _combined(with_grad: bool, call: Call, few: Few, rows: tuple[NDArray[Any], ...]) -> Any:
+    """factor * J + constant of every row, weighted and reduced; J with beta = shares."""
+    factor, constant, shares = rows
+    options, axis = call.options, call.options.axis
+    shape = without(call.logits.shape, axis)
+    weights = np.ones(len(factor)) if call.weights is None else call.weights.reshape(-1)
+    divisor = 1.0
+    if options.reduction == "mean":
+        divisor = weights.sum() if options.normalizer is None else options.normalizer
+    upstream = 1.0 if call.upstream is None else np.asarray(call.upstream, np.float64)
+    upstream = np.broadcast_to(upstream, shape).reshape(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        upstream = np.where(weights != 0, upstream * weights * factor / divisor, 0.0)
+    named = {name: getattr(options, name) for name in ("axis", "logit_scale", "n_threads")}
+    plain = call._replace(
+        options=_kernels.make_options(reduction="none", **named),
+        upstream=upstream.reshape(shape) if shape else float(upstream[0]),
+        weights=(weights != 0).astype(np.float64).reshape(shape),
+    )
+    if 0 < call.beta < 1:
+        losses, grad = _row_by_row(with_grad, plain, few, shares)
+    else:
+        found = plain.compute(with_grad, few)
+        losses, grad = found if with_grad else (found, None)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        each = np.asarray(losses, np.float64).reshape(-1) * factor + constant
+        each = np.where(weights != 0, weights * each, 0.0)
+        if options.reduction == "none":
+            dtype = np.float64 if call.logits.dtype.itemsize == 8 else np.float32
+            loss: Any = each.astype(dtype).reshape(shape)[()]
+        else:
+            loss = float(np.float64(each.sum()) / divisor)
+    return (loss, grad) if with_grad else loss
+
+
+def _row_by_row(
+    with_grad: bool, call: Call, few: Few, shares: NDArray[Any]
+) -> tuple[NDArray[Any], Any]:
+    """Losses and gradient where each row has its own beta."""
+    axis = call.options.axis
+    grad = call.out
+    if with_grad and grad is None:
+        grad = np.empty_like(call.logits)
+    logits = np.moveaxis(call.logits, axis, -1)
+    places = None if grad is None else np.moveaxis(grad, axis, -1)
+    named = {
+        name: getattr(call.options, name) for name in ("reduction", "logit_scale", "n_threads")
+    }
+    losses = np.zeros(len(shares))
+    for number, row in enumerate(np.ndindex(logits.shape[:-1])):
+        one = call._replace(
+            options=_kernels.make_options(axis=0, **named),
+            logits=logits[row],
+            beta=float(shares[number]),
+            weights=np.asarray(call.weights[row]),
+            upstream=float(np.asarray(call.upstream)[row]),
+            out=None if places is None else places[row],
+        )
+        only = Few(few.log_probs[number : number + 1], few.classes[number : number + 1])
+        found = one.compute(with_grad, only)
+        losses[number] = found[0] if with_grad else found
+    return losses, grad

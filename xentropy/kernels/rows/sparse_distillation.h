@@ -1,0 +1,112 @@
+// Distillation from a teacher that gives the log-probabilities of some classes of a row, and that
+// of all others together: the divergence has as many classes and one more.
+//
+// Cost: one exp per element; with gradient 8 bytes of memory traffic per element in float32. One
+// scratch row. Steps for a row:
+//
+//   1. maximum and exps, into scratch, as for the softmax;
+//   2. the exps of the given classes are taken out; the sum of the others is that of the rest;
+//   3. loss and gradient of the few classes in float64, by rows/distillation.h;
+//   4. gradient: the rest's divided among its classes as their exps are; then those of the given.
+#pragma once
+#include "rows/distillation.h"
+
+namespace xentropy {
+namespace XENTROPY_TIER {
+
+template <class T>
+struct SparseWorkspace {
+  T *chunks, *exps;
+  double *x, *gradient;  // of the few classes
+  DistillationWorkspace<double> few;
+
+  SparseWorkspace(size_t classes, size_t given, Arena& arena)
+      : chunks(take_chunks<T>(arena)),
+        exps(take_row<T>(arena, classes)),
+        x(take_row<double>(arena, given + 1)),
+        gradient(take_row<double>(arena, given + 1)),
+        few(given + 1, arena) {}
+};
+
+template <class T>
+size_t sparse_distillation_bytes(size_t classes, size_t given) {
+  return bytes_of<SparseWorkspace<T>>(classes, given);
+}
+
+XENTROPY_INLINE double log_of(double v) {
+  if (v == 0) return -INFINITY;
+  return v < 1 ? -log1p_of(1 / v - 1) : log1p_of(v - 1);
+}
+
+// Steps 1 and 2: the logits of the few classes, less the largest; returns the sum of the rest.
+template <class T>
+double few_logits(const SparseDistillationBlock<T>& b, const T* x, const int64_t* index,
+                  const SparseWorkspace<T>& w) {
+  const size_t C = b.rows.classes;
+  const SoftmaxRow<T> s(x, C, b.rows.logit_scale, w.exps, w.chunks);
+  for (size_t i = 0; i < b.given; ++i) {
+    const double gap = double(x[index[i]]) - double(s.peak.value);
+    w.x[i] = s.total == s.total ? gap * b.rows.logit_scale : NAN;
+  }
+  const double largest = double(w.exps[s.peak.at]);
+  for (size_t i = 0; i < b.given; ++i) w.exps[index[i]] = 0;
+  Total<T> rest;
+  for_chunks<T>(0, C, [&](size_t begin, size_t n) {
+    T* e = w.exps + begin;
+    if (begin + n == C) {  // whole vectors are added
+      __builtin_memset(w.chunks, 0, kChunk<T> * sizeof(T));
+      __builtin_memcpy(w.chunks, e, n * sizeof(T));
+      e = w.chunks;
+    }
+    sum_chunk(e, n, rest);
+  });
+  const double sum = rest.value().value;
+  w.x[b.given] = log_of(sum / largest);
+  return sum;
+}
+
+// Row r, which counts.
+template <class T>
+void sparse_distillation_row(const SparseDistillationBlock<T>& b, size_t r,
+                             const SparseWorkspace<T>& w, bool streamed) {
+  const DistillationBlock<T>& all = b.rows;
+  const T* x = all.x + ptrdiff_t(r) * all.x_stride;
+  const int64_t* index = b.index + r * b.given;
+  const double rest = few_logits(b, x, index, w), factor = all.factor[r] * all.logit_scale;
+  DistillationBlock<double> few = {};
+  few.rows = 1;
+  few.classes = b.given + 1;
+  few.beta = all.beta;
+  few.log_beta = all.log_beta;
+  few.logit_scale = few.teacher_scale = 1;
+  few.x = w.x;
+  few.teacher = b.log_probs + r * few.classes;
+  few.gradient = all.gradient ? w.gradient : nullptr;
+  few.factor = &factor;
+  few.loss = all.loss + r;
+  distillation_row(few, 0, w.few, false);
+  if (!all.gradient) return;
+  T* out = all.gradient + ptrdiff_t(r) * all.gradient_stride;
+  const double of_rest = rest > 0 ? w.gradient[b.given] / rest : 0, head = double(T(of_rest));
+  const T* next = r + 1 < all.rows ? x + all.x_stride : x;
+  store_dense(w.exps, w.exps, all.classes, GradientFactors<T>{T(head), T(of_rest - head), T(0)},
+              out, streamed, next);
+  if (streamed) stream_fence();
+  for (size_t i = 0; i < b.given; ++i) out[index[i]] = T(w.gradient[i]);
+}
+
+template <class T>
+void sparse_distillation(const SparseDistillationBlock<T>& b, char* workspace, bool streamed) {
+  Arena arena = {workspace, 0};
+  const SparseWorkspace<T> w(b.rows.classes, b.given, arena);
+  for (size_t r = 0; r < b.rows.rows; ++r) {
+    if (b.rows.labels[r] == kIgnored) {
+      ignore_row(b.rows, r);
+    } else {
+      sparse_distillation_row(b, r, w, streamed);
+    }
+  }
+}
+
+}  // namespace XENTROPY_TIER
+}  // namespace xentropy
