@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import _check, _kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TEACHERS = "teacher_logits", "teacher_log_probs"
 

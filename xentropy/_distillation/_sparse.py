@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import _check, _kernels
 from ._call import Call, Few, without
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MISSING = "tail", "zero", "renormalize"
 SPARE = 0.01  # by which rounded probabilities may exceed 1 in all
