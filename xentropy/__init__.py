@@ -20,6 +20,7 @@ from ._config import get_num_threads, set_num_threads, show_config
 from ._distillation import distillation_loss, distillation_loss_with_grad
 from ._divergence import kl_divergence
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
+from ._log_probs import SelectedLogProbs, selected_log_probs, selected_log_probs_grad
 from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
 from ._statistics import RowStatistics, row_statistics
@@ -50,6 +51,7 @@ __all__ = [
     "Evaluation",
     "PairedEvaluation",
     "RowStatistics",
+    "SelectedLogProbs",
     "__version__",
     "cross_entropy",
     "cross_entropy_with_grad",
@@ -63,6 +65,8 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "row_statistics",
+    "selected_log_probs",
+    "selected_log_probs_grad",
     "set_num_threads",
     "show_config",
     "softmax",

@@ -141,6 +141,25 @@ def labels(value, logits_shape, axis):
     return array
 
 
+def index(value, logits_shape, axis):
+    """Classes, one per row, or k along the class axis."""
+    array = as_array(value, "index", " or use ignore_index")
+    rows = logits_shape[:axis] + logits_shape[axis + 1 :]
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64)  # an empty list has no dtype of its own
+    if array.dtype.kind not in "iu":
+        raise wrong_type(value, array, "index", "integers (class indices)")
+    if array.ndim != len(logits_shape):
+        same_shape(array, rows, "index", f"one class per row of logits {logits_shape}")
+        return array
+    k = array.shape[axis]
+    if k == 0:
+        raise ValueError(f"index of shape {array.shape} selects no class along axis {axis}")
+    wanted = (*rows[:axis], k, *rows[axis:])
+    same_shape(array, wanted, "index", f"{k} classes per row of logits {logits_shape}")
+    return array
+
+
 def same_shape(array, shape, name, what, hint=""):
     """Raise if the array has another shape."""
     if array.shape != shape:

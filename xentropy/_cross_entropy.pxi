@@ -65,15 +65,15 @@ cdef double run_for_python(const CrossEntropyCall* c, int n_threads) except? -1:
     return total
 
 
-cpdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes):
-    """The error for the label of row number `row`."""
+cpdef object label_error(cnp.ndarray target, Py_ssize_t row, size_t classes, str name="target"):
+    """The error for label number `row` of the argument `name`."""
     place = np.unravel_index(row, (<object>target).shape)
     at = f"[{', '.join([str(i) for i in place])}]" if place else ""
     label = target[place]
     from xentropy._hints import label as label_hint
 
     hint = label_hint(label, classes)
-    return IndexError(f"target{at} = {label} is out of range for {classes} classes{hint}")
+    return IndexError(f"{name}{at} = {label} is out of range for {classes} classes{hint}")
 
 
 cdef bint take_inputs(CrossEntropyCall* c, Settings* s, object logits, object target,

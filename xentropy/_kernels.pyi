@@ -99,5 +99,21 @@ def distillation(
     checked: bool = False,
     float64_losses: bool = False,
 ) -> Any: ...  # of `Loss`, or with_grad (loss, gradient); or None
-def label_error(target: Any, row: int, classes: int) -> IndexError: ...
+def selected_log_probs(
+    logits: Any, index: Any, options: Options, *, checked: bool = False
+) -> tuple[Any, Any, Any] | None: ...  # log_prob, entropy, lse in float64
+def selected_log_probs_grad(
+    logits: Any,
+    index: Any,
+    lse: Any,
+    log_prob: Any,
+    entropy: Any,
+    grad_log_prob: Any,
+    grad_entropy: Any,
+    options: Options,
+    out: Any = None,
+    *,
+    checked: bool = False,
+) -> FloatArray | None: ...
+def label_error(target: Any, row: int, classes: int, name: str = "target") -> IndexError: ...
 def xla_handlers() -> dict[str, Any]: ...

@@ -151,6 +151,17 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         void* sum_squares
         int64_t* argmax
         int64_t* rank
+        Layout index
+        Layout log_prob
+
+    cdef struct LogProbGradientCall:
+        CrossEntropyCall rows
+        Layout index
+        Layout log_prob
+        Layout on_log_prob
+        Layout lse
+        Layout entropy
+        Layout on_entropy
 
     cdef struct DistillationCall:
         CrossEntropyCall rows
@@ -172,6 +183,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call)
     size_t workspace_bytes(const Tier& tier, const StatisticsCall& call)
     size_t workspace_bytes(const Tier& tier, const DistillationCall& call)
+    size_t workspace_bytes(const Tier& tier, const LogProbGradientCall& call)
     TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                                  size_t end)
     double run_chunk(const Tier& tier, const CrossEntropyCall& call, size_t begin, size_t end,
@@ -181,6 +193,8 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                    char* scratch)
     void run_chunk(const Tier& tier, const StatisticsCall& call, size_t begin, size_t end,
+                   char* scratch)
+    void run_chunk(const Tier& tier, const LogProbGradientCall& call, size_t begin, size_t end,
                    char* scratch)
     size_t parts_of(const CrossEntropyCall& call)
     size_t split_workspace_bytes(const Tier& tier, const CrossEntropyCall& call)
@@ -273,4 +287,5 @@ include "_cross_entropy.pxi"
 include "_softmax.pxi"
 include "_statistics.pxi"
 include "_distillation.pxi"
+include "_log_probs.pxi"
 include "_xla.pxi"

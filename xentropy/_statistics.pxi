@@ -11,6 +11,7 @@ def row_statistics(logits, target, Options options not None, *, bint checked=Fal
     cdef CrossEntropyCall* c = &call.rows
     cdef Settings s
     cdef TargetReport report
+    call.index.data = call.log_prob.data = NULL
     if not take_ranked(c, &s, logits, target, options):
         return None
     if target is not None:
@@ -73,12 +74,17 @@ cdef void statistics_chunk(const void* call, const Plan* p, Py_ssize_t chunk, vo
 
 
 cdef int run_statistics(const StatisticsCall* c, int n_threads) except -1:
-    cdef size_t elements = c.rows.rows * c.rows.terms.classes
-    cdef Plan p = plan(c.rows.rows, c.rows.terms.classes, elements, n_threads)
+    return run_in_chunks(statistics_chunk, c, &c.rows, workspace_bytes(current[0], c[0]), n_threads)
+
+
+cdef int run_in_chunks(Work chunk, const void* call, const CrossEntropyCall* c, size_t each,
+                       int n_threads) except -1:
+    """Call `chunk` for all chunks of the rows of c; `each` thread has so many bytes of scratch."""
+    cdef size_t elements = c.rows * c.terms.classes
+    cdef Plan p = plan(c.rows, c.terms.classes, elements, n_threads)
     cdef Memory memory
-    cdef size_t each = workspace_bytes(current[0], c[0])
     leave_python(&memory, elements)
     if take(&memory, 0, each * p.team) != NULL:
-        execute(statistics_chunk, c, &p, NULL, memory.scratch, each)
+        execute(chunk, call, &p, NULL, memory.scratch, each)
         release(&memory)
     return back_to_python(&memory)

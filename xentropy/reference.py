@@ -36,6 +36,8 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "row_statistics",
+    "selected_log_probs",
+    "selected_log_probs_grad",
     "softmax",
 ]
 
@@ -530,3 +532,87 @@ def _divergence(log_s, log_t, beta, missing):
         of_s = np.where(s > 0, log_s - log_m, 0.0)
         own = _times(s, of_s).sum(axis=1, keepdims=True)
         return loss, (1 - beta) * _times(s, of_s - own)
+
+
+def _selection(logits, index, axis, ignore_index, logit_scale, softcap):
+    """Scaled and capped rows, their slopes, classes (R, k), which of them count, and shapes."""
+    x, shape = _rows(logits, axis)
+    index = np.asarray(index)
+    several = index.ndim == np.ndim(logits)
+    axis = axis if index.ndim > 1 else 0
+    labels = np.moveaxis(index, axis, -1) if several else index[..., None]
+    labels = labels.reshape(len(x), -1)
+    counted = np.array([[int(y) != ignore_index for y in row] for row in labels], bool)
+    counted = counted.reshape(labels.shape)
+    read = counted.any(axis=1)
+    x, slope = _capped(np.where(read[:, None], x, 0.0) * logit_scale, softcap)
+
+    def back(values):
+        values = values.reshape((*shape, values.shape[-1]))
+        return np.moveaxis(values, -1, axis) if several else values[..., 0]
+
+    return x, slope, np.where(counted, labels, 0).astype(np.int64), counted, read, shape, back
+
+
+def selected_log_probs(logits, index, *, axis=1, ignore_index=-100, logit_scale=1.0, softcap=None):
+    """(log_prob, entropy, lse), as `xentropy.selected_log_probs`.
+
+    With x the scaled and capped logits of a row and y a class selected: log p_y = x_y - lse, and
+    the entropy is that of p. A class that does not count, and the numbers of a row without any
+    other, are 0.
+    """
+    x, _, labels, counted, read, shape, back = _selection(
+        logits, index, axis, ignore_index, logit_scale, softcap
+    )
+    rows = _Rows(x)
+    log_prob = np.where(counted, 0.0 - np.take_along_axis(rows.neg_log_p, labels, 1), 0.0)
+    entropy = np.where(read, _times(rows.p, rows.neg_log_p).sum(axis=1), 0.0)
+    lse = np.where(read, rows.lse, 0.0)
+    return back(log_prob)[()], entropy.reshape(shape)[()], lse.reshape(shape)[()]
+
+
+def selected_log_probs_grad(
+    logits,
+    index,
+    grad_log_prob,
+    grad_entropy=0.0,
+    *,
+    axis=1,
+    ignore_index=-100,
+    logit_scale=1.0,
+    softcap=None,
+):
+    """Gradient of sum_j g_j log p_{y_j} + h H in the logits, of every row.
+
+    d log p_y / d x_c = delta_{cy} - p_c, and dH / dx_c = -p_c (log p_c + H), so with G the sum of
+    all g, and g_c that of those with y_j = c::
+
+        d / d logits_c = logit_scale * slope_c * (g_c (1 - p_c) - (G - g_c) p_c
+                                                  - h p_c (log p_c + H))
+
+    log p_c + H is computed as the sum over d of p_d (x_c - x_d).
+    """
+    x, slope, labels, counted, read, shape, _ = _selection(
+        logits, index, axis, ignore_index, logit_scale, softcap
+    )
+    rows = _Rows(x)
+    several = np.ndim(index) == np.ndim(logits)
+    g = np.broadcast_to(np.asarray(grad_log_prob, np.float64), np.shape(index))
+    g = np.moveaxis(g, axis if g.ndim > 1 else 0, -1) if several else g
+    g = np.where(counted, g.reshape(labels.shape), 0.0)
+    own = np.zeros(x.shape)
+    np.add.at(own, (np.arange(len(x))[:, None], labels), g)
+    others = np.stack([np.where(labels != c, g, 0.0).sum(axis=1) for c in range(x.shape[1])], 1)
+    h = _per_row(grad_entropy, shape)[:, None]
+    with np.errstate(invalid="ignore"):
+        grad = own * rows.not_p - others * rows.p - h * _times(rows.p, _centred(x, rows.p))
+    grad = np.where(read[:, None], grad * slope * logit_scale, 0.0)
+    return _unrows(grad, shape, axis)
+
+
+def _centred(x, p):
+    """sum_d p_d (x_c - x_d) of every class c with p_c > 0: no difference of almost equal sums."""
+    x = np.where(np.isneginf(x), 0.0, x)
+    with np.errstate(invalid="ignore"):
+        columns = [_times(p, x[:, c, None] - x).sum(axis=1) for c in range(x.shape[1])]
+    return np.stack(columns, 1)

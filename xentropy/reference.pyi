@@ -185,3 +185,23 @@ def row_statistics(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
 ) -> dict[str, Any]: ...
+def selected_log_probs(
+    logits: ArrayLike,
+    index: ArrayLike,
+    *,
+    axis: SupportsIndex = 1,
+    ignore_index: SupportsIndex = -100,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+) -> tuple[Rows, Rows, Rows]: ...
+def selected_log_probs_grad(
+    logits: ArrayLike,
+    index: ArrayLike,
+    grad_log_prob: ArrayLike,
+    grad_entropy: ArrayLike = 0.0,
+    *,
+    axis: SupportsIndex = 1,
+    ignore_index: SupportsIndex = -100,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+) -> FloatArray: ...

@@ -8,6 +8,7 @@ import numpy as np
 import xentropy as xe
 from xentropy import reference
 
+from ..helpers.log_probs import tolerance
 from ..helpers.support import (
     CAP_ULPS,
     OPTION_ROUNDINGS,
@@ -194,6 +195,38 @@ class Trial(Call):
                 size = 1 + np.abs(exact[name]) if moved else 0
                 allowed = step * np.abs(exact[name]) + moved * size + least
                 compare(value, exact[name], allowed, name)
+
+    def check_selected_log_probs(self, result, arguments):
+        """As statistics of rows: numbers as near as the loss of a row may be."""
+        x, scale = np.asarray(arguments["logits"]), arguments.get("logit_scale", 1)
+        native = x.dtype.newbyteorder("=")
+        most = float(np.max(np.abs(x), initial=0, where=np.isfinite(x))) * scale
+        if out_of_range(scale) or out_of_range(arguments.get("softcap")) or most > 1e36:
+            return
+        exact = oracle(native).selected_log_probs(**arguments)
+        step, moved = 2 * plain(native) * eps(native), 2.0**-52 * most
+        if (cap := arguments.get("softcap")) is not None:
+            moved = 4 * CAP_ULPS * eps(native) * float(min(cap, most))
+        for name, value, of in zip(result._fields, result, exact, strict=True):
+            least = step * most if name == "lse" else 1e-37
+            size = 1 + np.abs(of) if moved else 0
+            compare(value, of, step * (1 + np.abs(of)) + moved * size + least, name)
+
+    def check_selected_log_probs_grad(self, result, arguments):
+        x, scale = np.asarray(arguments["logits"]), arguments.get("logit_scale", 1)
+        most = float(np.max(np.abs(x), initial=0, where=np.isfinite(x))) * scale
+        if any(map(out_of_range, (scale, arguments.get("softcap")))) or most > 1e6:
+            return  # the digits of p are those of a float64 lse
+        if self.spoiled not in (None, "out", "n_threads"):
+            return  # the saved numbers are those of other arguments
+        names = ("axis", "ignore_index", "logit_scale", "softcap")
+        options = {name: arguments[name] for name in names if name in arguments}
+        index, g = np.asarray(arguments["index"]), arguments["grad_log_prob"]
+        h = arguments.get("grad_entropy", 0.0)
+        reference_of = oracle(x.dtype.newbyteorder("=")).selected_log_probs_grad
+        exact = reference_of(x, index, g, h, **options)
+        allowed = 2 * tolerance(x, index, g, h, exact, **options)
+        compare(result, exact, allowed, self.name)
 
     def check_kl_divergence(self, result, arguments):
         x, t = (np.asarray(arguments[k]) for k in ("logits", "target"))

@@ -4,6 +4,8 @@ import contextlib
 
 import numpy as np
 
+import xentropy as xe
+
 from ..helpers.layouts import FILLER
 from ..helpers.support import bfloat16
 
@@ -12,6 +14,7 @@ FLOATS = [np.dtype(t) for t in ("f2", "f4", "f8", bfloat16)]
 INTEGERS = [np.dtype(c) for c in "bhilBHIL"]
 FUNCTIONS = ["cross_entropy_with_grad"] * 8 + ["cross_entropy"] * 4 + ["softmax", "log_softmax"] * 2
 FUNCTIONS += ["logsumexp", "entropy", "kl_divergence", "row_statistics"] * 2 + ["set_num_threads"]
+FUNCTIONS += ["selected_log_probs", "selected_log_probs_grad"] * 2
 BAD_LABELS = {
     "i": [1, 2000, -1, 2**31, -(2**40), 2**63 - 1],
     "u": [0, 100, 156, 2**16 - 100, 2**32 - 100, 2**63, 2**64 - 100],
@@ -119,6 +122,8 @@ class Call(Maker):
             self.arguments = {"n": self.pick([None, 1, 2, 3])}
         elif self.name == "row_statistics":
             self.arguments = self.statistics()
+        elif self.name.startswith("selected"):
+            self.arguments = self.selected()
         elif self.name.startswith("cross"):
             self.arguments = self.cross_entropy()
         else:
@@ -167,6 +172,31 @@ class Call(Maker):
             made["target"] = None
         return made
 
+    def selected(self):
+        """One class a row or several, and for the gradient what the forward call returns."""
+        made = self.statistics()
+        shape = np.shape(made["logits"])
+        axis = made.get("axis", min(1, len(shape) - 1))
+        rows = np.delete(shape, axis)
+        k = self.pick([None, None, 1, 2, 3])
+        wanted = rows if k is None else np.insert(rows, axis % len(shape), k)
+        labels = self.rng.integers(max(min(shape[axis], 100), 1), size=tuple(map(int, wanted)))
+        ignored = made.get("ignore_index", -100)
+        labels[self.rng.random(labels.shape) < self.pick([0, 0.1, 1])] = ignored
+        made.pop("target")
+        made["index"] = self.given(labels)
+        if self.name == "selected_log_probs_grad":
+            saved = [np.zeros(s) for s in (rows, labels.shape, rows)]
+            if self.spoiled is None:
+                found = xe.selected_log_probs(**made)
+                saved = found.lse, found.log_prob, found.entropy
+            for name, values in zip(("lse", "log_prob", "entropy"), saved, strict=True):
+                made[name] = self.placed(values, result=True)  # never broadcast
+            for name, shaped in (("grad_log_prob", labels.shape), ("grad_entropy", rows)):
+                made[name] = self.given(np.asarray(self.rng.normal(size=shaped), self.pick(FLOATS)))
+            self.place(made)
+        return made
+
     def numbers(self):
         """Options that are a number or a name."""
         pools = {
@@ -206,13 +236,17 @@ class Call(Maker):
 
     def gradient(self, made, rows):
         """grad_output and out."""
-        logits = np.asarray(made["logits"])
         if self.chance(0.25):
             upstream = self.pick([1.0, -0.25, 3, 1e-3, np.float32(2), 0.0, np.float64(1e10)])
             if made.get("reduction") == "none" and self.chance(0.7):
                 upstream = np.asarray(self.rng.normal(size=rows)).astype(self.pick(FLOATS))
                 upstream = self.given(upstream)
             made["grad_output"] = upstream
+        self.place(made)
+
+    def place(self, made):
+        """out: some memory, or the logits."""
+        logits = np.asarray(made["logits"])
         if self.chance(0.4):
             made["out"] = self.placed(self.values(logits.shape, logits.dtype), result=True)
         elif self.chance(0.2) and writable(made["logits"]):

@@ -36,6 +36,7 @@ def remembering(module):
     """The functions of the reference, each with a memory."""
     names = ("cross_entropy", "cross_entropy_with_grad", "softmax", "log_softmax", "logsumexp")
     names += ("entropy", "kl_divergence", "row_statistics")
+    names += ("selected_log_probs", "selected_log_probs_grad")
     return SimpleNamespace(**{name: remembered(getattr(module, name)) for name in names})
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers.layouts import FILLER, guarded
+from helpers.log_probs import gradient_of
 from helpers.support import TARGETS, assert_bits, make_logits, make_target
 
 import xentropy as xe
@@ -85,6 +86,11 @@ def test_softmax_family(dtype, rows, side):
             xe.row_statistics(x, labels), xe.row_statistics(free, labels), strict=True
         ):
             assert_bits(found, exact, f"statistics {classes}")
+        out, beside = guarded(np.zeros_like(x), side)
+        upstream = np.ones(rows), np.ones(rows)
+        gradient_of(x, labels, *upstream, out=out)
+        assert_bits(out, gradient_of(free, labels, *upstream), f"log-probabilities {classes}")
+        assert (beside == FILLER).all(), f"log-probabilities {classes}: wrote beside out"
         kl = xe.kl_divergence(t, x, reduction="none")
         assert_bits(kl, xe.kl_divergence(t.copy(), free, reduction="none"))
         assert (around == FILLER).all()

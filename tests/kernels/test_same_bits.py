@@ -47,6 +47,7 @@ DIGESTS = {
         "probabilities": "4f7a58491c572ad0",
         "softmax family": "4d8fa15709b2716e",
         "statistics": "79c6ebdb5504635a",
+        "log-probabilities": "fd9a7f2dbdf983e4",
     },
     "bfloat16": {
         "plain": "3f14c3369d65c324",
@@ -63,6 +64,7 @@ DIGESTS = {
         "probabilities": "23b093f240367db6",
         "softmax family": "906cc3cac06202cb",
         "statistics": "8ae138bcb84cf7de",
+        "log-probabilities": "993b79fda73c0189",
     },
     "float32": {
         "plain": "a7abd8fafc7647ab",
@@ -79,6 +81,7 @@ DIGESTS = {
         "probabilities": "68f13aff593bf25c",
         "softmax family": "673adef5bdf5ee84",
         "statistics": "385113d3c7f8fe80",
+        "log-probabilities": "ceddf2cbbb0d520b",
     },
     "float64": {
         "plain": "a05f98a95d5e24c0",
@@ -95,6 +98,7 @@ DIGESTS = {
         "probabilities": "1247c466dde3ea2f",
         "softmax family": "bd99b318567353c8",
         "statistics": "0d9c76a1ce9ee16e",
+        "log-probabilities": "47ada16409593ba2",
     },
 }
 
@@ -147,12 +151,24 @@ def of_statistics(dtype):
             yield from xe.row_statistics(x, y, logit_scale=scale)
 
 
+def of_log_probs(dtype):
+    for seed, classes in enumerate(CLASSES + LONG):
+        x, y = numbers((24, classes), seed, dtype), np.arange(48).reshape(24, 2) * 7 % classes
+        for scale in (1.0, 0.7, 64.0):
+            found = xe.selected_log_probs(x, y, logit_scale=scale)
+            yield from found
+            saved = found.lse, found.log_prob, found.entropy
+            for upstream in ((1.0, None), (-0.5, 0.25), (2.0**40, -1.0)):
+                yield xe.selected_log_probs_grad(x, y, *saved, *upstream, logit_scale=scale)
+
+
 def cases(dtype):
     for name, options in OPTIONS.items():
         yield name, losses_and_gradients(dtype, options)
     yield "probabilities", of_probabilities(dtype)
     yield "softmax family", of_softmax(dtype)
     yield "statistics", of_statistics(dtype)
+    yield "log-probabilities", of_log_probs(dtype)
 
 
 @pytest.mark.parametrize("tier", [tier for tier in HERE if tier in FUSED], indirect=True)

@@ -98,6 +98,22 @@ def test_distillation_needs_scratch_alone(layout):
 
 
 @on_every_tier
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", [{}, {"softcap": 30.0}], ids=str)
+def test_selected_log_probs_need_scratch_alone(layout, options):
+    x = LAYOUTS[layout](make_logits(SHAPE, np.float32))
+    index, out = make_target("labels", SHAPE), np.empty_like(x)
+    found = xe.selected_log_probs(x, index, **options)
+    arguments = x, index, found.lse, found.log_prob, found.entropy, found.log_prob, found.entropy
+    calls = {
+        "forward": lambda: xe.selected_log_probs(x, index, n_threads=2, **options),
+        "out": lambda: xe.selected_log_probs_grad(*arguments, out=out, n_threads=2, **options),
+    }
+    for name, call in calls.items():
+        assert peak(call) < SCRATCH, name
+
+
+@on_every_tier
 def test_refused_calls_leave_nothing_behind():
     """Of the rows of so many chunks that the reports on their labels do not fit on the stack."""
     rows = 3 << 20

@@ -75,5 +75,7 @@ static inline float value_of(float f) { return f; }
 static inline double value_of(double f) { return f; }
 static inline void set_value(F16* h, float f) { h->bits = narrow_f16(f); }
 static inline void set_value(BF16* h, float f) { h->bits = narrow_bf16(f); }
+static inline void set_value(float* p, float f) { *p = f; }
+static inline void set_value(double* p, double f) { *p = f; }
 
 }  // namespace xentropy

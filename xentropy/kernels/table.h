@@ -11,6 +11,7 @@
 #include "rows/dense.h"
 #include "rows/distillation.h"
 #include "rows/labels.h"
+#include "rows/lse_gradient.h"
 #include "rows/softmax.h"
 #include "rows/sparse_distillation.h"
 #include "rows/split.h"
@@ -54,6 +55,7 @@ constexpr Kernels<T> kernels() {
   k.softcap = {cap<T>, times_slope<T>};
   k.distillation = {distillation<T>, distillation_bytes<T>};
   k.sparse_distillation = {sparse_distillation<T>, sparse_distillation_bytes<T>};
+  k.lse_gradient = {lse_gradient<T>, lse_gradient_bytes<T>};
   return k;
 }
 
@@ -64,6 +66,7 @@ constexpr HalfKernels<S> half_kernels(Widen widen, Narrow narrow) {
   k.split = {split<S>, split_bytes<S>};
   k.statistics = {statistics<S>, statistics_bytes<S>};
   k.softcap = {cap<S>, times_slope<S>};
+  k.lse_gradient = {lse_gradient<S>, lse_gradient_bytes<S>};
   k.widen = widen;
   k.narrow = narrow;
   return k;

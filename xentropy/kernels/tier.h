@@ -90,7 +90,7 @@ struct SoftmaxKernel {
 // kernels store whole vectors. Logits are scaled by logit_scale.
 struct StatisticsRows {
   double *lse, *loss, *entropy, *max_log_prob, *sum_squares;
-  int64_t *argmax, *rank;  // rank: with labels only
+  int64_t *argmax, *rank;  // rank: null without labels, or if it is not wanted
 };
 
 // Rows whose statistics are wanted. Ignored rows are not read; their numbers are arbitrary.
@@ -144,6 +144,40 @@ struct SparseDistillationKernel {
   size_t (*workspace_bytes)(size_t classes, size_t given);
 };
 
+// A row whose log-sum-exp is known. With x scaled, p_c = exp(x_c - lse) and u_c = x_c - centre:
+//
+//     gradient_c = p_c (on_p + on_log u_c)
+//
+// With the centre lse - entropy u_c is log p_c + entropy, and the gradient of the entropy is that
+// of on_p = 0 and on_log = -1.
+struct LseRow {
+  double lse;  // not finite: the row has no softmax, and its gradient is nan
+  double centre, on_p, on_log;
+  bool ignored;  // gradient 0; the logits are not read
+  // The part with on_log at the largest logit is minus the sum of all other ones, which is exact
+  // where that class has almost all probability.
+  bool balanced;
+};
+template <class S>
+struct LseGradientBlock {
+  size_t rows, classes;
+  double logit_scale;
+  const S* x;
+  ptrdiff_t x_stride;  // in elements
+  S* gradient;         // equal to x: in place
+  ptrdiff_t gradient_stride;
+  const LseRow* row;
+  // Gradients that are known: `entries` a row, at the class `at` (kIgnored: none).
+  size_t entries;
+  const int64_t* at;
+  const double* value;
+};
+template <class S>
+struct LseGradientKernel {
+  void (*run)(const LseGradientBlock<S>&, char* workspace, bool streamed);
+  size_t (*workspace_bytes)(size_t classes);
+};
+
 // The softcap of logits: x -> cap * tanh(x / cap). `inverse` is 1 / cap.
 struct Softcap {
   double cap, inverse;
@@ -191,17 +225,19 @@ struct Kernels {
   SoftcapKernel<T> softcap;               // any elements
   DistillationKernel<T> distillation;     // two rows of logits, class axis contiguous
   SparseDistillationKernel<T> sparse_distillation;
+  LseGradientKernel<T> lse_gradient;      // class axis contiguous
 };
 
-// For a 16-bit type. Only long rows with class indices, their statistics and the softcap have
-// kernels of their own. All other input is widened into scratch for the float32 kernels, and their
-// results are narrowed.
+// For a 16-bit type. Only long rows with class indices, their statistics, gradients from a given
+// lse and the softcap have kernels of their own. All other input is widened into scratch for the
+// float32 kernels, and their results are narrowed.
 template <class S>
 struct HalfKernels {
   CrossEntropyKernel<S> rows;
   SplitKernel<S> split;
   StatisticsKernel<S> statistics;
   SoftcapKernel<S> softcap;
+  LseGradientKernel<S> lse_gradient;
   Widen widen;
   Narrow narrow;
 };

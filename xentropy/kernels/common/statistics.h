@@ -132,7 +132,7 @@ void statistics_without_softmax(const StatisticsBlock<S>& b, size_t r, const S* 
   const bool has_nan = nan < C;
   put_statistics(b, r, {has_nan ? NAN : double(peak.value), NAN, NAN, NAN, NAN});
   b.to.argmax[r] = int64_t(has_nan ? nan : peak.at);
-  if (b.labels) b.to.rank[r] = int64_t(has_nan ? C : rank_of(x, C, size_t(b.labels[r])));
+  if (b.to.rank) b.to.rank[r] = int64_t(has_nan ? C : rank_of(x, C, size_t(b.labels[r])));
 }
 
 // Fallback for any row, from its maximum: three reads of the row. chunks: scratch, two chunks.
@@ -160,7 +160,7 @@ void statistics_from_maximum(const StatisticsBlock<S>& b, size_t r, const S* x, 
       s.e_target,         sums.distance.value().value, sums.square.value().value};
   put_statistics(b, r, statistics_of(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
   b.to.argmax[r] = int64_t(peak.at);
-  if (b.labels) b.to.rank[r] = int64_t(rank_of(x, C, y));
+  if (b.to.rank) b.to.rank[r] = int64_t(rank_of(x, C, y));
 }
 
 }  // namespace XENTROPY_TIER

@@ -46,6 +46,10 @@ struct StatisticsCall {
   void *lse, *loss, *entropy, *max_log_prob, *sum_squares;  // loss and rank: with labels only
   int64_t *argmax, *rank;
   bool float64;  // the numbers; or float32
+  // Instead of labels: k classes a row, whose log-probabilities are wanted. A row none of whose
+  // classes counts is not read, and its numbers are 0. Of the others lse and entropy are stored,
+  // and all in float64.
+  Layout index, log_prob;  // or absent
 };
 
 // The divergence of two softmaxes. Of the cross entropy it takes all but labels, probabilities,
@@ -58,6 +62,15 @@ struct DistillationCall {
   const double* log_probs;
   const int64_t* index;
   double beta, log_beta;
+};
+
+// The gradient of selected log-probabilities and of the entropy, from what `StatisticsCall` has
+// said of the rows. Of the cross entropy it takes the logits, the gradient, logit_scale and
+// softcap.
+struct LogProbGradientCall {
+  CrossEntropyCall rows;
+  Layout index, log_prob, on_log_prob;  // k a row; the last is the upstream gradient
+  Layout lse, entropy, on_entropy;      // one a row; the last may be absent: 0
 };
 
 // The result of checking the targets of a chunk.
@@ -76,6 +89,7 @@ size_t workspace_bytes(const Tier& tier, const CrossEntropyCall& call);
 size_t workspace_bytes(const Tier& tier, const SoftmaxCall& call);
 size_t workspace_bytes(const Tier& tier, const StatisticsCall& call);
 size_t workspace_bytes(const Tier& tier, const DistillationCall& call);
+size_t workspace_bytes(const Tier& tier, const LogProbGradientCall& call);
 
 TargetReport inspect_targets(const Tier& tier, const CrossEntropyCall& call, size_t begin,
                              size_t end);
@@ -88,6 +102,8 @@ double run_chunk(const Tier& tier, const DistillationCall& call, size_t begin, s
 void run_chunk(const Tier& tier, const SoftmaxCall& call, size_t begin, size_t end,
                char* workspace);
 void run_chunk(const Tier& tier, const StatisticsCall& call, size_t begin, size_t end,
+               char* workspace);
+void run_chunk(const Tier& tier, const LogProbGradientCall& call, size_t begin, size_t end,
                char* workspace);
 
 // Splitting rows, where there are fewer rows than threads. parts_of: the number of parts of each

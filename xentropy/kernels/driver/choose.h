@@ -136,4 +136,21 @@ static inline auto for_stored(const StatisticsCall& c, Visit visit) {
   return visit(float());
 }
 
+// Gradients from a given lse: one kernel for rows of any length.
+template <class S>
+static inline bool is_direct(const LogProbGradientCall& c, const Layout& a) {
+  return c.rows.softcap == 0 && in_place_rows<S>(a);
+}
+template <class Visit>
+static inline auto for_stored(const LogProbGradientCall& c, Visit visit) {
+  const auto direct = [&](auto s) {
+    typedef decltype(s) S;
+    return is_direct<S>(c, c.rows.logits) && is_direct<S>(c, c.rows.gradient);
+  };
+  if (c.rows.float64) return visit(double());
+  if (direct(F16())) return visit(F16());
+  if (direct(BF16())) return visit(BF16());
+  return visit(float());
+}
+
 }  // namespace xentropy

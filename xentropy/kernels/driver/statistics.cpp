@@ -15,7 +15,8 @@ struct StatisticsWorkspace {
   StatisticsKernel<S> kernel;
   GuardedMemory kernel_memory;
   S* staged;
-  int64_t* labels;
+  int64_t *labels, *at;
+  double* log_prob;
   StatisticsRows to;
 
   StatisticsWorkspace(const Tier& tier, const StatisticsCall& c, Arena& arena) {
@@ -23,10 +24,14 @@ struct StatisticsWorkspace {
     direct = is_direct<S>(c);
     rows = direct ? kBlockRows : staged_rows(C, scattered(c.rows.logits));
     rows = smaller(rows, smaller(c.rows.rows, chunk_rows(c.rows.rows, C)));
+    rows = rows_of_index(rows, c.index);
     kernel = choose_kernel<S>(tier, c);
     kernel_memory = GuardedMemory(kernel.workspace_bytes(C), arena);
     staged = direct ? nullptr : take<S>(arena, rows * C);
     labels = take<int64_t>(arena, rows);
+    const size_t selected = c.index.data ? rows * c.index.classes.size() : 0;
+    at = take<int64_t>(arena, selected);
+    log_prob = take<double>(arena, selected);
     double** const numbers[] = {&to.lse, &to.loss, &to.entropy, &to.max_log_prob, &to.sum_squares};
     for (double** array : numbers) *array = take<double>(arena, rows);
     to.argmax = take<int64_t>(arena, rows);
@@ -46,9 +51,14 @@ StatisticsBlock<S> block_of(const Tier& tier, const StatisticsCall& c,
                             const StatisticsWorkspace<S>& w, size_t row, size_t n) {
   const Layout& x = c.rows.logits;
   const size_t C = c.rows.terms.classes;
-  read_labels(tier, c.rows, row, n, nullptr, w.labels);
   StatisticsBlock<S> b = {n, C, c.rows.terms.logit_scale, w.staged, ptrdiff_t(C), w.labels, w.to};
-  if (!c.rows.labels.data) b.labels = nullptr;
+  if (c.index.data) {
+    read_index(tier, c.rows, c.index, row, n, w.at, w.labels);
+  } else {
+    read_labels(tier, c.rows, row, n, nullptr, w.labels);
+    if (!c.rows.labels.data) b.labels = nullptr;
+  }
+  if (!c.rows.labels.data) b.to.rank = nullptr;
   if (w.direct) {
     b.x = reinterpret_cast<const S*>(x.data + x.rows.offset(row));
     b.x_stride = x.rows.step() / ptrdiff_t(sizeof(S));
@@ -92,6 +102,31 @@ void store_statistics(const StatisticsCall& c, size_t row, size_t n, const Stati
   __builtin_memcpy(c.rank + row, from.rank, n * sizeof(int64_t));
 }
 
+// The log-probabilities of the classes selected in row i, in the order of operations of the loss.
+template <class S>
+void select_row(const StatisticsBlock<S>& b, const StatisticsWorkspace<S>& w, size_t i, size_t k) {
+  const S* x = b.x + ptrdiff_t(i) * b.x_stride;
+  for (size_t j = i * k; j < (i + 1) * k; ++j) {
+    w.log_prob[j] = 0;
+    if (w.at[j] == kIgnored) continue;
+    const double below = double(value_of(x[w.to.argmax[i]])) - double(value_of(x[w.at[j]]));
+    w.log_prob[j] = w.to.max_log_prob[i] - below * b.logit_scale;
+  }
+}
+
+// Stores what selected_log_probs returns.
+template <class S>
+void store_selected(const Tier& tier, const StatisticsCall& c, const StatisticsWorkspace<S>& w,
+                    const StatisticsBlock<S>& b, size_t row) {
+  for (size_t i = 0; i < b.rows; ++i) {
+    select_row(b, w, i, c.index.classes.size());
+    if (b.labels[i] == kIgnored) w.to.lse[i] = w.to.entropy[i] = 0;
+  }
+  scatter_rows(tier, w.log_prob, c.log_prob, row, b.rows);
+  put_numbers(c.lse, true, row, b.rows, w.to.lse);
+  put_numbers(c.entropy, true, row, b.rows, w.to.entropy);
+}
+
 template <class S>
 void statistics_chunk(const Tier& tier, const StatisticsCall& c, size_t begin, size_t end,
                       char* workspace) {
@@ -102,6 +137,10 @@ void statistics_chunk(const Tier& tier, const StatisticsCall& c, size_t begin, s
     const StatisticsBlock<S> b = block_of(tier, c, w, row, next - row);
     w.kernel.run(b, w.kernel_memory.start);
     w.kernel_memory.check();
+    if (c.index.data) {
+      store_selected(tier, c, w, b, row);
+      continue;
+    }
     for (size_t i = 0; b.labels && i < b.rows; ++i) {
       if (b.labels[i] == kIgnored) put_ignored(w.to, i);
     }

@@ -22,6 +22,32 @@ static inline void read_labels(const Tier& tier, const CrossEntropyCall& c, size
   }
 }
 
+// k classes a row in the same form: at[i * k + j] is class j of row i. `labels` become the first
+// class that counts of each row; kIgnored where none does.
+static inline void read_index(const Tier& tier, const CrossEntropyCall& c, const Layout& index,
+                              size_t row, size_t n, int64_t* at, int64_t* labels) {
+  const size_t k = index.classes.size();
+  Layout one = index;
+  for (size_t j = k; j-- > 0;) {
+    one.data = index.data + index.classes.offset(j);
+    int64_t* found = k == 1 ? at : labels;
+    tier.mark_labels(label_rule(c), labels_of(one, row, n, found), n, found);
+    for (size_t i = 0; k > 1 && i < n; ++i) at[i * k + j] = labels[i];
+  }
+  for (size_t i = 0; i < n; ++i) {
+    const int64_t* of_row = at + i * k;
+    size_t j = 0;
+    while (j < k && of_row[j] == kIgnored) ++j;
+    labels[i] = j < k ? of_row[j] : kIgnored;
+  }
+}
+
+// Rows of a block in which each has k classes of its own.
+static inline size_t rows_of_index(size_t rows, const Layout& index) {
+  const size_t fitting = index.data ? kScratchElements / index.classes.size() : rows;
+  return fitting < rows ? (fitting ? fitting : 1) : rows;
+}
+
 // A sum over rows in lanes, selected by the row number: a single chain of additions would take
 // longer than the group kernel. The result does not depend on the division into blocks.
 struct SumOverRows {

@@ -133,7 +133,7 @@ void put_group(const StatisticsBlock<T>& b, size_t first, const T* x,
   const GroupRows<T>& g = scratch.s.g;
   for (size_t q = 0; q < g.rows; ++q) {
     b.to.argmax[first + q] = int64_t(g.place[q] - q * b.classes);
-    if (b.labels) b.to.rank[first + q] = int64_t(scratch.ranks[q]);
+    if (b.to.rank) b.to.rank[first + q] = int64_t(scratch.ranks[q]);
   }
   for (size_t q = 0; q < g.rows; q += kLanes<double>) {
     const IntVec<double> fine = put_lanes(b, first, q, scratch);
@@ -163,7 +163,7 @@ void statistics_groups(const StatisticsBlock<T>& b, char* workspace) {
   for_groups(b.x, b.labels, b.rows, C, s, [&](const Group<T>& at) {
     exps_without_peaks(at.x, at.next, b.logit_scale, shape, s);
     sum_moments(at.x, shape, scratch);
-    if (b.labels) count_ranks(at.x, b.labels + at.first, shape, s.g, scratch.ranks);
+    if (b.to.rank) count_ranks(at.x, b.labels + at.first, shape, s.g, scratch.ranks);
     put_group(b, at.first, at.x, scratch);
   });
 }

@@ -71,7 +71,7 @@ void statistics_row(const StatisticsBlock<S>& b, size_t r, Arithmetic<S>* chunks
   typedef Arithmetic<S> T;
   const S* x = b.x + ptrdiff_t(r) * b.x_stride;
   const size_t y = b.labels ? size_t(b.labels[r]) : 0;
-  const bool ranked = b.labels && value_of(x[y]) > T(-INFINITY);
+  const bool ranked = b.to.rank && value_of(x[y]) > T(-INFINITY);
   TailSums<S, kScaled> tail(x, b.classes, b.logit_scale, kLower<T>);
   MomentSums<T> sums;
   RankCount<S> rank(x, y);
@@ -98,7 +98,7 @@ void statistics_row(const StatisticsBlock<S>& b, size_t r, Arithmetic<S>* chunks
                                       sums.square.value().value + squares};
   put_statistics(b, r, statistics_of(all, log1p_of(s.tail_sum / s.e_target), b.logit_scale));
   b.to.argmax[r] = int64_t(tail.at);
-  if (b.labels) b.to.rank[r] = int64_t(ranked ? rank.total : rank_of(x, b.classes, y));
+  if (b.to.rank) b.to.rank[r] = int64_t(ranked ? rank.total : rank_of(x, b.classes, y));
 }
 
 template <class S>
