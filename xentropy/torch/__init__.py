@@ -24,6 +24,7 @@ except ImportError as _error:
 from ._distillation import distillation_loss
 from ._linear import linear_cross_entropy
 from ._linear_module import LinearCrossEntropyLoss
+from ._log_probs import selected_log_probs
 from ._loss import CrossEntropyLoss, cross_entropy
 from ._patch import patch, unpatch
 from ._softmax import entropy, kl_divergence, log_softmax, logsumexp, softmax
@@ -42,6 +43,7 @@ __all__ = [
     "logsumexp",
     "patch",
     "row_statistics",
+    "selected_log_probs",
     "softmax",
     "unpatch",
 ]
