@@ -20,6 +20,7 @@ from ._config import get_num_threads, set_num_threads, show_config
 from ._distillation import distillation_loss, distillation_loss_with_grad
 from ._divergence import kl_divergence
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
+from ._linear._log_probs import linear_selected_log_probs, linear_selected_log_probs_grad
 from ._log_probs import SelectedLogProbs, selected_log_probs, selected_log_probs_grad
 from ._logsumexp import logsumexp
 from ._softmax import entropy, log_softmax, softmax
@@ -62,6 +63,8 @@ __all__ = [
     "kl_divergence",
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",
+    "linear_selected_log_probs",
+    "linear_selected_log_probs_grad",
     "log_softmax",
     "logsumexp",
     "row_statistics",

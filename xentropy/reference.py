@@ -33,6 +33,8 @@ __all__ = [
     "kl_divergence",
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",
+    "linear_selected_log_probs",
+    "linear_selected_log_probs_grad",
     "log_softmax",
     "logsumexp",
     "row_statistics",
@@ -616,3 +618,43 @@ def _centred(x, p):
     with np.errstate(invalid="ignore"):
         columns = [_times(p, x[:, c, None] - x).sum(axis=1) for c in range(x.shape[1])]
     return np.stack(columns, 1)
+
+
+def _linear_selection(input, linear_weight, index, linear_bias, ignore_index):
+    """Rows of the input that count (others are 0), the layer, and logits in the input's shape."""
+    x, shape = _rows(input, -1)
+    layer = np.asarray(linear_weight, np.float64)
+    labels = np.asarray(index).reshape(len(x), -1)
+    read = np.array([any(int(y) != ignore_index for y in row) for row in labels], bool)
+    x = np.where(read[:, None], x, 0.0)
+    bias = 0.0 if linear_bias is None else np.asarray(linear_bias, np.float64)
+    return x, layer, _unrows(x @ layer.T + bias, shape, -1)
+
+
+def linear_selected_log_probs(
+    input, linear_weight, index, *, linear_bias=None, ignore_index=-100, **options
+):
+    """`selected_log_probs` of the logits of a linear layer, whose rows that do not count are 0."""
+    logits = _linear_selection(input, linear_weight, index, linear_bias, ignore_index)[2]
+    return selected_log_probs(logits, index, axis=-1, ignore_index=ignore_index, **options)
+
+
+def linear_selected_log_probs_grad(
+    input,
+    linear_weight,
+    index,
+    grad_log_prob,
+    grad_entropy=0.0,
+    *,
+    linear_bias=None,
+    ignore_index=-100,
+    **options,
+):
+    """Its gradients in input, weight and bias, as those of `linear_cross_entropy_with_grad`."""
+    arrays = input, linear_weight, index, linear_bias, ignore_index
+    x, layer, logits = _linear_selection(*arrays)
+    options = {"axis": -1, "ignore_index": ignore_index, **options}
+    grad = selected_log_probs_grad(logits, index, grad_log_prob, grad_entropy, **options)
+    grad = _rows(grad, -1)[0]
+    of_bias = None if linear_bias is None else grad.sum(axis=0)
+    return _unrows(grad @ layer, np.shape(input)[:-1], -1), grad.T @ x, of_bias

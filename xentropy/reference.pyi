@@ -205,3 +205,25 @@ def selected_log_probs_grad(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
 ) -> FloatArray: ...
+def linear_selected_log_probs(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    index: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    ignore_index: SupportsIndex = -100,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+) -> tuple[Rows, Rows, Rows]: ...
+def linear_selected_log_probs_grad(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    index: ArrayLike,
+    grad_log_prob: ArrayLike,
+    grad_entropy: ArrayLike = 0.0,
+    *,
+    linear_bias: ArrayLike | None = None,
+    ignore_index: SupportsIndex = -100,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray | None]: ...

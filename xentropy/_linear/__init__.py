@@ -291,14 +291,7 @@ def computed(
     products: type[NumpyProducts] = NumpyProducts,
 ) -> Any:
     """The loss; the gradients are written."""
-    a = arguments
-    room = a.dtype, a.logits_bytes
-    at_a_time = products.at_a_time(loss.n_counted, a.linear_weight.shape, *room, grads)
-    layer = a.input, a.linear_weight, a.linear_bias
-    one_chunk = loss.n_counted <= at_a_time
     with np.errstate(all="ignore"):  # silent, as the kernels are
-        if "input" in grads and loss.n_counted < loss.rows:
-            grads["input"][...] = 0
-        multiplied = products(*layer, grads, at_a_time, a.dtype, one_chunk=one_chunk)
+        multiplied, at_a_time = _driver.products_of(arguments, loss, grads, products)
         _driver.run(loss, multiplied, at_a_time, tuple(grads))
-        return loss.result(a.dtype)
+        return loss.result(arguments.dtype)

@@ -38,6 +38,21 @@ class Arguments(NamedTuple):
     out: Any  # as given
     wanted: tuple[str, ...]
 
+    @classmethod
+    def of(
+        cls,
+        layer: tuple[Array, Array, Array | None],
+        index: Array,
+        options: Options,
+        logits_bytes: Any,
+        out: Any,
+        wanted: Any,
+    ) -> "Arguments":
+        """Those of selected log-probabilities, which have no weights: `index` is the target."""
+        names = _wanted(wanted, layer[2] is not None)
+        room = _logits_bytes(logits_bytes)
+        return cls(*layer, index, None, None, None, options, math.nan, room, out, names)
+
     @property
     def dtype(self) -> np.dtype:
         """The products' dtype."""
@@ -61,12 +76,8 @@ def checked(
     **options: Any,
 ) -> Arguments:
     """The arguments of a call, or the error for the first that is wrong; but labels and `out`."""
-    input = _check.float_array(input, "input")
-    linear_weight = _layer_weight(linear_weight, input)
+    input, linear_weight, linear_bias = checked_layer(input, linear_weight, linear_bias)
     classes, row_shape = len(linear_weight), input.shape[:-1]
-    if linear_bias is not None:
-        linear_bias = _check.float_array(linear_bias, "linear_bias")
-        _check.same_shape(linear_bias, (classes,), "linear_bias", "one per class")
     checked_options = _check.options(_kernels.make_options(**options), -1)
     return Arguments(
         input,
@@ -82,6 +93,18 @@ def checked(
         out,
         _wanted(wanted, linear_bias is not None),
     )
+
+
+def checked_layer(
+    input: Any, linear_weight: Any, linear_bias: Any
+) -> tuple[Array, Array, Array | None]:
+    """The arrays of the linear layer and its input."""
+    input = _check.float_array(input, "input")
+    linear_weight = _layer_weight(linear_weight, input)
+    if linear_bias is not None:
+        linear_bias = _check.float_array(linear_bias, "linear_bias")
+        _check.same_shape(linear_bias, (len(linear_weight),), "linear_bias", "one per class")
+    return input, linear_weight, linear_bias
 
 
 def _layer_weight(value: Any, input: Array) -> Array:

@@ -1,10 +1,11 @@
 """The loop over chunks of rows: logits, loss, gradients. Who multiplies is not its business."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
-from ._loss import BatchLoss
-from ._rows import Array, Rows
+from ._arguments import Arguments
+from ._products import NumpyProducts
+from ._rows import Array, CountedRows, Rows
 
 
 class Products(Protocol):
@@ -30,8 +31,37 @@ class Products(Protocol):
         """Round the sums into the gradients, once."""
 
 
-def run(loss: BatchLoss, products: Products, at_a_time: int, wanted: Collection[str]) -> None:
-    """Fill in the losses of all rows, and the wanted gradients: names of arguments of the call.
+class Batch(Protocol):
+    """What is computed from the logits of the rows that count."""
+
+    def chunks(self, at_a_time: int) -> Iterator[Rows]:
+        """These rows, so many at a time."""
+
+    def fill(self, logits: Array, rows: Rows, *, with_grad: bool) -> None:
+        """Enter the results of some rows; with `with_grad`, the gradient overwrites the logits."""
+
+
+def products_of(
+    arguments: Arguments,
+    batch: CountedRows,
+    grads: dict[str, Array],
+    kind: type[NumpyProducts],
+) -> tuple[NumpyProducts, int]:
+    """The products of a batch, and the rows of a chunk. Of rows that do not count, the gradient
+    in the input is 0 already."""
+    a = arguments
+    classes_and_features = a.linear_weight.shape
+    room = a.dtype, a.logits_bytes
+    at_a_time = kind.at_a_time(batch.n_counted, classes_and_features, *room, grads)
+    layer = a.input, a.linear_weight, a.linear_bias
+    if "input" in grads and batch.n_counted < batch.rows:
+        grads["input"][...] = 0
+    one_chunk = batch.n_counted <= at_a_time
+    return kind(*layer, grads, at_a_time, a.dtype, one_chunk=one_chunk), at_a_time
+
+
+def run(loss: Batch, products: Products, at_a_time: int, wanted: Collection[str]) -> None:
+    """Fill in the results of all rows, and the wanted gradients: names of arguments of the call.
 
     Rows that do not count are in no product. Between chunks Python may handle signals.
     """

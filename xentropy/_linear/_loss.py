@@ -1,7 +1,6 @@
 """The loss of a batch whose logits come chunk by chunk."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,13 @@ import numpy as np
 from .. import _check, _kernels
 from .._counted import counting_rows, row_weights
 from .._kernels import Options
-from ._rows import Array, Rows, flat, index_of, n_rows, runs
+from ._rows import Array, CountedRows, Rows, flat, index_of, n_rows, runs
 
 # Options that are the batch's, not those of the call for a chunk.
 OF_THE_BATCH = ("axis", "reduction", "normalizer")
 
 
-class BatchLoss:
+class BatchLoss(CountedRows):
     """Targets, weights and options of a batch; its rows' losses, filled in chunk by chunk.
 
     All arguments are those of the public calls, checked and converted by `_check`. Labels are
@@ -34,29 +33,20 @@ class BatchLoss:
     ) -> None:
         self.has_labels = target.dtype.kind in "iu"
         self.row_shape = target.shape if self.has_labels else target.shape[:-1]
-        self.rows = math.prod(self.row_shape)
         self.target = target.reshape(-1) if self.has_labels else flat(target)
         self.weight = None if weight is None else np.ascontiguousarray(weight, np.float64)
         self.sample_weight = None if sample_weight is None else sample_weight.reshape(-1)
         self.reduction = options.reduction
         terms = {n: getattr(options, n) for n in Options.NAMES if n not in OF_THE_BATCH}
         self._options = _kernels.make_options(axis=-1, reduction="none", **terms)
-        self.counted = self._counted(target, classes, options.ignore_index)
+        super().__init__(
+            counting_rows(target, classes, options.ignore_index, self.sample_weight)
+        )
         self.divisor = self._divisor(options.normalizer)
         self._upstream = self._upstream_of(grad_output)
         own_mean = self.reduction == "mean" and options.normalizer is None
         self._empty_mean = empty_mean if own_mean and self.n_counted == 0 else None
         self.losses = np.zeros(self.rows)
-
-    def _counted(self, target: Array, classes: int, ignore_index: int) -> Array | None:
-        """Numbers of the rows that count; None if all do."""
-        counts = counting_rows(target, classes, ignore_index, self.sample_weight)
-        return None if counts.all() else np.flatnonzero(counts)
-
-    @property
-    def n_counted(self) -> int:
-        """How many rows count."""
-        return self.rows if self.counted is None else len(self.counted)
 
     def _divisor(self, normalizer: float | None) -> float:
         """What the summed loss is divided by."""
@@ -75,17 +65,6 @@ class BatchLoss:
             return grad_output.reshape(-1)
         with np.errstate(all="ignore"):
             return float(np.float64(1.0 if grad_output is None else grad_output) / self.divisor)
-
-    def chunks(self, at_a_time: int) -> Iterator[Rows]:
-        """The rows that count, so many at a time; adjacent ones as slices."""
-        for start in range(0, self.n_counted, at_a_time):
-            stop = min(start + at_a_time, self.n_counted)
-            if self.counted is None:
-                yield slice(start, stop)
-                continue
-            rows = self.counted[start:stop]
-            first, last = int(rows[0]), int(rows[-1])
-            yield slice(first, last + 1) if last - first == stop - start - 1 else rows
 
     def fill(self, logits: Array, rows: Rows, *, with_grad: bool) -> None:
         """Enter the losses of rows with these logits, (n, V), C order.

@@ -70,6 +70,30 @@ def blas_writes(matrix: Array, dtype: DTypeLike) -> bool:
     return blas_reads(matrix, dtype) and matrix.strides[1] == matrix.itemsize
 
 
+class CountedRows:
+    """Which rows of a batch count, and those in chunks."""
+
+    def __init__(self, counts: Array) -> None:
+        self.rows = len(counts)
+        self.counted = None if counts.all() else np.flatnonzero(counts)  # None: all do
+
+    @property
+    def n_counted(self) -> int:
+        """How many rows count."""
+        return self.rows if self.counted is None else len(self.counted)
+
+    def chunks(self, at_a_time: int) -> Iterator[Rows]:
+        """The rows that count, so many at a time; adjacent ones as slices."""
+        for start in range(0, self.n_counted, at_a_time):
+            stop = min(start + at_a_time, self.n_counted)
+            if self.counted is None:
+                yield slice(start, stop)
+                continue
+            rows = self.counted[start:stop]
+            first, last = int(rows[0]), int(rows[-1])
+            yield slice(first, last + 1) if last - first == stop - start - 1 else rows
+
+
 class MatrixRows:
     """The rows of an array (..., H) as matrices that BLAS reads: in place, or converted copies."""
 

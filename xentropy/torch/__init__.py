@@ -23,6 +23,7 @@ except ImportError as _error:
 
 from ._distillation import distillation_loss
 from ._linear import linear_cross_entropy
+from ._linear_log_probs import linear_selected_log_probs
 from ._linear_module import LinearCrossEntropyLoss
 from ._log_probs import selected_log_probs
 from ._loss import CrossEntropyLoss, cross_entropy
@@ -39,6 +40,7 @@ __all__ = [
     "entropy",
     "kl_divergence",
     "linear_cross_entropy",
+    "linear_selected_log_probs",
     "log_softmax",
     "logsumexp",
     "patch",
