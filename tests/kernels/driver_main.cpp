@@ -441,8 +441,7 @@ struct LogProbRun {
 
 // Rows near 0: of others p has as many digits as the float64 lse, which this does not measure.
 template <class S>
-void compare(const Batch<S>& batch, const Array<S>& gradient, const LogProbRun<S>& run,
-             Report* report) {
+void compare_log_probs(const Batch<S>& batch, const Array<S>& gradient, Report* report) {
   typedef Wide<S> W;
   const Shape& s = batch.shape;
   for (size_t r = 0; r < s.rows(); r += 1 + (s.rows() - 1) / kRowsChecked) {
@@ -471,7 +470,7 @@ void check_log_prob_batch(const Tier& tier, const Shape& shape, double softcap, 
   LogProbRun<S> run(tier, batch, 1), shared(tier, batch, kThreads);
   report->same_bits &= run.log_prob == shared.log_prob && run.entropy == shared.entropy;
   run.gradient(tier, cached.data(), false, 1);
-  if (softcap == 0) compare(batch, cached, run, report);
+  if (softcap == 0) compare_log_probs(batch, cached, report);
   ++report->batches;
   report->print_bits(shape, softcap ? 30 : 20,
                      hash_of(run.entropy.data(), shape.rows() * sizeof(double)),
@@ -498,9 +497,7 @@ bool check_log_probs(const Tier& tier, Report report, const std::vector<Shape>& 
 // The last shape of each kernel is large enough for several chunks.
 template <class S>
 bool check_type(const Tier& tier, const char* type, bool prints_bits) {
-  Report report;
-  report.prints_bits = prints_bits;
-  report.name = std::string(tier.name) + " " + type;
+  const Report report = {prints_bits, std::string(tier.name) + " " + type};
   const std::vector<Shape> rows = {{40, 400, 1}, {33, 1000, 1}, {11, 5003, 1}, {199, 1024, 1}};
   const std::vector<Shape> groups = {{83, 1, 1},   {97, 2, 1},   {101, 3, 1},   {67, 4, 1},
                                      {151, 5, 1},  {64, 7, 1},   {65, 8, 1},    {80, 9, 1},
