@@ -359,7 +359,7 @@ void check_divergences(const Tier& tier, const Shape& shape, double beta, Report
     const scalar::Softmax<W> s(x.x), t(y.x);
     const auto loss = divergence_of<W>(s, t, W(beta), shape.classes, &gradient);
     report->note(&report->loss, error_of(losses[r], loss));
-    W largest = sizeof(W) == sizeof(double) ? W(1e-6) : W(0.1);  // below, the definition cancels
+    W largest = sizeof(W) == sizeof(double) ? W(1e-6) : W(1);  // below, the definition cancels
     for (W g : gradient) largest = std::fabs(g) > largest ? std::fabs(g) : largest;
     for (size_t c = 0; c < shape.classes; ++c) {
       const scalar::Value<W> exact = {gradient[c], largest};

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .._distillation._call import Call, computed, options_of
-from ._arrays import array, loss_tensor
+from ._arrays import SMALL_BYTES, array, loss_tensor, tensor
 from ._autograd import graph_is_retained
 from ._operator import one_by_one
 from ._routing import on_kernels
@@ -44,6 +44,15 @@ def _call(tensors: tuple[Tensor | None, ...], options: Options) -> Call:
     return Call(logits, teacher, options.beta, options.scaled, weights, record)
 
 
+def _with_gradient(call: Call, index: Any, missing: str, like: Tensor) -> tuple[Any, Tensor]:
+    """The loss, and the gradient as a tensor: a large one in memory that the kernels reuse."""
+    if like.nbytes < SMALL_BYTES:
+        place = torch.empty_like(like)
+        return computed(True, call._replace(out=array(place)), index, missing)[0], place
+    loss, gradient = computed(True, call, index, missing)
+    return loss, tensor(gradient)
+
+
 @torch.library.custom_op("xentropy::distillation_loss", mutates_args=())
 def distillation_loss(
     logits: Tensor,
@@ -64,11 +73,11 @@ def distillation_loss(
     """The loss, of type `dtype`, and the gradient in the logits if it `keeps` that."""
     options = Options(axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads)
     call = _call((logits, teacher, index, sample_weight), options)
-    place = torch.empty_like(logits) if keeps else logits.new_empty(0)
+    place = logits.new_empty(0)
     if keeps:
-        call = call._replace(out=array(place))
-    loss = computed(keeps, call, array(index), missing)
-    loss = loss[0] if keeps else loss
+        loss, place = _with_gradient(call, array(index), missing, logits)
+    else:
+        loss = computed(False, call, array(index), missing)
     loss = np.asarray(loss) if isinstance(loss, np.generic) else loss
     return loss_tensor(loss, dtype).contiguous(), place
 
@@ -103,10 +112,9 @@ def distillation_loss_backward(
     options = Options(axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads)
     call = _call((logits, teacher, index, sample_weight), options)
     call = call.swapped() if of_teacher else call
-    place = torch.empty_like(teacher if of_teacher else logits)
     given = array(upstream) if upstream.dim() else upstream.item()
-    computed(True, call._replace(upstream=given, out=array(place)), array(index), missing)
-    return place
+    call = call._replace(upstream=given)
+    return _with_gradient(call, array(index), missing, teacher if of_teacher else logits)[1]
 
 
 @distillation_loss_backward.register_fake

@@ -53,7 +53,7 @@ XENTROPY_INLINE Vec<T> magnitude_of(Vec<T> x) {
 // What a class adds to the sums.
 template <class T>
 struct DivergenceTerms {
-  Vec<T> loss, a, moved;  // moved: T - S
+  Vec<T> loss, a, moved = {};  // moved: T - S
 };
 
 // P phi(e) and Q - P, with e = log(P / Q).
@@ -65,14 +65,14 @@ XENTROPY_INLINE void relative_terms(Vec<T> P, Vec<T> Q, Vec<T> e, Vec<T>* loss, 
   *moved = near ? P * (square - e) : Q - P;
 }
 
-// Functors from S, T and their ratio to these terms; kKeepsOwn: b is S, not T.
+// Functors from S, T and their ratio to these terms; kKeepsOwn: b is S, not T. Where it is not, `a`
+// is what has moved.
 template <class T>
 struct ForwardTerms {
   static constexpr bool kKeepsOwn = false;
   XENTROPY_INLINE_MEMBER DivergenceTerms<T> operator()(Vec<T> S, Vec<T> P, LogRatio<T> r) const {
     DivergenceTerms<T> t;
-    relative_terms<T>(P, S, r.d, &t.loss, &t.a);
-    t.moved = -t.a;
+    relative_terms<T>(P, S, r.d, &t.loss, &t.a);  // a is S - T
     return t;
   }
 };

@@ -39,21 +39,28 @@ XENTROPY_INLINE T lowest_below(double peak) {
   return T(low > -0x1p126 ? low : -0x1p126);
 }
 
-// Scales the logits of one distribution. -inf becomes `lowest`.
+// Scales the logits of one distribution. -inf becomes `lowest`, and its rest may be nan.
 template <class T>
 struct ScaledLogits {
   LogitScale<T> scale;
   Vec<T> lowest;
+  bool exact;  // the scale is 1: nothing is rounded
 
   ScaledLogits(double factor, T peak)
-      : scale(factor), lowest(splat(lowest_below<T>(double(peak) * factor))) {}
+      : scale(factor), lowest(splat(lowest_below<T>(double(peak) * factor))), exact(factor == 1) {}
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x, Vec<T>* rest) const {
-    const Vec<T> head = scaled<T>(x, scale, rest);
-    *rest = *rest - *rest == 0 ? *rest : Vec<T>{};
+    Vec<T> head = x;
+    *rest = Vec<T>{};
+    if (!exact) head = scaled<T>(x, scale, rest);
     return head == splat(T(-INFINITY)) ? lowest : head;
   }
 };
+
+template <class T>
+XENTROPY_INLINE Vec<T> finite_or_0(Vec<T> v) {
+  return v - v == 0 ? v : Vec<T>{};
+}
 
 // Maps logits to u and d.
 template <class T>
@@ -67,6 +74,7 @@ struct LogRatios {
   LogRatios(double s_scale, double t_scale, T x, T y, T t_peak, double above)
       : own(s_scale, x), other(t_scale, t_peak) {
     at_head = difference(splat(x), splat(y), &at_rest);
+    at_rest = finite_or_0<T>(at_rest);
     const bool none = y == T(-INFINITY);
     const Sum at = none ? Sum{double(other.lowest[0]), 0} : exact_product(double(y), t_scale);
     const Sum top = exact_product(double(t_peak), t_scale);
@@ -80,8 +88,7 @@ struct LogRatios {
     Vec<T> rest, lost;
     const Vec<T> head = difference(x, y, &rest);
     const Vec<T> p = exact_difference<T>(head, at_head, &lost);
-    rest = lost + (rest - at_rest);
-    rest = rest - rest == 0 ? rest : Vec<T>{};  // after an overflow
+    rest = finite_or_0<T>(lost + (rest - at_rest));
     return {(p + d_head) + (rest + d_rest), p + rest};
   }
 

@@ -75,13 +75,14 @@ DivergenceSums divergence_sums(const SoftmaxRow<T>& s, const SoftmaxRow<T>& t, s
       store(losses + i, each.loss);
       store(to + c, each.a);
       store(kept + c, Terms::kKeepsOwn ? own : other);
-      store(moves + i, each.moved);
+      if (Terms::kKeepsOwn) store(moves + i, each.moved);
     }
     sum_chunk(losses, n, loss);
     sum_chunk(to + begin, n, a);
-    sum_chunk(moves, n, moved);
+    if (Terms::kKeepsOwn) sum_chunk(moves, n, moved);
   });
-  return {loss.value().value, a.value().value, moved.value().value};
+  const Total<T>& off = Terms::kKeepsOwn ? moved : a;
+  return {loss.value().value, a.value().value, off.value().value};
 }
 
 template <class T>
