@@ -22,6 +22,7 @@ NEEDED = {
     "bench/test_plots.py": ["matplotlib"],
     "bench/test_fine_tuning.py": ["torch", "transformers"],
     "bench/test_thin_products.py": ["torch", "scipy"],
+    "bench/test_distillation_study.py": ["torch"],
     "docs/test_site.py": ["myst_parser", "numpydoc", "pydata_sphinx_theme", "matplotlib"],
 }
 
