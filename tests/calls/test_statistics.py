@@ -173,7 +173,18 @@ def test_softcap(dtype, classes):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("shape", "axis"), [((5, 33, 4), 1), ((3, 4, 400), 2), ((350, 20), 0)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    # a run of rows too short for lanes; long rows; short ones, a row a lane: 30, 100, 17 in a run
+    [
+        ((5, 33, 4), 1),
+        ((3, 4, 400), 2),
+        ((350, 20), 0),
+        ((7, 30), 0),
+        ((2, 21, 100), 1),
+        ((320, 17), 0),
+    ],
+)
 def test_layouts_and_threads_change_no_bit(dtype, layout, shape, axis):
     x, target = make_logits(shape, dtype), make_target("labels", shape, axis)
     rows = np.moveaxis(x, axis, -1).reshape(-1, shape[axis])
@@ -182,6 +193,41 @@ def test_layouts_and_threads_change_no_bit(dtype, layout, shape, axis):
         laid = statistics(LAYOUTS[layout](x), target, axis=axis, n_threads=2, **options)
         for name, value in laid.items():
             assert_bits(value.reshape(-1), plain_rows[name], name)
+
+
+@pytest.mark.parametrize("classes", [2, 21, 150])
+def test_rows_of_any_kind_with_a_strided_class_axis(dtype, classes):
+    """Neighbours in a vector: ignored, without a softmax, confident, huge, with ties."""
+    x = make_logits((300, classes), dtype).copy()
+    target = make_target("labels", x.shape).copy()
+    kinds = [np.full(classes, value) for value in (-INF, INF, NAN)]
+    kinds += [np.where(np.arange(classes) == 1, value, 0) for value in (NAN, INF, -INF, 90, 3e4)]
+    kinds += [np.repeat([1.0, 2.0], [1, classes - 1]), np.zeros(classes)]
+    for i, kind in enumerate(kinds):
+        x[7 * i] = kind
+    x[100:200:3] = np.round(x[100:200:3])
+    target[80:140], target[::9] = -100, -100
+    for options in ({}, {"logit_scale": 0.7}, {"logit_scale": 64}):
+        rows = statistics(x, target, **options)
+        columns = statistics(np.asfortranarray(x).T, target, axis=0, **options)
+        for name, value in rows.items():
+            assert_bits(columns[name], value, name)
+    assert_statistics(np.asfortranarray(x).T, target, axis=0)
+
+
+def test_ignored_rows_of_a_strided_class_axis_are_not_read(dtype):
+    per_page = PAGE // dtype.itemsize
+    memory = pages(12 * PAGE).view(dtype).reshape(4, 3 * per_page)
+    x, start = memory[:, 5:], per_page - 5  # rows in the same vectors as ignored ones
+    x[...] = make_logits(x.shape, dtype)
+    target = make_target("labels", x.shape, 0).copy()
+    target[start : start + per_page] = -100
+    before = statistics(x.copy(), target, axis=0)
+    for row in memory:
+        forbid(row[per_page:].ctypes.data, PAGE)
+    after = statistics(x, target, axis=0)
+    for name, value in after.items():
+        assert_bits(value, before[name], name)
 
 
 def test_threads_and_neighbours_change_no_bit(dtype):

@@ -46,7 +46,7 @@ DIGESTS = {
         "certain, grad_output": "d4133c02e9838cbe",
         "probabilities": "4f7a58491c572ad0",
         "softmax family": "4d8fa15709b2716e",
-        "statistics": "79c6ebdb5504635a",
+        "statistics": "83e85c74e2928336",
         "log-probabilities": "fd9a7f2dbdf983e4",
     },
     "bfloat16": {
@@ -63,7 +63,7 @@ DIGESTS = {
         "certain, grad_output": "a0c52e23aab92df8",
         "probabilities": "23b093f240367db6",
         "softmax family": "906cc3cac06202cb",
-        "statistics": "8ae138bcb84cf7de",
+        "statistics": "5c1f25a7e64c8df7",
         "log-probabilities": "993b79fda73c0189",
     },
     "float32": {
@@ -80,7 +80,7 @@ DIGESTS = {
         "certain, grad_output": "86e7481359b03c95",
         "probabilities": "68f13aff593bf25c",
         "softmax family": "673adef5bdf5ee84",
-        "statistics": "385113d3c7f8fe80",
+        "statistics": "f05e565bace3dcb4",
         "log-probabilities": "ceddf2cbbb0d520b",
     },
     "float64": {
@@ -97,7 +97,7 @@ DIGESTS = {
         "certain, grad_output": "2f8b1a2223a45386",
         "probabilities": "1247c466dde3ea2f",
         "softmax family": "bd99b318567353c8",
-        "statistics": "0d9c76a1ce9ee16e",
+        "statistics": "040b84423e9348d6",
         "log-probabilities": "47ada16409593ba2",
     },
 }

@@ -1,6 +1,7 @@
 // The kernel table of one tier. Only tier_*.cpp include this file, after they define XENTROPY_TIER.
 #pragma once
 #include "columns/labels.h"
+#include "columns/statistics.h"
 #include "common/labels.h"
 #include "common/softcap.h"
 #include "groups/dense.h"
@@ -56,6 +57,7 @@ constexpr Kernels<T> kernels() {
   k.distillation = {distillation<T>, distillation_bytes<T>};
   k.sparse_distillation = {sparse_distillation<T>, sparse_distillation_bytes<T>};
   k.lse_gradient = {lse_gradient<T>, lse_gradient_bytes<T>};
+  k.statistics_columns = {statistics_columns<T>, statistics_columns_bytes<T>};
   return k;
 }
 

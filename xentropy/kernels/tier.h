@@ -102,6 +102,7 @@ struct StatisticsBlock {
   ptrdiff_t x_stride;     // in elements
   const int64_t* labels;  // kIgnored for ignored rows; null: no target, and the loss is arbitrary
   StatisticsRows to;
+  ptrdiff_t x_class_stride;  // column kernel only: the rows are adjacent
 };
 template <class S>
 struct StatisticsKernel {
@@ -222,10 +223,12 @@ struct Kernels {
   SoftmaxKernel<T> softmax_groups;        // the same, short adjacent rows
   StatisticsKernel<T> statistics;         // class axis contiguous
   StatisticsKernel<T> statistics_groups;  // the same, short adjacent rows
-  SoftcapKernel<T> softcap;               // any elements
-  DistillationKernel<T> distillation;     // two rows of logits, class axis contiguous
+  // Short rows, class axis strided, rows adjacent.
+  StatisticsKernel<T> statistics_columns;
+  SoftcapKernel<T> softcap;            // any elements
+  DistillationKernel<T> distillation;  // two rows of logits, class axis contiguous
   SparseDistillationKernel<T> sparse_distillation;
-  LseGradientKernel<T> lse_gradient;      // class axis contiguous
+  LseGradientKernel<T> lse_gradient;  // class axis contiguous
 };
 
 // For a 16-bit type. Only long rows with class indices, their statistics, gradients from a given

@@ -65,27 +65,47 @@ struct Exp<double> {
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;
 
 // exp(r) for |r| <= ln(2)/2. Without fma it is more exact to add 1 last, to a small sum.
-template <class T>
-XENTROPY_INLINE Vec<T> exp_reduced(Vec<T> r) {
-  Vec<T> p = splat(Exp<T>::kPolynomial[0]);
-  for (size_t i = 1; i < sizeof(Exp<T>::kPolynomial) / sizeof(T); ++i) {
-    p = fma(p, r, splat(Exp<T>::kPolynomial[i]));
-  }
+template <class T, size_t n>
+XENTROPY_INLINE void exps_reduced(const Vec<T> (&r)[n], Vec<T> (&p)[n]) {
   const Vec<T> one = splat(T(1));
-  return kHasFma ? fma(fma(p, r, one), r, one) : one + (r * r * p + r);
+  for (size_t q = 0; q < n; ++q) p[q] = splat(Exp<T>::kPolynomial[0]);
+  for (size_t i = 1; i < sizeof(Exp<T>::kPolynomial) / sizeof(T); ++i) {
+    for (size_t q = 0; q < n; ++q) p[q] = fma(p[q], r[q], splat(Exp<T>::kPolynomial[i]));
+  }
+  if (kHasFma) {
+    for (size_t q = 0; q < n; ++q) p[q] = fma(p[q], r[q], one);
+    for (size_t q = 0; q < n; ++q) p[q] = fma(p[q], r[q], one);
+  } else {
+    for (size_t q = 0; q < n; ++q) p[q] = one + (r[q] * r[q] * p[q] + r[q]);
+  }
 }
 
-// exp(x + rest) * 2^-k. The argument anchor is kRoundToInteger - k. `clamped`: x was clamped, so
-// that the exponent is in range; otherwise it is clamped from below here. kRest: add `rest`, a
-// correction below the precision of x.
+// n vectors exp(x + rest) * 2^-k, step by step for all of them: their chains of operations overlap,
+// also where there is much to do between the exps. The argument anchor is kRoundToInteger - k.
+// `clamped`: x was clamped, so that the exponent is in range; otherwise it is clamped from below
+// here. kRest: add `rest`, a correction below the precision of x.
+template <class T, bool kRest, size_t n>
+XENTROPY_INLINE void exps_from(const Vec<T> (&x)[n], const Vec<T> (&rest)[n], Vec<T> anchor,
+                               bool clamped, Vec<T> (&e)[n]) {
+  Vec<T> t[n], whole[n], r[n];
+  for (size_t q = 0; q < n; ++q) t[q] = fma(x[q], splat(Exp<T>::kLog2E), anchor);
+  for (size_t q = 0; q < n; ++q) whole[q] = t[q] - anchor;
+  for (size_t q = 0; q < n; ++q) r[q] = fma(whole[q], splat(-Exp<T>::kLn2Head), x[q]);
+  for (size_t q = 0; q < n; ++q) r[q] = fma(whole[q], splat(-Exp<T>::kLn2Rest), r[q]);
+  for (size_t q = 0; kRest && q < n; ++q) r[q] += rest[q];
+  exps_reduced<T>(r, e);
+  for (size_t q = 0; q < n; ++q) {
+    e[q] = ldexp(e[q], kHasScalef || clamped ? t[q] : max(splat(Exponent<T>::kMagic), t[q]));
+  }
+}
+
+// One vector.
 template <class T, bool kRest>
 XENTROPY_INLINE Vec<T> exp_from(Vec<T> x, Vec<T> rest, Vec<T> anchor, bool clamped) {
-  const Vec<T> t = fma(x, splat(Exp<T>::kLog2E), anchor);
-  const Vec<T> n = t - anchor;
-  const Vec<T> head = fma(n, splat(-Exp<T>::kLn2Head), x);
-  const Vec<T> r = fma(n, splat(-Exp<T>::kLn2Rest), head);
-  const Vec<T> p = exp_reduced<T>(kRest ? r + rest : r);
-  return ldexp(p, kHasScalef || clamped ? t : max(splat(Exponent<T>::kMagic), t));
+  const Vec<T> all_x[] = {x}, all_rest[] = {rest};
+  Vec<T> e[1];
+  exps_from<T, kRest>(all_x, all_rest, anchor, clamped, e);
+  return e[0];
 }
 
 // The rounding error of product = a * b: by fma, or by Dekker's splitting.
@@ -177,11 +197,34 @@ struct AnchoredExp {
   explicit AnchoredExp(double logit_scale)
       : scale(logit_scale), lowest(splat(T((sizeof(T) == 4 ? -0x1p21 : -0x1p32) / logit_scale))) {}
 
+  XENTROPY_INLINE_MEMBER Vec<T> clamp(Vec<T> x) const { return max(lowest, x); }
+  template <size_t n>
+  XENTROPY_INLINE_MEMBER void of_clamped(const Vec<T> (&x)[n], Vec<T> anchor,
+                                         Vec<T> (&e)[n]) const {
+    Vec<T> rest[n] = {}, product[n];
+    for (size_t q = 0; q < n; ++q) product[q] = kScaled ? scaled<T>(x[q], scale, &rest[q]) : x[q];
+    exps_from<T, kScaled>(product, rest, anchor, false, e);
+  }
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x, Vec<T> anchor) const {
-    Vec<T> rest = {};
-    x = max(lowest, x);
-    if (kScaled) x = scaled<T>(x, scale, &rest);
-    return exp_from<T, kScaled>(x, rest, anchor, false);
+    const Vec<T> clamped[] = {clamp(x)};
+    Vec<T> e[1];
+    of_clamped(clamped, anchor, e);
+    return e[0];
+  }
+};
+
+// Maps the maxima of rows to kRoundToInteger - k, where k puts the largest exp of a row near
+// 2^kTop; to nan where the maximum is not finite or |k| is too large for full precision.
+template <class T>
+struct Anchors {
+  Vec<T> factor;
+  explicit Anchors(double scale) : factor(splat(T(scale * Exp<T>::kLog2E))) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> peak) const {
+    const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxOffset));
+    const Vec<T> n = (peak * factor + magic) - magic;
+    return ((n <= most) & (n >= -most)) ? splat(T(kRoundToInteger<T> + Exp<T>::kTop)) - n
+                                        : splat(T(NAN));
   }
 };
 

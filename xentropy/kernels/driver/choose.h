@@ -114,10 +114,18 @@ template <class S>
 static inline bool short_rows(const StatisticsCall& c) {
   return c.rows.terms.classes <= kGroupClasses<Arithmetic<S>>;
 }
+// Whether short rows are read in place with a lane for each. Their bits are those of the group
+// kernel.
+template <class S>
+static inline bool uses_columns(const StatisticsCall& c) {
+  return sizeof(S) > 2 && c.rows.softcap == 0 && short_rows<S>(c) &&
+         in_place_columns<S>(c.rows.logits);
+}
 template <class S>
 static inline StatisticsKernel<S> choose_kernel(const Tier& tier, const StatisticsCall& c) {
   const auto& k = kernels_of(tier, S());
   if constexpr (sizeof(S) > 2) {
+    if (uses_columns<S>(c)) return k.statistics_columns;
     if (short_rows<S>(c)) return k.statistics_groups;
   }
   return k.statistics;
@@ -126,6 +134,7 @@ template <class S>
 static inline bool is_direct(const StatisticsCall& c) {
   if (c.rows.softcap != 0) return false;
   const Layout& a = c.rows.logits;
+  if (uses_columns<S>(c)) return true;
   return short_rows<S>(c) ? sizeof(S) > 2 && are_adjacent<S>(a) : in_place_rows<S>(a);
 }
 template <class Visit>

@@ -51,7 +51,8 @@ StatisticsBlock<S> block_of(const Tier& tier, const StatisticsCall& c,
                             const StatisticsWorkspace<S>& w, size_t row, size_t n) {
   const Layout& x = c.rows.logits;
   const size_t C = c.rows.terms.classes;
-  StatisticsBlock<S> b = {n, C, c.rows.terms.logit_scale, w.staged, ptrdiff_t(C), w.labels, w.to};
+  StatisticsBlock<S> b = {n,    C, c.rows.terms.logit_scale, w.staged, ptrdiff_t(C), w.labels,
+                          w.to, 1};
   if (c.index.data) {
     read_index(tier, c.rows, c.index, row, n, w.at, w.labels);
   } else {
@@ -62,6 +63,7 @@ StatisticsBlock<S> block_of(const Tier& tier, const StatisticsCall& c,
   if (w.direct) {
     b.x = reinterpret_cast<const S*>(x.data + x.rows.offset(row));
     b.x_stride = x.rows.step() / ptrdiff_t(sizeof(S));
+    b.x_class_stride = x.classes.step() / ptrdiff_t(sizeof(S));
   } else if constexpr (sizeof(S) > 2) {
     if (c.rows.softcap != 0) {
       cap_rows<S>(tier, c.rows, row, n, w.labels, w.staged, nullptr);

@@ -11,7 +11,7 @@
 // normal range and both computations take the same branches. Below, kTop, kMinExactTail,
 // kMinExactExp and kMaxFactor are constants of Exp<T>; kMinTotal, kMaxTotal, kMinSharedTail,
 // kMinGradient and kMaxGradient those of Shared<T>. k' puts the largest exp of a row near 2^kTop,
-// to a factor below 2 (Anchors in groups/sums.h):
+// to a factor below 2 (Anchors in common/exp.h):
 //
 //     2^(kTop - 1) <= total' <= classes * 2^(kTop + 1) <= kMaxTotal                         (1)
 //

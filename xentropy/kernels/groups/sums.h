@@ -189,21 +189,6 @@ XENTROPY_INLINE void store_rows(float* p, VF pairs) {
 }
 XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
 
-// Maps the maxima of rows to kRoundToInteger - k, where k puts the largest exp of a row near
-// 2^kTop; to nan where the maximum is not finite or |k| is too large for full precision.
-template <class T>
-struct Anchors {
-  Vec<T> factor;
-  explicit Anchors(double scale) : factor(splat(T(scale * Exp<T>::kLog2E))) {}
-
-  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> peak) const {
-    const Vec<T> magic = splat(Exponent<T>::kMagic), most = splat(T(Exp<T>::kMaxOffset));
-    const Vec<T> n = (peak * factor + magic) - magic;
-    return ((n <= most) & (n >= -most)) ? splat(T(kRoundToInteger<T> + Exp<T>::kTop)) - n
-                                        : splat(T(NAN));
-  }
-};
-
 // Calls use(q, peaks) with the maxima of the rows q, q + 1, ...; float32 vectors hold each twice.
 template <class T, class Use>
 void for_peaks(const T* x, size_t rows, const RowShape<T>& row, const Use& use) {
