@@ -252,6 +252,52 @@ def test_softmax_family_leaves_what_is_not_plain():
         assert _kernels.reduce_rows("entropy", *arguments) is None
 
 
+# Plain calls of the statistics, and the same in another way.
+STATISTICS = [
+    ({}, {"target": LABELS.tolist()}),
+    ({}, {"logits": X.view(Subclass)}),
+    ({"target": None}, {"target": None, "logits": X.view(Subclass)}),
+    ({"target": LABELS.astype("u1")}, {"target": LABELS.astype("u1").view(Subclass)}),
+    ({"logits": X.astype("f2")}, {"logits": X.astype("f2").view(Subclass)}),
+    ({"logits": X.astype("f8")}, {"logits": X.astype("f8").tolist()}),
+    ({"logits": swapped(X)}, {"logits": swapped(X).view(Subclass)}),
+    (
+        {"logits": X[2], "target": LABELS[2:3].reshape(())},
+        {"logits": X[2], "target": int(LABELS[2])},
+    ),
+    ({"axis": 0, "target": LABELS[:5] % 2}, {"axis": np.int64(0), "target": LABELS[:5] % 2}),
+    ({"ignore_index": 1}, {"ignore_index": np.int8(1)}),
+    ({"logit_scale": 0.5}, {"logit_scale": Fraction(1, 2)}),
+    ({"softcap": 30, "logit_scale": 2}, {"softcap": np.float32(30), "logit_scale": 2}),
+    ({"n_threads": 2}, {"n_threads": np.int64(2)}),
+]
+
+
+def of_statistics(given):
+    """All arguments as the bindings take them."""
+    call = inspect.signature(xe.row_statistics).bind(**{**base_call(SHAPE), **given})
+    call.apply_defaults()
+    arrays = [call.arguments.pop(name) for name in ("logits", "target")]
+    return *arrays, _kernels.make_options(**call.arguments, reduction="none")
+
+
+@pytest.mark.parametrize("case", range(len(STATISTICS)))
+def test_row_statistics(case):
+    plain, other = STATISTICS[case]
+    taken = _kernels.row_statistics(*of_statistics(plain))
+    assert taken is not None
+    assert _kernels.row_statistics(*of_statistics(other)) is None
+    for given in (plain, other):
+        found = xe.row_statistics(**{**base_call(SHAPE), **given})
+        for value, wanted in zip(found, taken, strict=True):
+            assert value is wanted is None or assert_same(value, wanted) is None
+
+
+def test_every_option_is_among_the_plain_statistics():
+    options = {name for plain, _ in STATISTICS for name in plain}
+    assert options == set(inspect.signature(xe.row_statistics).parameters)
+
+
 def test_the_record_has_the_options_of_the_public_function_and_their_defaults():
     defaults = inspect.signature(xe.cross_entropy).parameters
     assert set(OPTIONS) == set(FORWARD) - {
@@ -285,6 +331,10 @@ def test_calls_with_results_of_every_kind_leave_no_reference_behind():
         lambda: xe.logsumexp(X),
         lambda: xe.logsumexp(X, -1, keepdims=True),
         lambda: xe.cross_entropy(X, LABELS.tolist()),
+        lambda: xe.row_statistics(X, LABELS),
+        lambda: xe.row_statistics(X),
+        lambda: xe.row_statistics(X[0], LABELS[0:1].reshape(())),
+        lambda: xe.row_statistics(X.view(Subclass), LABELS.tolist()),
     ]
     for call in calls:
         call()

@@ -332,6 +332,20 @@ KL = [
     ("axis None", {"axis": None}, TypeError, ["axis"]),
 ]
 KL += wrong_arrays("target", T) + LOGITS + BASE + wrong_names("reduction")
+# The cases of the cross entropy but for class probabilities, and no target is none of them.
+RANKED = {"logits", "target", "axis", "ignore_index", "logit_scale", "softcap", "n_threads"}
+PROBABILITIES_ALONE = {
+    *("float labels", "integers of shape (N, C)", "transposed target", "no labels, complex")
+}
+STATISTICS = [
+    case
+    for case in COMMON
+    if case[1].keys() <= RANKED and case[0] not in PROBABILITIES_ALONE | {"target: None"}
+]
+STATISTICS += [
+    ("probabilities", {"target": T}, TypeError, ["target", "integers", "float32"]),
+    ("ignore_index without a target", {"target": None, "ignore_index": "a"}, TypeError, ["ignore"]),
+]
 N = outside("n", THREADS) + wrong_integers("n", none=True)
 
 # (function, a valid call of it, what spoils it)
@@ -343,5 +357,6 @@ CALLS = [
     (xe.logsumexp, {"x": X, "axis": 1}, SUM + FLAGS),
     (xe.entropy, {"logits": X}, LOGITS + BASE),
     (xe.kl_divergence, {"target": T, "logits": X}, KL),
+    (xe.row_statistics, base_call(), STATISTICS),
     (xe.set_num_threads, {"n": 1}, N),
 ]

@@ -81,6 +81,16 @@ def test_reductions_need_scratch_alone(call, axis):
 
 
 @on_every_tier
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
+def test_row_statistics_needs_scratch_alone(stored, layout):
+    """And its results: up to 56 bytes a row, a tenth of the bound."""
+    x, target = LAYOUTS[layout](make_logits(SHAPE, stored)), make_target("labels", SHAPE)
+    for options in ({}, {"softcap": 3.0, "logit_scale": 0.7}):
+        assert peak(lambda o=options: xe.row_statistics(x, target, n_threads=2, **o)) < SCRATCH
+
+
+@on_every_tier
 def test_kl_divergence_needs_scratch_alone():
     x, target = make_logits(SHAPE, np.float32), make_target("probabilities", SHAPE)
     assert peak(lambda: xe.kl_divergence(target, x, n_threads=2)) < SCRATCH
@@ -182,11 +192,13 @@ def arguments(shape):
 
 def calls(x, target, o):
     out = np.ones(x.shape, x.dtype)
+    labels = np.zeros(x.shape[:1] + x.shape[2:], int)
     soft = dict(axis=1, n_threads=2)
     yield "loss", 0.01, lambda: xe.cross_entropy(x, target, **o)
     yield "gradient into out", 0.01, lambda: xe.cross_entropy_with_grad(x, target, out=out, **o)
     yield "softmax into out", 0.01, lambda: xe.softmax(x, out=out, **soft)
     yield "logsumexp", 0.01, lambda: xe.logsumexp(x, **soft).sum()
+    yield "row_statistics", 0.01, lambda: xe.row_statistics(x, labels, **soft)
     del out
     yield "fresh gradient", 1.01, lambda: xe.cross_entropy_with_grad(x, target, **o)
 
@@ -194,8 +206,9 @@ for _, _, call in calls(*arguments((64, *shape[1:]) if shape[0] > 99 else shape)
     call()  # what is loaded, and the threads
 whole = arguments(shape)
 for name, most, call in calls(*whole):
-    rows = 4 * whole[1].size if name == "logsumexp" else 0  # its result, in float32
-    rows *= 2 if dtype == "f8" else 1
+    # the results: numbers in float32 or float64, and classes
+    numbers, classes = {{"logsumexp": (1, 0), "row_statistics": (5, 2)}}.get(name, (0, 0))
+    rows = whole[0].size // shape[1] * ((8 if dtype == "f8" else 4) * numbers + 8 * classes)
     extra = peak_extra_bytes(SimpleNamespace(before=None, run=call))
     print(f"{{name}}: {{extra / whole[0].nbytes:.4f}}", (extra - rows) / whole[0].nbytes <= most)
 """
@@ -205,7 +218,7 @@ for name, most, call in calls(*whole):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_process_grows_by_the_result_alone(family):
     said = run(PEAK.format(family=FAMILIES[family]))
-    assert said.count("True") == 5, said
+    assert said.count("True") == 6, said
     assert "False" not in said, said
 
 
@@ -225,6 +238,7 @@ def good(_):
     xe.cross_entropy(x, p)
     xe.softmax(x, axis=1)
     xe.entropy(x.tolist())
+    xe.row_statistics(x, target)
     xe.kl_divergence(p, x)
 
 def refused(k):
@@ -295,6 +309,7 @@ def attempts():
         lambda: xe.cross_entropy_with_grad(long, zero, **shared)
     )
     yield "scratch of softmax", lambda: xe.logsumexp(row, 1)
+    yield "scratch of statistics", lambda: xe.row_statistics(row, zero)
     yield "scratch of out", lambda: xe.cross_entropy_with_grad(scattered, zero, out=out)
     yield "conversion", lambda: xe.softmax(integers, axis=1)
     yield "conversion of weights", lambda: xe.cross_entropy(row, zero, row[0])
@@ -317,7 +332,7 @@ assert not long.any()
 def test_an_allocation_that_fails_is_a_memory_error():
     """Of results, scratch and conversions; the next call is as good as ever."""
     said = run(NO_MEMORY.format(limit=8)).splitlines()
-    assert len(said) == 11
+    assert len(said) == 12
     for line in said:  # and it is this allocation that failed, not one that would come after it
         assert ("bytes of scratch" if line.startswith("scratch") else "for an array") in line
         assert "MemoryError" in line
@@ -357,6 +372,10 @@ def test_rows_and_classes_2_31_elements_apart(dtype, shape, axis, kind):
     assert_bits(loss, expected[0], "loss")
     assert_bits(out, expected[1], "gradient")
     assert_bits(xe.softmax(far, axis=1, out=out), xe.softmax(x, axis=1), "softmax")
+    if target.ndim == 1:
+        alike = zip(xe.row_statistics(far, target), xe.row_statistics(x, target), strict=True)
+        for found, wanted in alike:
+            assert_bits(found, wanted, "statistics")
 
 
 HUGE = 65_600, 32_769  # and whole chunks of rows beyond 2**32 bytes

@@ -44,6 +44,7 @@ OURS = """
 import xentropy as xe
 from xentropy import reference
 loss, grad = xe.cross_entropy_with_grad(x, target, n_threads=2)
+ranks = xe.row_statistics(x, target, n_threads=2).rank
 exact = reference.cross_entropy_with_grad(x, target)
 assert abs(loss / exact[0] - 1) < 1e-6, (loss, exact[0])
 assert np.abs(grad - exact[1]).max() < 1e-9
@@ -52,7 +53,9 @@ assert np.abs(grad - exact[1]).max() < 1e-9
 FORK = """
 def check():
     again, slope = xe.cross_entropy_with_grad(x, target, n_threads=2)
-    return again == loss and (slope == grad).all() and xe.cross_entropy(x, target) == loss
+    statistics = xe.row_statistics(x, target, n_threads=2)
+    same = (slope == grad).all() and (statistics.rank == ranks).all()
+    return again == loss and same and xe.cross_entropy(x, target) == loss
 
 child = os.fork()
 if child == 0:
@@ -154,11 +157,14 @@ print(left_out)"""
 # ---- the GIL
 
 
-@pytest.mark.parametrize("name", ["cross_entropy_with_grad", "cross_entropy", "softmax", "entropy"])
+@pytest.mark.parametrize(
+    "name", ["cross_entropy_with_grad", "cross_entropy", "softmax", "entropy", "row_statistics"]
+)
 def test_other_python_threads_go_on_during_a_call(name):
     """Nobody is made to let go of the GIL here: what they count, they count during the call."""
     x = make_logits((500, 20_000))
-    arguments = (x, make_target("labels", x.shape)) if name.startswith("cross") else (x,)
+    labelled = name.startswith("cross") or name == "row_statistics"
+    arguments = (x, make_target("labels", x.shape)) if labelled else (x,)
     counted, ready, done = [0], threading.Event(), threading.Event()
 
     def count():

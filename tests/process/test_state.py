@@ -70,6 +70,7 @@ for dtype in ("f2", "f4", "f8"):
             xe.cross_entropy_with_grad(x, target, n_threads=n_threads)
             xe.softmax(x, axis=1, n_threads=n_threads)
             xe.entropy(x, axis=1, n_threads=n_threads)
+            xe.row_statistics(x, target, n_threads=n_threads)
         try:
             xe.cross_entropy(x, target + 10**6)
         except IndexError:
@@ -126,6 +127,7 @@ def results(n_threads):
                 yield from xe.cross_entropy_with_grad(x, target, **options)
         for function in (xe.softmax, xe.log_softmax, xe.logsumexp, xe.entropy):
             yield function(x, axis=1, n_threads=n_threads)
+        yield from xe.row_statistics(x, labels, n_threads=n_threads)
         for base in (2, 5, 10):
             yield xe.cross_entropy(x, labels, weight, base=base, n_threads=n_threads)
             yield xe.entropy(x, axis=1, base=base, n_threads=n_threads)
@@ -165,6 +167,7 @@ def test_clean_input_causes_no_floating_point_error(recwarn):
                     xe.kl_divergence(p, x, reduction=reduction)
                 for function in (xe.softmax, xe.log_softmax, xe.logsumexp, xe.entropy):
                     function(x, axis=1)
+                xe.row_statistics(x, target)
     assert not recwarn.list
 
 

@@ -58,6 +58,8 @@ def results():
     yield from xe.cross_entropy_with_grad(x, y, **chosen)
     yield from xe.cross_entropy_with_grad(row, y[:1], **chosen)
     yield from (f(x, axis=1, **chosen) for f in (xe.softmax, xe.entropy, xe.logsumexp))
+    for arguments in ((x, y), (row, y[:1])):
+        yield from xe.row_statistics(*arguments, **chosen)
 
 def threads_and_bits():
     bits = [np.asarray(each).tobytes() for each in results()]
