@@ -34,6 +34,7 @@ FRONTS = {
     "boosting": ("boosting_front", ("xgboost", "lightgbm", "scikit-learn")),
     "linear": (".linear.speed", ("torch",)),
     "fine_tuning": (".linear.fine_tuning", ("torch", "transformers")),
+    "statistics": (".studies.statistics", ("torch",)),
 }
 OTHER_NAMES = {"xgboost": ("xgboost", "xgboost-cpu")}
 
