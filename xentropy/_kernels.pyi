@@ -113,6 +113,7 @@ def selected_log_probs_grad(
     options: Options,
     out: Any = None,
     *,
+    grad_lse: Any = None,
     checked: bool = False,
 ) -> FloatArray | None: ...
 def label_error(target: Any, row: int, classes: int, name: str = "target") -> IndexError: ...

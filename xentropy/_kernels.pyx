@@ -162,6 +162,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         Layout lse
         Layout entropy
         Layout on_entropy
+        Layout on_lse
 
     cdef struct DistillationCall:
         CrossEntropyCall rows

@@ -29,8 +29,13 @@ def selected_log_probs(logits, index, Options options not None, *, bint checked=
 
 
 def selected_log_probs_grad(logits, index, lse, log_prob, entropy, grad_log_prob, grad_entropy,
-                            Options options not None, out=None, *, bint checked=False):
-    """The gradient in the logits: a new array, or `out`; None as above."""
+                            Options options not None, out=None, *, grad_lse=None,
+                            bint checked=False):
+    """The gradient in the logits: a new array, or `out`; None as above.
+
+    `grad_lse`: the upstream gradient of the lse. Where it is not 0 a row is read even if all its
+    classes are left out.
+    """
     cdef LogProbGradientCall call
     cdef CrossEntropyCall* c = &call.rows
     cdef Settings s
@@ -43,7 +48,8 @@ def selected_log_probs_grad(logits, index, lse, log_prob, entropy, grad_log_prob
     if not (take_floats(&call.lse, lse, logits, axis, 0)
             and take_floats(&call.entropy, entropy, logits, axis, 0)
             and (grad_entropy is None
-                 or take_floats(&call.on_entropy, grad_entropy, logits, axis, 0))):
+                 or take_floats(&call.on_entropy, grad_entropy, logits, axis, 0))
+            and (grad_lse is None or take_floats(&call.on_lse, grad_lse, logits, axis, 0))):
         return None
     cdef uint64_t axes = index_axes(logits, index, axis)
     if not (take_floats(&call.log_prob, log_prob, index, -1, axes)

@@ -70,7 +70,9 @@ struct DistillationCall {
 struct LogProbGradientCall {
   CrossEntropyCall rows;
   Layout index, log_prob, on_log_prob;  // k a row; the last is the upstream gradient
-  Layout lse, entropy, on_entropy;      // one a row; the last may be absent: 0
+  // One a row; upstream gradients may be absent: 0. A row whose on_lse is not 0 is read even if all
+  // its classes are left out.
+  Layout lse, entropy, on_entropy, on_lse;
 };
 
 // The result of checking the targets of a chunk.

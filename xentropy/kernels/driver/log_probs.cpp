@@ -1,6 +1,7 @@
 // The gradient of selected log-probabilities and of the entropy, chunk by chunk.
 //
-// With g_j the upstream gradients of the classes y_j, G their sum, and g of the entropy H:
+// With g_j the upstream gradients of the classes y_j, G their sum less that of the lse, and g of
+// the entropy H:
 //
 //     gradient_c = scale (sum_{j: y_j = c} g_j - G p_c - g p_c (log p_c + H))
 //
@@ -24,7 +25,7 @@ struct LogProbWorkspace {
   GuardedMemory kernel_memory;
   S *staged, *slope;
   int64_t *at, *labels;
-  double *log_prob, *on_log_prob, *value, *lse, *entropy, *on_entropy;
+  double *log_prob, *on_log_prob, *value, *lse, *entropy, *on_entropy, *on_lse;
   LseRow* row;
 
   LogProbWorkspace(const Tier& tier, const LogProbGradientCall& c, Arena& arena) {
@@ -44,7 +45,7 @@ struct LogProbWorkspace {
     at = take<int64_t>(arena, all);
     double** const of_classes[] = {&log_prob, &on_log_prob, &value};
     for (double** array : of_classes) *array = take<double>(arena, all);
-    double** const of_rows[] = {&lse, &entropy, &on_entropy};
+    double** const of_rows[] = {&lse, &entropy, &on_entropy, &on_lse};
     for (double** array : of_rows) *array = take<double>(arena, rows);
     row = take<LseRow>(arena, rows);
   }
@@ -83,12 +84,12 @@ void restore_digits(const Selection& s, const S* x, double scale, double lse) {
 }
 
 // The gradients at the classes, before logit_scale; returns G. Classes may be given more than once.
-double settle_selection(const Selection& s, double entropy, double on_entropy) {
-  double sum = 0;
+double settle_selection(const Selection& s, double entropy, double on_entropy, double on_lse) {
+  double sum = 0 - on_lse;
   for (size_t i = 0; i < s.k; ++i) {
     if (s.at[i] == kIgnored) continue;
     sum += s.upstream[i];
-    double own = 0, others = 0;
+    double own = 0, others = 0 - on_lse;
     for (size_t j = 0; j < s.k; ++j) {
       if (s.at[j] != kIgnored) (s.at[j] == s.at[i] ? own : others) += s.upstream[j];
     }
@@ -118,7 +119,7 @@ void settle_rows(const LogProbWorkspace<S>& w, const LseGradientBlock<S>& b) {
                          w.value + i * k};
     const double entropy = w.entropy[i], on_entropy = w.on_entropy[i];
     restore_digits(s, b.x + ptrdiff_t(i) * b.x_stride, scale, w.lse[i]);
-    const double sum = settle_selection(s, entropy, on_entropy);
+    const double sum = settle_selection(s, entropy, on_entropy, w.on_lse[i]);
     for (size_t j = 0; j < k; ++j) s.value[j] *= scale;
     w.row[i] = {w.lse[i],
                 on_entropy == 0 ? 0 : w.lse[i] - entropy,
@@ -139,6 +140,12 @@ void read_rows(const Tier& tier, const LogProbGradientCall& c, const LogProbWork
   gather(c.entropy, row, n, w.entropy);
   for (size_t i = 0; i < n; ++i) w.on_entropy[i] = 0;
   if (c.on_entropy.data) gather(c.on_entropy, row, n, w.on_entropy);
+  for (size_t i = 0; i < n; ++i) w.on_lse[i] = 0;
+  if (!c.on_lse.data) return;
+  gather(c.on_lse, row, n, w.on_lse);
+  for (size_t i = 0; i < n; ++i) {
+    if (w.labels[i] == kIgnored && w.on_lse[i] != 0) w.labels[i] = 0;
+  }
 }
 
 // The block of the rows [row, row + n) for the kernel.
