@@ -1,0 +1,135 @@
+"""Vocabulary-parallel loss in processes joined by gloo: few starts, many cases in each."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import ranks
+from helpers import vocabulary_ranks as team
+from helpers.shards import TERMS, in_shards
+from helpers.support import assert_bits, case
+
+import xentropy.torch as xt
+from xentropy.torch._arrays import array
+from xentropy.torch.parallel import vocab_parallel_cross_entropy
+
+
+def assert_cases(every):
+    """Loss and gradient have the bits of the same shards in one process, on every rank."""
+    size = len(every)
+    for (kind, terms, how, dtype), (loss, _) in every[0].items():
+        with case((kind, terms, how, dtype)):
+            logits, target, options = team.arguments(kind, terms, dtype)
+            first, sizes = team.shards(size, how)
+            upstream = np.linspace(-1, 1, 5, dtype=np.float32) if loss.dim() else 1.0
+            tensors = {n: array(v) for n, v in options.items() if isinstance(v, torch.Tensor)}
+            options |= tensors
+            expected, gradient = in_shards(
+                array(logits), array(target), first, sizes, upstream, **options
+            )
+            found = [each[kind, terms, how, dtype] for each in every]
+            wide = torch.promote_types(dtype, target.dtype) if kind != "labels" else dtype
+            expected = torch.as_tensor(expected, dtype=torch.float64).to(wide).double()
+            for each, _ in found:
+                assert_bits(each.double(), expected)
+            for rank, (_, own) in enumerate(found):
+                part = gradient[:, first[rank] : first[rank] + sizes[rank]]
+                assert_bits(array(own.double()), part.astype(np.float64))
+
+
+def assert_mistakes(every):
+    for found in every:
+        assert found.pop("fine") == (None, "")
+        assert found.pop("no class")[0] is IndexError
+        for name in ("other labels", "other options"):
+            kind, text = found.pop(name)
+            assert kind is ValueError
+            assert "is not that of rank 0" in text
+        kind, text = found.pop("no range")
+        assert (kind, "starts at class 1, not 4" in text) == (ValueError, True)
+    kinds = [found.pop("bad weight")[0] for found in every]
+    assert kinds == [ValueError if rank == 1 else RuntimeError for rank in range(len(every))]
+    for found in every:
+        for name in ("no tensor", "integers"):
+            assert found.pop(name)[0] is TypeError, name
+        for name, (kind, _) in found.items():
+            assert kind is ValueError, name
+
+
+def assert_autograd(every):
+    x = torch.linspace(0, 1, 12).reshape(3, 4)
+    whole = torch.cat([x * (rank + 1) for rank in range(len(every))], 1).requires_grad_()
+    loss = xt.cross_entropy(whole, torch.tensor([0, 5, 1]))
+    loss.backward()
+    for rank, found in enumerate(every):
+        own = whole.grad[:, 4 * rank : 4 * rank + 4]
+        assert found["collectives"] == 1
+        torch.testing.assert_close(found["gradient"], own)
+        torch.testing.assert_close(found["twice"], 2 * own)
+        for name in ("no_grad", "integers"):
+            torch.testing.assert_close(found[name], loss.detach())
+        assert found["second derivative"][0] is RuntimeError
+        places, gradient = found["in place"]
+        assert places == [True]
+        assert_bits(gradient, found["gradient"])
+        assert "leaf" in found["in place of a leaf"][1]
+        assert found["autocast"] is torch.float32
+        assert found["numbers"][0] == found["numbers"][1]
+        for name in ("scale", "target"):
+            assert found[name][0] is ValueError
+            assert "requires a gradient" in found[name][1]
+
+
+def assert_dtensors(every):
+    logits, target, _ = team.arguments("labels", "plain")
+    x, target = logits[:, :11].clone().requires_grad_(), target % 11
+    loss = xt.cross_entropy(x, target, torch.linspace(0, 1, 11))
+    loss.backward()
+    for found in every:
+        torch.testing.assert_close(found["loss"], loss.detach())
+        torch.testing.assert_close(found["gradient"], x.grad)
+        torch.testing.assert_close(found["local"], xt.cross_entropy(x, target).detach())
+        dense = xt.cross_entropy(x, logits.softmax(1)[:, :11]).detach()
+        torch.testing.assert_close(found["dense"], dense)
+        for name in ("replicated", "rows", "labels"):
+            assert found[name][0] is ValueError, name
+            assert "must be placed" in found[name][1], name
+        assert "offset of its own" in found["group"][1]
+        assert found["target"][0] is TypeError
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_cases(size, tmp_path):
+    assert_cases(ranks.run(team.every_case, size, tmp_path, size))
+
+
+def test_all_else(tmp_path):
+    found = ranks.run(team.everything, 3, tmp_path, 3)
+    assert_cases([each["every_case"] for each in found])
+    assert_mistakes([each["every_mistake"] for each in found])
+    assert_autograd([each["autograd"] for each in found])
+    assert_dtensors([each["dtensors"] for each in found])
+    for kind, text in (each["other_rows"] for each in found):
+        assert kind is RuntimeError
+        assert "mismatch" in text
+
+
+def test_a_rank_that_dies_ends_the_others(tmp_path):
+    ((kind, text),) = ranks.run(team.dies, 2, tmp_path, 2)
+    assert issubclass(kind, RuntimeError)
+    assert "gloo" in text  # torch's
+
+
+@pytest.mark.parametrize("terms", TERMS)
+def test_a_group_of_one(terms):
+    logits, target, options = team.arguments("labels", terms)
+    x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    losses = (
+        vocab_parallel_cross_entropy(x, target, **options),
+        xt.cross_entropy(y, target, **options),
+    )
+    assert_bits(*(loss.detach() for loss in losses))
+    for loss in losses:
+        loss.sum().backward()
+    assert_bits(x.grad, y.grad)
+    with pytest.raises(ValueError, match="offset = 3, but a group of one rank has all classes"):
+        vocab_parallel_cross_entropy(x, target, offset=3)

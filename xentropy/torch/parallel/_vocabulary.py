@@ -1,0 +1,308 @@
+"""Vocabulary-parallel cross entropy: the public function, and its step of autograd."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
+
+from ... import _check
+from ..._kernels import Options, make_options
+from .. import _numbers
+from .._arrays import BITS16, array, loss_tensor
+from .._autograd import check_in_place, graph_is_retained
+from .._loss import cross_entropy
+from .._refusals import in_torchs_words, no_tensor
+from .._routing import PLAIN
+from . import _exchange, _shards
+from ._dtensor import NAMES, local_tensors
+
+LARGEST_OFFSET = 2**53  # float64 numbers it
+
+
+def vocab_parallel_cross_entropy(
+    logits_shard: Tensor,
+    target: Tensor,
+    *,
+    group: dist.ProcessGroup | None = None,
+    offset: int | None = None,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    normalizer: float | Tensor | None = None,
+    empty_mean: float = math.nan,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float | Tensor = 1.0,
+    softcap: float | None = None,
+    axis: int = 1,
+    base: float | None = None,
+    n_threads: int | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    r"""Cross entropy of logits whose classes are spread over the ranks of a process group.
+
+    Each rank has the logits of some adjacent classes, as the output layer of a tensor-parallel
+    model makes them, and gets the loss that `xentropy.torch.cross_entropy` has for the logits of
+    all classes; ``loss.backward()`` gives it the gradient in its own. With lse_r the log-sum-exp
+    of the classes of rank r, and their target masses q_c:
+
+    .. math:: \ell = \sum_r \Big[ \sum_{c \in r} q_c (\mathrm{lse}_r - x_c) +
+              (\mathrm{lse} - \mathrm{lse}_r) \sum_{c \in r} q_c \Big], \qquad
+              \mathrm{lse} - \mathrm{lse}_r = \mathrm{log1p} \sum_{j \neq r}
+              e^{\mathrm{lse}_j - \mathrm{lse}_r}
+
+    No term is a difference of almost equal numbers, so the tails stay exact. Ranks exchange
+    lse_r and these two sums, in one collective; backward needs none.
+
+    Parameters
+    ----------
+    logits_shard : Tensor of float16, bfloat16, float32 or float64
+        The logits of this rank's classes, on the CPU: any shape, with the classes along `axis`; all
+        ranks have the same rows. Or a DTensor that is sharded along `axis`, on a mesh of one
+        dimension: it has the group and the offset. The other tensors are then local, or DTensors
+        that are placed likewise.
+    target : Tensor
+        Class indices among all classes, the same on every rank: integers, shape of the logits
+        without the class axis. Or class probabilities, sharded as the logits; they have no
+        gradient.
+    group : ProcessGroup, optional
+        The ranks that share the classes: all without it. In a group of one, and where
+        torch.distributed has not been initialized, the result is that of `cross_entropy`.
+    offset : int, optional
+        The number of this rank's first class. Without it all ranks have equally many, in the order
+        of ranks. Shards of different sizes must say it.
+    weight : Tensor, optional
+        Weights of this rank's classes.
+    sample_weight : Tensor, optional
+        Weight of each row, the same on every rank.
+    ignore_index, reduction, empty_mean, label_smoothing, z_loss, softcap, axis, base, n_threads
+        As in `xentropy.torch.cross_entropy`, the same on every rank (but `n_threads`).
+    normalizer, logit_scale : float or Tensor of one number
+        The same; a tensor must not require a gradient.
+    inplace : bool, default False
+        In backward, the gradient overwrites the logits' storage.
+
+    Returns
+    -------
+    Tensor
+        The loss of whole rows, as of `cross_entropy`: the same bits on every rank, whichever rank
+        has which classes.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `xentropy.cross_entropy`. A label that no rank has is an IndexError on every rank.
+    ValueError
+        The shards do not make up a range of classes; labels, sample weights or options differ
+        between ranks. On every rank.
+    RuntimeError
+        Another rank has failed: it has an argument of its own that is wrong. That of torch if a
+        rank is gone, or has other numbers of rows.
+
+    Notes
+    -----
+    The collective is one all-gather of 5 float64 numbers and, for a row, 2; one more with `weight`
+    or probabilities, one more with `label_smoothing`. Formulas that exchange the maximum, the sum
+    of exponentials and the logit of the label take three collectives.
+
+    Each rank keeps its logits and some float64 numbers a row for backward, which reads the logits
+    and writes their gradient once. There is no derivative of the gradient.
+
+    With targets that have a mass at every class (probabilities, label_smoothing) the logits are
+    read several times.
+
+    References
+    ----------
+    Shoeybi et al., arXiv:1909.08053, section 3, for the sharded output layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xentropy.torch.parallel import vocab_parallel_cross_entropy
+    >>> logits = torch.tensor([[20.0, 0.0]], requires_grad=True)  # in a process of its own
+    >>> loss = vocab_parallel_cross_entropy(logits, torch.tensor([0]))
+    >>> loss.backward()
+    >>> f"{loss.item():.2e}", [f"{g:.2e}" for g in logits.grad[0].tolist()]
+    ('2.06e-09', ['-2.06e-09', '2.06e-09'])
+    """
+    options = make_options(
+        axis=axis,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalizer=normalizer,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        base=base,
+        n_threads=n_threads,
+    )
+    given = logits_shard, target, weight, sample_weight
+    tensors, group, offset = local_tensors(given, axis, group, offset)
+    size = _size_of(group)
+    if size == 1:
+        _check_one(offset)
+        return _alone(tensors, options, empty_mean, inplace)
+    derived = torch.is_grad_enabled()
+    if inplace and derived and tensors[0].requires_grad:
+        check_in_place(tensors[0], None)
+    call = _Call(tensors, options, empty_mean, group, offset, inplace, derived)
+    loss: Tensor = _VocabParallel.apply(tensors[0], call)
+    return loss
+
+
+def _size_of(group: dist.ProcessGroup | None) -> int:
+    """How many ranks there are."""
+    if group is None and not (dist.is_available() and dist.is_initialized()):
+        return 1
+    if dist.get_rank(group) < 0:
+        raise ValueError("this process is not in group")
+    return dist.get_world_size(group)
+
+
+def _check_one(offset: Any) -> None:
+    if offset is not None and _check.integer(offset, "offset") != 0:
+        raise ValueError(f"offset = {offset}, but a group of one rank has all classes")
+
+
+def _alone(tensors: Any, options: Options, empty_mean: float, inplace: bool) -> Tensor:
+    """The loss of a group of one."""
+    given = {name: getattr(options, name) for name in Options.NAMES}
+    return cross_entropy(
+        *tensors[:3], sample_weight=tensors[3], empty_mean=empty_mean, inplace=inplace, **given
+    )
+
+
+class _Call(NamedTuple):
+    tensors: tuple[Any, ...]  # logits, target, weight, sample_weight
+    options: Options
+    empty_mean: float
+    group: dist.ProcessGroup | None
+    offset: Any
+    inplace: bool
+    derived: bool  # are gradients enabled?
+
+
+class _VocabParallel(torch.autograd.Function):
+    """apply(logits, call)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, call: _Call) -> Tensor:
+        shard, part, whole = _computed(call)
+        ctx.options, ctx.inplace = shard.options, call.inplace
+        ctx.numbers = part, whole
+        ctx.save_for_backward(*call.tensors)
+        loss = _shards.reduced(shard, whole, call.empty_mean)
+        return loss_tensor(loss, _loss_dtype(call.tensors))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        logits = ctx.saved_tensors[0]
+        shard = _shard(ctx.saved_tensors, ctx.options)
+        over = ctx.inplace and not graph_is_retained()
+        to = logits.detach() if over else torch.empty_like(logits)
+        part, whole = ctx.numbers
+        _shards.gradient(shard, part, whole, array(upstream.double()), array(to))
+        if over:
+            increment_version(logits)
+        return to, None
+
+
+def _computed(call: _Call) -> tuple[_shards.Shard, _shards.Part, _shards.Whole]:
+    """The numbers of this shard, and those of whole rows, by one all-gather."""
+    rank, ranks = dist.get_rank(call.group), dist.get_world_size(call.group)
+    shard, error = None, Exception()
+    try:
+        shard, part, offset = _of_this_rank(call, rank)
+        mine = torch.from_numpy(_exchange.message(shard, part, offset))
+    except (TypeError, ValueError, IndexError) as wrong:
+        error = wrong
+        mine = torch.full((_length(call, wrong),), math.nan, dtype=torch.float64)
+    every = mine.new_empty((ranks, len(mine)))
+    dist.all_gather(list(every.unbind()), mine, group=call.group)
+    if shard is None:
+        raise type(error)(in_torchs_words(error)) from error
+    parts, classes = _exchange.received(shard, every.numpy())
+    return shard, part, _shards.whole_of(shard, parts, classes, rank)
+
+
+def _of_this_rank(call: _Call, rank: int) -> tuple[_shards.Shard, _shards.Part, int]:
+    """The shard, checked, its numbers, and its first class."""
+    _check_tensors(call.tensors)
+    if call.derived:
+        _check_derived(call.tensors, call.options)
+    options = _plain(call.options, call.tensors[0])
+    if call.empty_mean is not math.nan:
+        _check.empty_mean(call.empty_mean, options.reduction)
+    shard = _shard(call.tensors, options)
+    offset = call.offset
+    offset = rank * shard.classes if offset is None else _check.integer(offset, "offset")
+    if not 0 <= offset <= LARGEST_OFFSET:
+        raise ValueError(f"offset = {offset} is no class")
+    return shard, _shards.part_of(shard, offset), offset
+
+
+def _shard(tensors: tuple[Any, ...], options: Options) -> _shards.Shard:
+    logits, target, weight, sample_weight = map(array, tensors)
+    return _shards.Shard(logits, target, weight, sample_weight, options)
+
+
+def _length(call: _Call, error: Exception) -> int:
+    """Of the message that the other ranks expect from one that has failed."""
+    logits, target, weight, _ = call.tensors
+    try:
+        rows = logits.numel() // logits.shape[0 if logits.dim() == 1 else call.options.axis]
+        masses = weight is not None or target.is_floating_point()
+        return _exchange.HEADER + rows * _exchange.columns(masses, call.options.label_smoothing)
+    except Exception:  # so wrong that there is no length: the others wait for torch's timeout
+        raise error from None
+
+
+def _check_tensors(tensors: tuple[Any, ...]) -> None:
+    """Raise for what is no plain tensor on the CPU."""
+    for name, tensor in zip(NAMES, tensors, strict=True):
+        if tensor is None and name in ("weight", "sample_weight"):
+            continue
+        if not isinstance(tensor, Tensor):
+            raise no_tensor(name, tensor)
+        if type(tensor) not in PLAIN or tensor.layout is not torch.strided or not tensor.is_cpu:
+            kind = f"{type(tensor).__name__}, {tensor.layout}, on {tensor.device}"
+            raise TypeError(f"{name} must be a plain dense tensor on the CPU, not {kind}")
+
+
+def _check_derived(tensors: tuple[Any, ...], options: Options) -> None:
+    """Raise for what requires a gradient but the logits."""
+    given = dict(zip(NAMES[1:], tensors[1:], strict=True))
+    given |= {name: getattr(options, name) for name in _numbers.NAMES}
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise ValueError(f"{name} requires a gradient, and has none here; give {name}.detach()")
+
+
+def _plain(options: Options, logits: Tensor) -> Options:
+    """The options with Python's numbers for tensors."""
+    _numbers.check(options, logits.device)
+    given = {name: getattr(options, name) for name in Options.NAMES}
+    for name in _numbers.NAMES:
+        if isinstance(given[name], Tensor):
+            given[name] = given[name].item()
+    return make_options(**given)
+
+
+def _loss_dtype(tensors: tuple[Any, ...]) -> torch.dtype:
+    """As `cross_entropy` has it."""
+    logits, target, weight, _ = tensors
+    lifted = torch.is_autocast_enabled("cpu")
+    joined = [t for t in (logits, target, weight) if t is not None and target.is_floating_point()]
+    dtypes = [t.dtype for t in joined or [logits]]
+    dtypes = [torch.float32 if lifted and d in BITS16 else d for d in dtypes]
+    return functools.reduce(torch.promote_types, dtypes)
