@@ -97,6 +97,50 @@ def assert_dtensors(every):
         assert found["target"][0] is TypeError
 
 
+def assert_layers(every):
+    """As the linear loss of one process, but for the order of sums."""
+    size = len(every)
+    for (kind, terms, how, dtype), (loss, *_) in every[0].items():
+        with case((kind, terms, how, dtype)):
+            hidden, weight, bias, target, options = team.layer(kind, terms, dtype)
+            leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
+            expected = xt.linear_cross_entropy(
+                *leaves[:2], target, linear_bias=leaves[2], **options
+            )
+            upstream = torch.linspace(-1, 1, 5) if loss.dim() else torch.tensor(0.7)
+            expected.backward(upstream.to(expected.dtype))
+            first, sizes = team.shards(size, how)
+            for rank, (loss, of_hidden, *of_layer) in enumerate(
+                (e[kind, terms, how, dtype]) for e in every
+            ):
+                own = slice(first[rank], first[rank] + sizes[rank])
+                assert_bits(loss.double(), every[0][kind, terms, how, dtype][0].double())
+                close = {"rtol": 2e-5, "atol": 2e-6} if dtype is torch.float32 else {}
+                if dtype is torch.bfloat16:  # products of one process may be in bfloat16
+                    close = {"rtol": 0.05, "atol": 0.02}
+                torch.testing.assert_close(loss, expected.detach().to(loss.dtype), **close)
+                torch.testing.assert_close(of_hidden, leaves[0].grad, **close)
+                for part, leaf in zip(of_layer, leaves[1:], strict=True):
+                    torch.testing.assert_close(part, leaf.grad[own], **close)
+
+
+def assert_layers_otherwise(every):
+    size = len(every)
+    x, w = torch.zeros(3, 2, requires_grad=True), torch.zeros(4 * size, 2, requires_grad=True)
+    loss = xt.linear_cross_entropy(x, w, torch.tensor([0, 1, -100]))
+    loss.backward()
+    for rank, found in enumerate(every):
+        assert found["no class"][0] is IndexError
+        assert found["bad weight"][0] is (ValueError if rank else RuntimeError)
+        for name in ("bad shape", "target"):
+            assert found[name][0] is ValueError, name
+        of_input, of_weight = found["frozen"]
+        torch.testing.assert_close(found["loss"], loss.detach())
+        torch.testing.assert_close(of_input, x.grad)
+        torch.testing.assert_close(of_weight, w.grad[4 * rank : 4 * rank + 4])
+        assert found["nothing"] == 0
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_cases(size, tmp_path):
     assert_cases(ranks.run(team.every_case, size, tmp_path, size))
@@ -108,6 +152,8 @@ def test_all_else(tmp_path):
     assert_mistakes([each["every_mistake"] for each in found])
     assert_autograd([each["autograd"] for each in found])
     assert_dtensors([each["dtensors"] for each in found])
+    assert_layers([each["every_layer"] for each in found])
+    assert_layers_otherwise([each["layers_otherwise"] for each in found])
     for kind, text in (each["other_rows"] for each in found):
         assert kind is RuntimeError
         assert "mismatch" in text

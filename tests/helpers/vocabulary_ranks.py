@@ -68,6 +68,69 @@ def every_case(rank, ranks):
     return found
 
 
+def layer(kind, terms, dtype=torch.float32):
+    """Hidden states, weight and bias of all classes, target, and options with tensors."""
+    _, target, options = arguments(kind, terms)
+    numbers = torch.from_numpy(make_logits((5 + CLASSES, 7), seed=5).copy()).to(dtype)
+    return numbers[:5], numbers[5:] / 4, numbers[5:, 0], target, options
+
+
+def linear_on_rank(function, rank, ranks, kind, terms, how="even", dtype=torch.float32, **more):
+    """(loss, gradients) of this rank's part of a layer."""
+    hidden, weight, bias, target, options = layer(kind, terms, dtype)
+    first, sizes = (each[rank] for each in shards(ranks, how))
+    own = slice(first, first + sizes)
+    if "weight" in options:
+        options["weight"] = options["weight"][own]
+    target = target[:, own] if kind == "probabilities" else target
+    leaves = [t.clone().requires_grad_() for t in (hidden, weight[own], bias[own])]
+    more |= {} if how == "even" else {"offset": first}
+    loss = function(*leaves[:2], target, bias_shard=leaves[2], **options, **more)
+    loss.backward(torch.linspace(-1, 1, 5).to(loss.dtype) if loss.dim() else torch.tensor(0.7))
+    return loss.detach(), *(leaf.grad for leaf in leaves)
+
+
+def every_layer(rank, ranks):
+    """Answers of the linear form by name of the case."""
+    from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as loss
+
+    found = {}
+    for kind in TARGETS:
+        for terms in TERMS:
+            call = kind, terms, "even", torch.float32
+            found[call] = linear_on_rank(loss, rank, ranks, *call, logits_bytes=100)
+        for dtype in DTYPES:
+            call = kind, "plain", "even", dtype
+            found[call] = linear_on_rank(loss, rank, ranks, *call)
+        for terms in ("all", "weight"):
+            call = kind, terms, "uneven", torch.float32
+            found[call] = linear_on_rank(loss, rank, ranks, *call, logits_bytes=60)
+    return found
+
+
+def layers_otherwise(rank, ranks):
+    """Mistakes, and gradients that are not wanted."""
+    from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as loss
+
+    x, w, y = torch.zeros(3, 2), torch.zeros(4, 2), torch.tensor([0, 1, -100])
+    found = {
+        "no class": _error(loss, x, w, torch.tensor([0, 4 * ranks, 1])),
+        "bad weight": _error(
+            loss, x, w, y, weight=torch.tensor([1.0, torch.inf if rank else 1, 1, 1])
+        ),
+        "bad shape": _error(loss, x, w.T, y),
+        "target": _error(loss, x, w, torch.full((3, 4), 0.1).requires_grad_()),
+    }
+    frozen, leaf = x.clone().requires_grad_(), w.clone().requires_grad_()
+    loss(x, leaf, y).backward()
+    loss(frozen, w, y).backward()
+    with torch.no_grad():
+        found["loss"] = loss(frozen, leaf, y)
+    found["frozen"] = frozen.grad, leaf.grad
+    found["nothing"] = loss(x, w, torch.full((3,), -100), empty_mean=0.0)
+    return found
+
+
 def _error(call, *arguments, **options):
     try:
         call(*arguments, **options)
@@ -185,7 +248,8 @@ def other_rows(rank, ranks):
 
 
 def everything(rank, ranks):
-    parts = every_case, every_mistake, autograd, dtensors, other_rows
+    parts = every_case, every_mistake, autograd, dtensors
+    parts += every_layer, layers_otherwise, other_rows
     return {part.__name__: part(rank, ranks) for part in parts}
 
 

@@ -11,7 +11,12 @@
 """
 
 from .. import cross_entropy as _cross_entropy  # noqa: F401  it says what to install without torch
+from ._linear import vocab_parallel_linear_cross_entropy
 from ._normalizer import global_normalizer
 from ._vocabulary import vocab_parallel_cross_entropy
 
-__all__ = ["global_normalizer", "vocab_parallel_cross_entropy"]
+__all__ = [
+    "global_normalizer",
+    "vocab_parallel_cross_entropy",
+    "vocab_parallel_linear_cross_entropy",
+]

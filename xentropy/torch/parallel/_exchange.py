@@ -1,16 +1,17 @@
 """The one message of each rank: a header, then the numbers of its rows (`Part`), in float64."""
 
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..._kernels import Options, label_error
 from ._shards import Part, Shard
 
-# Of the header: the first class of the shard, how many it has, the sum of their weights, and a
-# checksum of what has to be the same on all ranks. A message of nan: this rank has failed.
-FIRST, CLASSES, WEIGHT, CHECKSUM, HEADER = range(5)
+# Of the header: the first class of the shard, how many it has, the sum of their weights, a checksum
+# of what has to be the same on all ranks, and how many rows the rank can work on at a time. A
+# message of nan: this rank has failed.
+FIRST, CLASSES, WEIGHT, CHECKSUM, AT_A_TIME, HEADER = range(6)
 
 
 def has_masses(shard: Shard) -> bool:
@@ -25,13 +26,20 @@ def columns(masses: bool, label_smoothing: Any) -> int:
 
 def message(shard: Shard, part: Part, offset: int) -> Any:
     """What this rank sends."""
+    return np.concatenate([header(shard, offset), numbers(shard, part)])
+
+
+def header(shard: Shard, offset: int, at_a_time: int = 0) -> Any:
+    """What has to be known of a rank, and what it may do at a time."""
+    return np.array([offset, shard.classes, shard.all_weight, checksum(shard), at_a_time])
+
+
+def numbers(shard: Shard, part: Part) -> Any:
+    """The numbers of all rows."""
     fields = [part.lse, part.target_loss]
     fields += [part.target_mass] if has_masses(shard) else []
     fields += [] if part.uniform_loss is None else [part.uniform_loss]
-    header = np.zeros(HEADER)
-    header[[FIRST, CLASSES]] = offset, shard.classes
-    header[[WEIGHT, CHECKSUM]] = part.uniform_mass, checksum(shard)
-    return np.concatenate([header, *fields])
+    return np.concatenate(fields)
 
 
 def checksum(shard: Shard) -> int:
@@ -45,35 +53,59 @@ def checksum(shard: Shard) -> int:
     return found if shard.repeat is None else zlib.crc32(shard.repeat, found)
 
 
+class Shards(NamedTuple):
+    """What all ranks know of one another: arrays, one number for each."""
+
+    first: Any
+    sizes: Any
+    weights: Any  # of all classes of a shard together
+
+    @property
+    def classes(self) -> int:
+        """The number of all classes."""
+        return int(self.sizes.sum())
+
+
 def received(shard: Shard, messages: Any) -> tuple[Part, int]:
-    """The `Part`s of all ranks, each field with one row for each rank, and how many classes.
+    """The `Part`s of all ranks, and how many classes there are."""
+    shards = agreed(shard, messages[:, :HEADER])
+    return parts(shard, shards, messages[:, HEADER:]), shards.classes
+
+
+def agreed(shard: Shard, headers: Any) -> Shards:
+    """The shards, once it is certain that they belong together, and labels that are classes.
 
     Every rank raises the same error, but for one that has failed before: its own.
     """
-    header = messages[:, :HEADER]
-    failed = np.isnan(header[:, CLASSES])
+    failed = np.isnan(headers[:, CLASSES])
     if failed.any():
-        raise RuntimeError(f"vocab_parallel_cross_entropy has failed on rank {failed.argmax()}")
-    other = header[:, CHECKSUM] != header[0, CHECKSUM]
+        raise RuntimeError(f"the loss has failed on rank {failed.argmax()} of the group")
+    other = headers[:, CHECKSUM] != headers[0, CHECKSUM]
     if other.any():
         raise ValueError(
             f"target, sample_weight or an option of rank {other.argmax()} is not that of rank 0: "
             "all ranks must have the same rows"
         )
-    first, sizes = (header[:, k].astype(np.int64) for k in (FIRST, CLASSES))
-    classes = _whole(first, sizes)
+    first, sizes = (headers[:, k].astype(np.int64) for k in (FIRST, CLASSES))
+    _check_range(first, sizes)
+    shards = Shards(first, sizes, headers[:, WEIGHT])
     if shard.has_labels:
-        _check_labels(shard, classes)
+        _check_labels(shard, shards.classes)
+    return shards
+
+
+def parts(shard: Shard, shards: Shards, messages: Any) -> Part:
+    """The `Part`s of all ranks: each field has one row for each rank."""
     each = columns(has_masses(shard), shard.options.label_smoothing)
-    fields = messages[:, HEADER:].reshape(len(messages), each, shard.rows).swapaxes(0, 1)
+    fields = messages.reshape(len(messages), each, shard.rows).swapaxes(0, 1)
     lse, loss = fields[:2]
-    mass = fields[2] if has_masses(shard) else _owned(shard, first, sizes)
+    mass = fields[2] if has_masses(shard) else _owned(shard, shards)
     uniform = fields[-1] if shard.options.label_smoothing else None
-    return Part(lse, loss, mass, uniform, header[:, WEIGHT], None, None, None), classes
+    return Part(lse, loss, mass, uniform, shards.weights, None, None, None)
 
 
-def _whole(first: Any, sizes: Any) -> int:
-    """The number of all classes, if the shards have each of them once."""
+def _check_range(first: Any, sizes: Any) -> None:
+    """Raise unless the shards have each class once."""
     order = np.argsort(first, kind="stable")
     wanted = np.cumsum(sizes[order]) - sizes[order]
     wrong = np.flatnonzero(first[order] != wanted)
@@ -84,7 +116,6 @@ def _whole(first: Any, sizes: Any) -> int:
             f"the shard of rank {rank} starts at class {first[rank]}, not {wanted[wrong[0]]}: the "
             f"ranks have {shards}; give each its offset if their sizes differ"
         )
-    return int(sizes.sum())
 
 
 def _check_labels(shard: Shard, classes: int) -> None:
@@ -95,8 +126,9 @@ def _check_labels(shard: Shard, classes: int) -> None:
         raise label_error(shard.target, int(bad.argmax()), classes)
 
 
-def _owned(shard: Shard, first: Any, sizes: Any) -> Any:
+def _owned(shard: Shard, shards: Shards) -> Any:
     """Which rank has the label of each row: (ranks, rows), 1.0 or 0.0."""
-    labels = shard.labels_in(0, int(sizes.sum()))
-    own = (labels >= first[:, None]) & (labels < (first + sizes)[:, None])
+    labels = shard.labels_in(0, shards.classes)
+    first = shards.first[:, None]
+    own = (labels >= first) & (labels < first + shards.sizes[:, None])
     return own.astype(np.float64)

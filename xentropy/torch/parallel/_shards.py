@@ -63,6 +63,11 @@ class Shard:
             self.counted &= self.repeat != 0
 
     @property
+    def all_weight(self) -> float:
+        """The weight of all classes of this shard."""
+        return float(self.classes if self.weight is None else self.weight.sum())
+
+    @property
     def dense(self) -> bool:
         """May every class have a target mass?"""
         return not self.has_labels or self.options.label_smoothing != 0
@@ -81,6 +86,11 @@ class Shard:
         labels = labels.astype(np.int64)
         own = self.counted & (labels >= first) & (labels < first + classes)
         return np.where(own, labels - first, NO_CLASS)
+
+    def masses_of(self, labels: Any) -> Any:
+        """The weight of the label of each row; 0 if it is not in this shard."""
+        weight = 1.0 if self.weight is None else self.weight[labels]
+        return np.where(labels == NO_CLASS, 0.0, weight)
 
     def masses(self, rows: Any, smoothing_share: float, labels: Any) -> Any:
         """The target masses q_c of these rows, (n, classes): float64."""
@@ -131,14 +141,12 @@ def part_of(shard: Shard, offset: int) -> Part:
     if labels is not None:
         own = labels != NO_CLASS
         log_y = _selected(shard, np.where(own, labels, read))[1] if shard.dense else log_p
-        weight = 1.0 if shard.weight is None else shard.weight[labels]
-        mass = np.where(own, weight, 0.0)
+        mass = shard.masses_of(labels)
         loss = times(mass, np.where(own, 0.0 - log_y, 0.0))
     else:
         loss, mass = _of_probabilities(shard, lse)
-    every = shard.classes if shard.weight is None else float(shard.weight.sum())
     uniform = _uniform_loss(shard, read, lse) if shard.options.label_smoothing else None
-    return Part(lse, loss, mass, uniform, every, labels, at, log_p)
+    return Part(lse, loss, mass, uniform, shard.all_weight, labels, at, log_p)
 
 
 def taken(call: Any, *arguments: Any, **options: Any) -> Any:
@@ -214,14 +222,14 @@ def whole_of(shard: Shard, parts: Any, classes: int, me: int) -> Whole:
         if share:
             mass = mass + share * parts.uniform_mass[:, None]
             each = each + share * parts.uniform_loss
-        each = each + np.where(np.isneginf(parts.lse), 0.0, times(mass, above))
+        each = each + np.where(np.isneginf(parts.lse), 0.0, mass * above)
         loss = shard.unit * np.sort(each, axis=0).sum(axis=0) + options.z_loss * lse**2
     loss = np.where(shard.counted, np.where(defined, loss, np.nan), 0.0)
     total = np.sort(mass, axis=0).sum(axis=0)
-    return Whole(lse, above[me].copy(), loss, total, share, _divisor(shard, parts.target_mass))
+    return Whole(lse, above[me].copy(), loss, total, share, divisor(shard, parts.target_mass))
 
 
-def _divisor(shard: Shard, target_mass: Any) -> float:
+def divisor(shard: Shard, target_mass: Any) -> float:
     """What the sum of the losses is divided by."""
     if shard.options.reduction != "mean":
         return 1.0

@@ -18,12 +18,14 @@ from .. import _numbers
 from .._arrays import BITS16, array, loss_tensor
 from .._autograd import check_in_place, graph_is_retained
 from .._loss import cross_entropy
-from .._refusals import in_torchs_words, no_tensor
+from .._refusals import no_tensor
 from .._routing import PLAIN
 from . import _exchange, _shards
 from ._dtensor import NAMES, local_tensors
+from ._group import exchanged, size_of
 
 LARGEST_OFFSET = 2**53  # float64 numbers it
+OPTIONAL = "weight", "sample_weight"
 
 
 def vocab_parallel_cross_entropy(
@@ -133,23 +135,12 @@ def vocab_parallel_cross_entropy(
     >>> f"{loss.item():.2e}", [f"{g:.2e}" for g in logits.grad[0].tolist()]
     ('2.06e-09', ['-2.06e-09', '2.06e-09'])
     """
-    options = make_options(
-        axis=axis,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalizer=normalizer,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        logit_scale=logit_scale,
-        softcap=softcap,
-        base=base,
-        n_threads=n_threads,
-    )
+    options = options_of(locals())
     given = logits_shard, target, weight, sample_weight
     tensors, group, offset = local_tensors(given, axis, group, offset)
-    size = _size_of(group)
+    size = size_of(group)
     if size == 1:
-        _check_one(offset)
+        check_one(offset)
         return _alone(tensors, options, empty_mean, inplace)
     derived = torch.is_grad_enabled()
     if inplace and derived and tensors[0].requires_grad:
@@ -159,16 +150,13 @@ def vocab_parallel_cross_entropy(
     return loss
 
 
-def _size_of(group: dist.ProcessGroup | None) -> int:
-    """How many ranks there are."""
-    if group is None and not (dist.is_available() and dist.is_initialized()):
-        return 1
-    if dist.get_rank(group) < 0:
-        raise ValueError("this process is not in group")
-    return dist.get_world_size(group)
+def options_of(call: dict[str, Any]) -> Options:
+    """The options among the arguments of a call."""
+    return make_options(**{name: call[name] for name in Options.NAMES})
 
 
-def _check_one(offset: Any) -> None:
+def check_one(offset: Any) -> None:
+    """Raise unless it is that of a rank which has all classes."""
     if offset is not None and _check.integer(offset, "offset") != 0:
         raise ValueError(f"offset = {offset}, but a group of one rank has all classes")
 
@@ -219,36 +207,36 @@ class _VocabParallel(torch.autograd.Function):
 
 def _computed(call: _Call) -> tuple[_shards.Shard, _shards.Part, _shards.Whole]:
     """The numbers of this shard, and those of whole rows, by one all-gather."""
-    rank, ranks = dist.get_rank(call.group), dist.get_world_size(call.group)
-    shard, error = None, Exception()
-    try:
+    rank = dist.get_rank(call.group)
+
+    def mine() -> tuple[Any, tuple[_shards.Shard, _shards.Part]]:
         shard, part, offset = _of_this_rank(call, rank)
-        mine = torch.from_numpy(_exchange.message(shard, part, offset))
-    except (TypeError, ValueError, IndexError) as wrong:
-        error = wrong
-        mine = torch.full((_length(call, wrong),), math.nan, dtype=torch.float64)
-    every = mine.new_empty((ranks, len(mine)))
-    dist.all_gather(list(every.unbind()), mine, group=call.group)
-    if shard is None:
-        raise type(error)(in_torchs_words(error)) from error
-    parts, classes = _exchange.received(shard, every.numpy())
+        return _exchange.message(shard, part, offset), (shard, part)
+
+    every, (shard, part) = exchanged(mine, lambda: _length(call), call.group)
+    parts, classes = _exchange.received(shard, every)
     return shard, part, _shards.whole_of(shard, parts, classes, rank)
 
 
 def _of_this_rank(call: _Call, rank: int) -> tuple[_shards.Shard, _shards.Part, int]:
     """The shard, checked, its numbers, and its first class."""
-    _check_tensors(call.tensors)
+    check_tensors(NAMES, call.tensors, OPTIONAL)
     if call.derived:
-        _check_derived(call.tensors, call.options)
-    options = _plain(call.options, call.tensors[0])
+        check_derived(NAMES[1:], call.tensors[1:], call.options)
+    options = plain(call.options, call.tensors[0])
     if call.empty_mean is not math.nan:
         _check.empty_mean(call.empty_mean, options.reduction)
     shard = _shard(call.tensors, options)
-    offset = call.offset
-    offset = rank * shard.classes if offset is None else _check.integer(offset, "offset")
+    offset = check_offset(call.offset, rank, shard.classes)
+    return shard, _shards.part_of(shard, offset), offset
+
+
+def check_offset(given: Any, rank: int, classes: int) -> int:
+    """The first class of this rank."""
+    offset = rank * classes if given is None else _check.integer(given, "offset")
     if not 0 <= offset <= LARGEST_OFFSET:
         raise ValueError(f"offset = {offset} is no class")
-    return shard, _shards.part_of(shard, offset), offset
+    return offset
 
 
 def _shard(tensors: tuple[Any, ...], options: Options) -> _shards.Shard:
@@ -256,21 +244,18 @@ def _shard(tensors: tuple[Any, ...], options: Options) -> _shards.Shard:
     return _shards.Shard(logits, target, weight, sample_weight, options)
 
 
-def _length(call: _Call, error: Exception) -> int:
+def _length(call: _Call) -> int:
     """Of the message that the other ranks expect from one that has failed."""
     logits, target, weight, _ = call.tensors
-    try:
-        rows = logits.numel() // logits.shape[0 if logits.dim() == 1 else call.options.axis]
-        masses = weight is not None or target.is_floating_point()
-        return _exchange.HEADER + rows * _exchange.columns(masses, call.options.label_smoothing)
-    except Exception:  # so wrong that there is no length: the others wait for torch's timeout
-        raise error from None
+    rows = logits.numel() // logits.shape[0 if logits.dim() == 1 else call.options.axis]
+    masses = weight is not None or target.is_floating_point()
+    return _exchange.HEADER + rows * _exchange.columns(masses, call.options.label_smoothing)
 
 
-def _check_tensors(tensors: tuple[Any, ...]) -> None:
+def check_tensors(names: Any, tensors: tuple[Any, ...], optional: tuple[str, ...]) -> None:
     """Raise for what is no plain tensor on the CPU."""
-    for name, tensor in zip(NAMES, tensors, strict=True):
-        if tensor is None and name in ("weight", "sample_weight"):
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor is None and name in optional:
             continue
         if not isinstance(tensor, Tensor):
             raise no_tensor(name, tensor)
@@ -279,16 +264,16 @@ def _check_tensors(tensors: tuple[Any, ...]) -> None:
             raise TypeError(f"{name} must be a plain dense tensor on the CPU, not {kind}")
 
 
-def _check_derived(tensors: tuple[Any, ...], options: Options) -> None:
-    """Raise for what requires a gradient but the logits."""
-    given = dict(zip(NAMES[1:], tensors[1:], strict=True))
+def check_derived(names: Any, tensors: tuple[Any, ...], options: Options) -> None:
+    """Raise for what requires a gradient that it does not get."""
+    given = dict(zip(names, tensors, strict=True))
     given |= {name: getattr(options, name) for name in _numbers.NAMES}
     for name, value in given.items():
         if isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(f"{name} requires a gradient, and has none here; give {name}.detach()")
 
 
-def _plain(options: Options, logits: Tensor) -> Options:
+def plain(options: Options, logits: Tensor) -> Options:
     """The options with Python's numbers for tensors."""
     _numbers.check(options, logits.device)
     given = {name: getattr(options, name) for name in Options.NAMES}
