@@ -253,15 +253,16 @@ def reduced(shard: Shard, whole: Whole, empty_mean: float) -> Any:
         return float(loss.sum() / np.float64(whole.divisor))
 
 
-def gradient(shard: Shard, part: Part, whole: Whole, upstream: Any, out: Any) -> None:
-    """The gradient in the shard's logits, written to `out`, which may be they themselves."""
+def gradient(shard: Shard, part: Part, whole: Whole, upstream: Any, out: Any = None) -> Any:
+    """The gradient in the shard's logits: a new array, or `out`, which may be they themselves."""
     with np.errstate(all="ignore"):
         each = np.broadcast_to(np.asarray(upstream, np.float64), shard.row_shape).reshape(-1)
         each = each / np.float64(whole.divisor)  # the upstream gradient of each row
         each = np.where(shard.counted, each if shard.repeat is None else each * shard.repeat, 0.0)
         if shard.dense:
+            out = np.empty_like(shard.x) if out is None else out
             _dense_gradient(shard, part, whole, each, out)
-            return
+            return out
         own = part.labels != NO_CLASS
         mass = part.target_mass
         on_class, on_lse = _upstreams(shard, whole, each, mass)
@@ -270,7 +271,7 @@ def gradient(shard: Shard, part: Part, whole: Whole, upstream: Any, out: Any) ->
     arrays = (_rows(each, shard) for each in numbers)
     options, on_lse = shard.kernel_options(), _rows(on_lse, shard)
     call = _kernels.selected_log_probs_grad
-    taken(call, shard.x, *arrays, None, options, out, grad_lse=on_lse)
+    return taken(call, shard.x, *arrays, None, options, out, grad_lse=on_lse)
 
 
 def _upstreams(shard: Shard, whole: Whole, each: Any, mass: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from torch.autograd.graph import increment_version
 from ... import _check
 from ..._kernels import Options, make_options
 from .. import _numbers
-from .._arrays import BITS16, array, loss_tensor
+from .._arrays import BITS16, array, loss_tensor, tensor
 from .._autograd import check_in_place, graph_is_retained
 from .._loss import cross_entropy
 from .._refusals import no_tensor
@@ -196,13 +196,13 @@ class _VocabParallel(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         logits = ctx.saved_tensors[0]
         shard = _shard(ctx.saved_tensors, ctx.options)
-        over = ctx.inplace and not graph_is_retained()
-        to = logits.detach() if over else torch.empty_like(logits)
         part, whole = ctx.numbers
-        _shards.gradient(shard, part, whole, array(upstream.double()), array(to))
-        if over:
-            increment_version(logits)
-        return to, None
+        over = array(logits) if ctx.inplace and not graph_is_retained() else None
+        gradient = tensor(_shards.gradient(shard, part, whole, array(upstream.double()), over))
+        if over is None:
+            return gradient, None
+        increment_version(logits)
+        return logits.detach(), None
 
 
 def _computed(call: _Call) -> tuple[_shards.Shard, _shards.Part, _shards.Whole]:
@@ -254,13 +254,13 @@ def _length(call: _Call) -> int:
 
 def check_tensors(names: Any, tensors: tuple[Any, ...], optional: tuple[str, ...]) -> None:
     """Raise for what is no plain tensor on the CPU."""
-    for name, tensor in zip(names, tensors, strict=True):
-        if tensor is None and name in optional:
+    for name, given in zip(names, tensors, strict=True):
+        if given is None and name in optional:
             continue
-        if not isinstance(tensor, Tensor):
-            raise no_tensor(name, tensor)
-        if type(tensor) not in PLAIN or tensor.layout is not torch.strided or not tensor.is_cpu:
-            kind = f"{type(tensor).__name__}, {tensor.layout}, on {tensor.device}"
+        if not isinstance(given, Tensor):
+            raise no_tensor(name, given)
+        if type(given) not in PLAIN or given.layout is not torch.strided or not given.is_cpu:
+            kind = f"{type(given).__name__}, {given.layout}, on {given.device}"
             raise TypeError(f"{name} must be a plain dense tensor on the CPU, not {kind}")
 
 
