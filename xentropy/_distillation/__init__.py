@@ -203,8 +203,9 @@ def distillation_loss_with_grad(
 
     Parameters
     ----------
-    logits, teacher_logits, teacher_log_probs, teacher_index, missing, beta, temperature, \
-sample_weight, reduction, normalizer, empty_mean, axis, n_threads
+    logits, teacher_logits, teacher_log_probs, teacher_index, missing, beta, temperature
+        As for `distillation_loss`.
+    sample_weight, reduction, normalizer, empty_mean, axis, n_threads
         As for `distillation_loss`.
     grad_output : float or array_like, optional
         Upstream gradient: a number, or one per row for reduction="none".

@@ -107,8 +107,9 @@ def linear_selected_log_probs_grad(
 
     Parameters
     ----------
-    input, linear_weight, index, linear_bias, ignore_index, logit_scale, softcap, logits_bytes, \
-n_threads
+    input, linear_weight, index, linear_bias, ignore_index, logit_scale, softcap
+        As in `linear_selected_log_probs`.
+    logits_bytes, n_threads
         As in `linear_selected_log_probs`.
     lse, log_prob, entropy : array_like of floats
         What it has returned for them.

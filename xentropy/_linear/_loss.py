@@ -39,9 +39,7 @@ class BatchLoss(CountedRows):
         self.reduction = options.reduction
         terms = {n: getattr(options, n) for n in Options.NAMES if n not in OF_THE_BATCH}
         self._options = _kernels.make_options(axis=-1, reduction="none", **terms)
-        super().__init__(
-            counting_rows(target, classes, options.ignore_index, self.sample_weight)
-        )
+        super().__init__(counting_rows(target, classes, options.ignore_index, self.sample_weight))
         self.divisor = self._divisor(options.normalizer)
         self._upstream = self._upstream_of(grad_output)
         own_mean = self.reduction == "mean" and options.normalizer is None
