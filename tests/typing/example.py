@@ -58,7 +58,10 @@ assert_type(xe.row_statistics(x, labels), xe.RowStatistics)
 assert_type(xe.row_statistics(x).rank, NDArray[np.int64] | None)
 selected = xe.selected_log_probs(x, labels)
 assert_type(selected, xe.SelectedLogProbs)
-assert_type(xe.selected_log_probs_grad(x, labels, *selected[::-1], [1, 2], out=x), Floats)
+saved = selected.lse, selected.log_prob, selected.entropy
+assert_type(xe.selected_log_probs_grad(x, labels, *saved, [1, 2], out=x), Floats)
+assert_type(xe.distillation_loss(x, x), float)
+assert_type(xe.distillation_loss_with_grad(x, x, reduction="none"), tuple[float | Floats, Floats])
 assert_type(xe.get_num_threads(), int)
 assert_type(xe.__version__, str)
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def evaluate(
     logits: da.Array,
-    target: da.Array | ArrayLike,
+    target: ArrayLike,
     *,
-    group: da.Array | ArrayLike | None = None,
-    sample_weight: da.Array | ArrayLike | None = None,
-    bytes: da.Array | ArrayLike | None = None,
+    group: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    bytes: ArrayLike | None = None,
     top: Sequence[SupportsIndex] = (1, 5),
     bins: SupportsIndex = 15,
     axis: SupportsIndex = 1,

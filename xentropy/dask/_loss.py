@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 def cross_entropy(
     logits: da.Array,
-    target: da.Array | ArrayLike,
-    weight: da.Array | ArrayLike | None = None,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
     *,
-    sample_weight: da.Array | ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex = -100,
     reduction: str = "mean",
     normalizer: Number | None = None,
@@ -100,10 +100,10 @@ def cross_entropy(
 
 def cross_entropy_with_grad(
     logits: da.Array,
-    target: da.Array | ArrayLike,
-    weight: da.Array | ArrayLike | None = None,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
     *,
-    sample_weight: da.Array | ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex = -100,
     reduction: str = "mean",
     normalizer: Number | None = None,
@@ -114,7 +114,7 @@ def cross_entropy_with_grad(
     softcap: Number | None = None,
     axis: SupportsIndex = 1,
     base: Number | None = None,
-    grad_output: da.Array | ArrayLike | None = None,
+    grad_output: ArrayLike | None = None,
     n_threads: SupportsIndex | None = 1,
 ) -> tuple[da.Array, da.Array]:
     r"""Softmax cross-entropy and its gradient in the logits: `xentropy.cross_entropy_with_grad`.

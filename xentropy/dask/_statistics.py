@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def row_statistics(
     logits: da.Array,
-    target: da.Array | ArrayLike | None = None,
+    target: ArrayLike | None = None,
     *,
     axis: SupportsIndex = 1,
     ignore_index: SupportsIndex = -100,
