@@ -250,7 +250,7 @@ def test_objects_that_override_functions_see_the_call():
     for arguments in ((other, TARGET), (TARGET, other)):
         name, seen, options = xt.kl_divergence(*arguments)
         assert (name, seen) == ("kl_divergence", arguments)
-        assert options == {"dim": 1, "reduction": "mean", "base": None}
+        assert options == {"dim": 1, "reduction": "mean", "base": None, "target_logits": False}
 
 
 # --- transforms ---

@@ -324,6 +324,7 @@ LOGITS += wrong_arrays("logits", X) + outside("axis", AXES) + wrong_integers("ax
 LOGITS += outside("n_threads", THREADS) + wrong_integers("n_threads", none=True)
 KL = [
     ("integer target", {"target": np.zeros((3, 4), int)}, TypeError, ["target", "int64"]),
+    ("flag", {"target_logits": "yes"}, TypeError, ["target_logits"]),
     ("labels", {"target": np.zeros(3, int)}, TypeError, ["target", "int64"]),
     ("integer logits", {"logits": np.zeros((3, 4), int)}, TypeError, ["logits", "int64"]),
     ("transposed", {"target": T.T}, ValueError, ["target", r"\(4, 3\)", r"\(3, 4\)"]),
