@@ -135,7 +135,10 @@ def test_softcap(dtype, classes):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("shape", "axis"), [((5, 33, 4), 1), ((3, 4, 400), 2), ((350, 20), 0)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((5, 33, 4), 1), ((3, 4, 400), 2), ((350, 20), 0), ((2, 21, 64), 1)],  # the last: columns
+)
 def test_layouts_threads_and_types_of_index_change_no_bit(dtype, layout, shape, axis):
     x, index = make_logits(shape, dtype), make_index(shape, 2, axis=axis)
     rows = np.ascontiguousarray(np.moveaxis(x, axis, -1).reshape(-1, shape[axis]))

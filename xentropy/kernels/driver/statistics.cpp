@@ -108,10 +108,11 @@ void store_statistics(const StatisticsCall& c, size_t row, size_t n, const Stati
 template <class S>
 void select_row(const StatisticsBlock<S>& b, const StatisticsWorkspace<S>& w, size_t i, size_t k) {
   const S* x = b.x + ptrdiff_t(i) * b.x_stride;
+  const auto at = [&](int64_t c) { return double(value_of(x[c * b.x_class_stride])); };
   for (size_t j = i * k; j < (i + 1) * k; ++j) {
     w.log_prob[j] = 0;
     if (w.at[j] == kIgnored) continue;
-    const double below = double(value_of(x[w.to.argmax[i]])) - double(value_of(x[w.at[j]]));
+    const double below = at(w.to.argmax[i]) - at(w.at[j]);
     w.log_prob[j] = w.to.max_log_prob[i] - below * b.logit_scale;
   }
 }
