@@ -239,9 +239,10 @@ cdef void compute_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
 cdef double run(const CrossEntropyCall* c, int n_threads, Memory* m) noexcept nogil:
     """Returns the summed loss; writes the gradient and the rows' losses if c has arrays."""
     cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
-    cdef size_t team = team_for(c.terms.classes, n_threads)
-    if 0 < 2 * c.rows <= team and 2 * c.rows <= parts_of(c[0]):
-        return run_split(c, &p, <int>team, m)
+    cdef size_t parts = parts_of(c[0]), team = team_of_a_row(c.rows, c.terms.classes, parts,
+                                                             n_threads)
+    if team > 1:
+        return run_split(c, &p, parts, <int>team, m)
     cdef Py_ssize_t chunk
     cdef double total = 0
     cdef size_t each = workspace_bytes(current[0], c[0])
@@ -257,45 +258,59 @@ cdef double run(const CrossEntropyCall* c, int n_threads, Memory* m) noexcept no
 
 # One step of a row that is split among threads.
 cdef struct RowStep:
-    const CrossEntropyCall* call
+    const void* call
     char* scratch
     Py_ssize_t row
     Step step
 
 
+cdef size_t team_of_a_row(size_t rows, size_t classes, size_t parts, int asked) noexcept nogil:
+    """The threads that share each row if there are fewer rows than half of them; else 1."""
+    cdef size_t team = team_for(classes, asked)
+    return min(team, parts) if 0 < 2 * rows <= team and 2 * rows <= parts else 1
+
+
+cdef void split_rows(Work part, RowStep* s, Py_ssize_t rows, size_t parts, int team, bint caps,
+                     bint stores, void* results) noexcept nogil:
+    """The steps of all rows: `part` does one step of one part, for the RowStep as its call."""
+    cdef Plan all_parts, whole
+    all_parts.rows = all_parts.chunks = parts
+    whole.rows = whole.chunks = whole.team = 1
+    all_parts.per_chunk = whole.per_chunk = 1
+    all_parts.team = team
+    for s.row in range(rows):
+        s.step = Step.kCap
+        if caps:
+            execute(part, s, &all_parts, results, NULL, 0)
+        s.step = Step.kExps
+        execute(part, s, &all_parts, results, NULL, 0)
+        s.step = Step.kSettle
+        execute(part, s, &whole, results, NULL, 0)
+        s.step = Step.kGradient
+        if stores:
+            execute(part, s, &all_parts, results, NULL, 0)
+
+
 cdef void compute_part(const void* row_step, const Plan* p, Py_ssize_t part, void* loss,
                        char* scratch) noexcept nogil:
     cdef const RowStep* s = <const RowStep*>row_step
-    run_part(current[0], s.call[0], s.step, s.row, part, <double*>loss, s.scratch)
+    run_part(current[0], (<const CrossEntropyCall*>s.call)[0], s.step, s.row, part, <double*>loss,
+             s.scratch)
 
 
-cdef double run_split(const CrossEntropyCall* c, const Plan* p, int team,
+cdef double run_split(const CrossEntropyCall* c, const Plan* p, size_t parts, int team,
                       Memory* m) noexcept nogil:
     """`run` with the same bits, for fewer rows than half the threads: each row is split."""
-    cdef Plan all_parts, whole
     cdef Py_ssize_t chunk
     cdef double total = 0
     cdef RowStep s
-    cdef size_t workspace = split_workspace_bytes(current[0], c[0])
-    cdef double* loss = <double*>take(m, c.rows * sizeof(double), workspace)
+    cdef double* loss = <double*>take(m, c.rows * sizeof(double),
+                                      split_workspace_bytes(current[0], c[0]))
     if loss == NULL:
         return 0
     s.call, s.scratch = c, m.scratch
-    all_parts.rows = all_parts.chunks = parts_of(c[0])
-    whole.rows = whole.chunks = whole.team = 1
-    all_parts.per_chunk = whole.per_chunk = 1
-    all_parts.team = <int>min(<size_t>team, <size_t>all_parts.chunks)
-    for s.row in range(<Py_ssize_t>c.rows):
-        s.step = Step.kCap
-        if c.softcap != 0:
-            execute(compute_part, &s, &all_parts, loss, NULL, 0)
-        s.step = Step.kExps
-        execute(compute_part, &s, &all_parts, loss, NULL, 0)
-        s.step = Step.kSettle
-        execute(compute_part, &s, &whole, loss, NULL, 0)
-        s.step = Step.kGradient
-        if c.gradient.data is not NULL:
-            execute(compute_part, &s, &all_parts, loss, NULL, 0)
+    split_rows(compute_part, &s, c.rows, parts, team, c.softcap != 0, c.gradient.data is not NULL,
+               loss)
     for chunk in range(p.chunks):
         total += finish_rows(c[0], begin(p, chunk), end(p, chunk), loss)
     release(m)

@@ -202,6 +202,10 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
     void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t row,
                   size_t part, double* loss, char* scratch)
     double finish_rows(const CrossEntropyCall& call, size_t begin, size_t end, const double* loss)
+    size_t parts_of(const StatisticsCall& call)
+    size_t split_workspace_bytes(const Tier& tier, const StatisticsCall& call)
+    void run_part(const Tier& tier, const StatisticsCall& call, Step step, size_t row,
+                  size_t part, char* scratch)
 
 
 # --- tiers -----------------------------------------------------------------------------

@@ -73,8 +73,26 @@ cdef void statistics_chunk(const void* call, const Plan* p, Py_ssize_t chunk, vo
     run_chunk(current[0], (<const StatisticsCall*>call)[0], begin(p, chunk), end(p, chunk), scratch)
 
 
+cdef void statistics_part(const void* row_step, const Plan* p, Py_ssize_t part, void* results,
+                          char* scratch) noexcept nogil:
+    cdef const RowStep* s = <const RowStep*>row_step
+    run_part(current[0], (<const StatisticsCall*>s.call)[0], s.step, s.row, part, s.scratch)
+
+
 cdef int run_statistics(const StatisticsCall* c, int n_threads) except -1:
-    return run_in_chunks(statistics_chunk, c, &c.rows, workspace_bytes(current[0], c[0]), n_threads)
+    cdef size_t rows = c.rows.rows, classes = c.rows.terms.classes, parts = parts_of(c[0])
+    cdef size_t team = team_of_a_row(rows, classes, parts, n_threads)
+    if team == 1:
+        return run_in_chunks(statistics_chunk, c, &c.rows, workspace_bytes(current[0], c[0]),
+                             n_threads)
+    cdef RowStep s
+    cdef Memory memory
+    leave_python(&memory, rows * classes)
+    if take(&memory, 0, split_workspace_bytes(current[0], c[0])) != NULL:
+        s.call, s.scratch = c, memory.scratch
+        split_rows(statistics_part, &s, rows, parts, <int>team, False, False, NULL)
+        release(&memory)
+    return back_to_python(&memory)
 
 
 cdef int run_in_chunks(Work chunk, const void* call, const CrossEntropyCall* c, size_t each,

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.usefixtures("tier")
 
 FLOATS = ("lse", "loss", "entropy", "max_log_prob", "sum_squares")
 CLASSES = ("argmax", "rank")
-# Short rows and long ones; the last vector, line, chunk; several chunks.
+# Short rows and long ones; the last vector, line, chunk; several chunks; several parts.
 SHAPES = [(37, 1), (37, 2), (19, 5), (20, 17), (18, 100), (7, 320), (7, 321), (7, 1000), (3, 5003)]
+SHAPES += [(6, 33_001)]
 # An exp, two sums and a quotient more than the loss.
 ULPS = 2
 
@@ -112,7 +113,7 @@ def test_other_calls_agree(dtype, shape):
     assert np.array_equal(s["rank"], np.argmax(order == target[:, None], axis=1))
 
 
-@pytest.mark.parametrize("classes", [3, 50, 320, 321, 700, 3000])
+@pytest.mark.parametrize("classes", [3, 50, 320, 321, 700, 3000, 17_000])
 def test_equal_logits_rank_by_index(dtype, classes):
     x = np.random.default_rng(0).integers(-2, 3, (40, classes)).astype(dtype)
     x[x == 1] = -np.inf
@@ -123,6 +124,18 @@ def test_equal_logits_rank_by_index(dtype, classes):
     order = np.argsort(-x.astype("f8"), axis=1, kind="stable")
     assert np.array_equal(s["rank"], np.argmax(order == target[:, None], axis=1))
     assert np.array_equal(s["argmax"], order[:, 0])
+
+
+def test_a_part_of_a_long_row_without_finite_logits(dtype):
+    """Of the parts of 16,384 classes that are summed by themselves, or of what is probed first."""
+    x = make_logits((5, 50_000), dtype).copy()
+    x[0, 16_384:32_768] = -np.inf
+    x[1, :16_384] = -np.inf
+    x[2, :100] = -np.inf
+    x[3, :-1] = -np.inf
+    x[4, 20_000:] -= x.dtype.type(5000)  # their exps are 0
+    for y in (0, 16_385, 49_999):
+        assert_statistics(x, np.full(5, y))
 
 
 INF, NAN = np.inf, np.nan

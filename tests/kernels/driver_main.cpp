@@ -74,23 +74,28 @@ size_t rows_of(const DistillationCall& call) { return call.rows.rows; }
 size_t rows_of(const StatisticsCall& call) { return call.rows.rows; }
 size_t rows_of(const LogProbGradientCall& call) { return call.rows.rows; }
 
+// Calls work(thread) on every thread.
+template <class Work>
+void on_threads(size_t threads, const Work& work) {
+  std::vector<std::thread> team;
+  for (size_t t = 1; t < threads; ++t) team.emplace_back(work, t);
+  work(0);
+  for (std::thread& t : team) t.join();
+}
+
 // Processes all chunks of a call on `threads` threads: work(chunk, begin, end, workspace).
 template <class Call, class Work>
 void share(const Tier& tier, const Call& call, size_t classes, size_t threads, const Work& work) {
-  const size_t each_chunk = chunk_rows(rows_of(call), classes), each = workspace_bytes(tier, call);
-  const size_t rows = rows_of(call), chunks = (rows + each_chunk - 1) / each_chunk;
+  const size_t rows = rows_of(call), each_chunk = chunk_rows(rows, classes);
+  const size_t chunks = (rows + each_chunk - 1) / each_chunk, each = workspace_bytes(tier, call);
   const Array<char> scratch(threads * each + 1, 0);
   std::atomic<size_t> next{0};
-  const auto take_chunks = [&](size_t thread) {
+  on_threads(threads, [&](size_t thread) {
     for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) {
       const size_t begin = chunk * each_chunk, end = begin + each_chunk;
       work(chunk, begin, end < rows ? end : rows, scratch.data() + thread * each);
     }
-  };
-  std::vector<std::thread> team;
-  for (size_t t = 1; t < threads; ++t) team.emplace_back(take_chunks, t);
-  take_chunks(0);
-  for (std::thread& t : team) t.join();
+  });
 }
 
 uint64_t hash_of(const void* data, size_t n) {  // FNV-1a
@@ -492,12 +497,136 @@ bool check_log_probs(const Tier& tier, Report report, const std::vector<Shape>& 
   return report.close();
 }
 
+// --- the statistics of rows
+
+template <class S>
+struct StatisticsRun {
+  typedef Arithmetic<S> T;
+  std::vector<T> lse, loss, entropy, max_log_prob, sum_squares;
+  std::vector<int64_t> argmax, rank;
+
+  // Room for the results of the batch, to which the call writes.
+  StatisticsRun(Batch<S>& batch, StatisticsCall* call) {
+    call->rows = batch.call(nullptr);
+    call->float64 = call->rows.float64;
+    const size_t n = batch.shape.rows();
+    for (auto* each : {&lse, &loss, &entropy, &max_log_prob, &sum_squares}) each->resize(n);
+    for (auto* each : {&argmax, &rank}) each->resize(n);
+    call->lse = lse.data(), call->loss = loss.data(), call->entropy = entropy.data();
+    call->max_log_prob = max_log_prob.data(), call->sum_squares = sum_squares.data();
+    call->argmax = argmax.data(), call->rank = rank.data();
+  }
+  bool same_bits(const StatisticsRun& other) const {
+    const auto same = [](const auto& a, const auto& b) {  // nan too
+      return std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0;
+    };
+    return same(lse, other.lse) && same(loss, other.loss) && same(entropy, other.entropy) &&
+           same(max_log_prob, other.max_log_prob) && same(sum_squares, other.sum_squares) &&
+           argmax == other.argmax && rank == other.rank;
+  }
+};
+
+template <class S>
+StatisticsRun<S> statistics_of_chunks(const Tier& tier, Batch<S>& batch, size_t threads) {
+  StatisticsCall call = {};
+  StatisticsRun<S> run(batch, &call);
+  share(tier, call, batch.shape.classes, threads,
+        [&](size_t, size_t begin, size_t end, char* scratch) {
+          run_chunk(tier, call, begin, end, scratch);
+        });
+  return run;
+}
+
+// The same where all threads share each row, if it can be split.
+template <class S>
+StatisticsRun<S> statistics_of_parts(const Tier& tier, Batch<S>& batch) {
+  StatisticsCall call = {};
+  StatisticsRun<S> run(batch, &call);
+  const size_t parts = parts_of(call);
+  if (parts == 1) return statistics_of_chunks(tier, batch, kThreads);
+  const Array<char> scratch(split_workspace_bytes(tier, call), 0);
+  for (size_t r = 0; r < batch.shape.rows(); ++r) {
+    on_threads(kThreads, [&](size_t thread) {
+      for (size_t part = thread; part < parts; part += kThreads) {
+        run_part(tier, call, Step::kExps, r, part, scratch.data());
+      }
+    });
+    run_part(tier, call, Step::kSettle, r, 0, scratch.data());
+  }
+  return run;
+}
+
+template <class S>
+void compare(const Batch<S>& batch, const StatisticsRun<S>& run, Report* report) {
+  typedef Wide<S> W;
+  const Shape& shape = batch.shape;
+  for (size_t r = 0; r < shape.rows(); r += 1 + (shape.rows() - 1) / kRowsChecked) {
+    if (!batch.counts(r)) {
+      report->same_bits &= run.loss[r] == 0 && run.argmax[r] == -1 && run.rank[r] == -1;
+      continue;
+    }
+    const auto row = batch.template row<W>(r);
+    const scalar::Softmax<W> s(row.x);
+    const size_t y = size_t(batch.labels[r]);
+    W squares = 0;
+    int64_t rank = 0;
+    for (size_t c = 0; c < shape.classes; ++c) {
+      squares += s.p(c) * s.p(c);
+      rank += row.x[c] > row.x[y] || (row.x[c] == row.x[y] && c < y);
+    }
+    report->same_bits &= run.rank[r] == rank && run.argmax[r] == int64_t(s.top());
+    report->note(&report->loss, error_of(run.lse[r], exact_of(Result::kLogSumExp, s, 0)));
+    report->note(&report->loss, error_of(run.entropy[r], exact_of(Result::kEntropy, s, 0)));
+    report->note(&report->loss, error_of(run.loss[r], scalar::Value<W>{s.negative_log_p(y), 0}));
+    report->note(&report->loss,
+                 error_of(run.max_log_prob[r], scalar::Value<W>{-s.above_peak(), 0}));
+    report->note(&report->loss, error_of(run.sum_squares[r], scalar::Value<W>{squares, 0}));
+  }
+}
+
+template <class S>
+bool check_statistics(const Tier& tier, Report report, Kind kind,
+                      const std::vector<Shape>& shapes) {
+  report.name += kind == Kind::kPlain ? " statistics" : " statistics, options";
+  report.loss_bound = 2 * kPlainBound;  // an exp, two sums and a quotient more than the loss
+  for (const Shape& shape : shapes) {
+    Batch<S> batch(shape, kind, 1);
+    const StatisticsRun<S> first = statistics_of_chunks(tier, batch, 1);
+    compare(batch, first, &report);
+    ++report.batches;
+    report.print_bits(shape, int(kind),
+                      hash_of(first.loss.data(), shape.rows() * sizeof first.loss[0]),
+                      hash_of(first.entropy.data(), shape.rows() * sizeof first.entropy[0]));
+    report.same_bits &= statistics_of_chunks(tier, batch, kThreads).same_bits(first) &&
+                        statistics_of_parts(tier, batch).same_bits(first);
+    batch.softcap = 2.5;  // of which Python knows the errors
+    report.same_bits &=
+        statistics_of_chunks(tier, batch, kThreads).same_bits(statistics_of_chunks(tier, batch, 1));
+  }
+  return report.close();
+}
+
 // --- all kernels
+
+// Rows, groups, columns; the last shape of each is large enough for several chunks. In parts.
+template <class S>
+bool check_all_statistics(const Tier& tier, const Report& report) {
+  const std::vector<Shape> shapes[] = {
+      {{40, 400, 1}, {33, 1000, 1}, {11, 5003, 1}, {199, 1024, 1}},
+      {{83, 1, 1}, {97, 2, 1}, {77, 10, 1}, {51, 31, 1}, {25, 190, 1}, {15001, 10, 1}},
+      {{2, 2, 100}, {2, 21, 64}, {3, 1001, 16}, {3, 21, 4000}},
+      {{6, 40001, 1}}};
+  bool good = true;
+  for (const auto& each : shapes) {
+    good &= check_statistics<S>(tier, report, Kind::kPlain, each);
+    good &= check_statistics<S>(tier, report, Kind::kOptions, each);
+  }
+  return good;
+}
 
 // The last shape of each kernel is large enough for several chunks.
 template <class S>
-bool check_type(const Tier& tier, const char* type, bool prints_bits) {
-  const Report report = {prints_bits, std::string(tier.name) + " " + type};
+bool check_losses(const Tier& tier, const Report& report) {
   const std::vector<Shape> rows = {{40, 400, 1}, {33, 1000, 1}, {11, 5003, 1}, {199, 1024, 1}};
   const std::vector<Shape> groups = {{83, 1, 1},   {97, 2, 1},   {101, 3, 1},   {67, 4, 1},
                                      {151, 5, 1},  {64, 7, 1},   {65, 8, 1},    {80, 9, 1},
@@ -532,7 +661,15 @@ bool check_type(const Tier& tier, const char* type, bool prints_bits) {
   }
   good &= check_cross_entropy<S>(tier, report, " softcap, dense", Kind::kProbabilities, dense, 2.5);
   for (const auto* shapes : {&groups, &softmax}) good &= check_softmax<S>(tier, report, *shapes);
-  return check_distillation<S>(tier, report) && good;
+  return good;
+}
+
+template <class S>
+bool check_type(const Tier& tier, const char* type, bool prints_bits) {
+  const Report report = {prints_bits, std::string(tier.name) + " " + type};
+  bool good = check_losses<S>(tier, report);
+  good &= check_distillation<S>(tier, report);
+  return check_all_statistics<S>(tier, report) && good;
 }
 
 // Threads allocate, write and free blocks of every shelf; nobody else writes to one meanwhile.
@@ -551,9 +688,7 @@ void exercise_pages() {
       free_pages(data);
     }
   };
-  std::vector<std::thread> team;
-  for (size_t t = 0; t < kThreads; ++t) team.emplace_back(loop, t);
-  for (std::thread& t : team) t.join();
+  on_threads(kThreads, loop);
   release_kept_pages();
 }
 

@@ -25,6 +25,7 @@ class Softmax {
   W negative_log_p(size_t c) const {
     return large(c) ? std::log1p(others(c) / e_[c]) : std::log(total_) - (x_[c] - x_[top_]);
   }
+  size_t top() const { return top_; }
   W peak() const { return x_[top_]; }
   W above_peak() const { return negative_log_p(top_); }
   W lse() const { return peak() + above_peak(); }

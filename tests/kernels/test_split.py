@@ -31,7 +31,9 @@ def both(x, y, threads, **options):
     options.pop("grad_output", None)
     alone = xe.cross_entropy(x, y, reduction="none", n_threads=threads, **options)
     total = xe.cross_entropy(x, y, reduction="sum", n_threads=threads, **options)
-    return {"loss": loss, "gradient": grad, "loss alone": alone, "sum": total}
+    of_rows = {name: options[name] for name in ("logit_scale", "softcap") if name in options}
+    statistics = xe.row_statistics(x, y, n_threads=threads, **of_rows)._asdict()
+    return {"loss": loss, "gradient": grad, "loss alone": alone, "sum": total, **statistics}
 
 
 def assert_same(x, y, what="", **options):

@@ -17,6 +17,7 @@
 #include "rows/sparse_distillation.h"
 #include "rows/split.h"
 #include "rows/statistics.h"
+#include "rows/statistics_split.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -53,6 +54,7 @@ constexpr Kernels<T> kernels() {
   k.softmax_groups = {softmax_groups<T>, softmax_groups_bytes<T>};
   k.statistics = {statistics<T>, statistics_bytes<T>};
   k.statistics_groups = {statistics_groups<T>, statistics_groups_bytes<T>};
+  k.statistics_split = {statistics_split<T>, statistics_split_bytes<T>};
   k.softcap = {cap<T>, times_slope<T>};
   k.distillation = {distillation<T>, distillation_bytes<T>};
   k.sparse_distillation = {sparse_distillation<T>, sparse_distillation_bytes<T>};
@@ -67,6 +69,7 @@ constexpr HalfKernels<S> half_kernels(Widen widen, Narrow narrow) {
   k.rows = {rows<S>, rows_bytes<S>};
   k.split = {split<S>, split_bytes<S>};
   k.statistics = {statistics<S>, statistics_bytes<S>};
+  k.statistics_split = {statistics_split<S>, statistics_split_bytes<S>};
   k.softcap = {cap<S>, times_slope<S>};
   k.lse_gradient = {lse_gradient<S>, lse_gradient_bytes<S>};
   k.widen = widen;

@@ -110,6 +110,14 @@ struct StatisticsKernel {
   size_t (*workspace_bytes)(size_t classes);
 };
 
+// The same for one long row in steps, so that several threads can share it: kExps for every part,
+// then kSettle once (part 0).
+template <class S>
+struct StatisticsSplit {
+  void (*run)(Step, const StatisticsBlock<S>&, char* workspace, size_t part);
+  size_t (*workspace_bytes)(size_t classes);
+};
+
 // The divergence of softmax(teacher_scale * teacher) and softmax(logit_scale * x), and its gradient
 // in x: common/divergence.h.
 template <class T>
@@ -225,8 +233,9 @@ struct Kernels {
   StatisticsKernel<T> statistics_groups;  // the same, short adjacent rows
   // Short rows, class axis strided, rows adjacent.
   StatisticsKernel<T> statistics_columns;
-  SoftcapKernel<T> softcap;            // any elements
-  DistillationKernel<T> distillation;  // two rows of logits, class axis contiguous
+  StatisticsSplit<T> statistics_split;  // one long row in parts
+  SoftcapKernel<T> softcap;             // any elements
+  DistillationKernel<T> distillation;   // two rows of logits, class axis contiguous
   SparseDistillationKernel<T> sparse_distillation;
   LseGradientKernel<T> lse_gradient;  // class axis contiguous
 };
@@ -239,6 +248,7 @@ struct HalfKernels {
   CrossEntropyKernel<S> rows;
   SplitKernel<S> split;
   StatisticsKernel<S> statistics;
+  StatisticsSplit<S> statistics_split;
   SoftcapKernel<S> softcap;
   LseGradientKernel<S> lse_gradient;
   Widen widen;

@@ -64,6 +64,9 @@ struct Exp<double> {
 
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;
 
+// The functions on arrays take each step for all of the n vectors: a processor's scheduler holds
+// the instructions of few vectors, and so finds more of them that are independent.
+
 // exp(r) for |r| <= ln(2)/2. Without fma it is more exact to add 1 last, to a small sum.
 template <class T, size_t n>
 XENTROPY_INLINE void exps_reduced(const Vec<T> (&r)[n], Vec<T> (&p)[n]) {
@@ -179,10 +182,16 @@ struct DirectExp {
   LogitScale<T> scale;
 
   XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> x) const {
-    Vec<T> rest = {};
-    x = k.clamp(x);
-    if (kScaled) x = scaled<T>(x, scale, &rest);
-    return exp_from<T, kScaled>(x, rest, k.anchor, true);
+    Vec<T> e[1];
+    of_clamped({k.clamp(x)}, e);
+    return e[0];
+  }
+
+  template <size_t n>
+  XENTROPY_INLINE_MEMBER void of_clamped(const Vec<T> (&x)[n], Vec<T> (&e)[n]) const {
+    Vec<T> head[n], rest[n] = {};
+    for (size_t q = 0; q < n; ++q) head[q] = kScaled ? scaled<T>(x[q], scale, &rest[q]) : x[q];
+    exps_from<T, kScaled>(head, rest, k.anchor, true, e);
   }
 };
 

@@ -25,12 +25,16 @@ template <class S, class T>
 XENTROPY_INLINE size_t find(const S* x, size_t n, T value) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> wanted = splat(value), none = splat(T(NAN));
-  for (size_t i = 0; i < n; i += L) {
-    const size_t end = n - i < L ? n - i : L;
-    if (!any((end == L ? load(x + i) : load_first(x + i, end, none)) == wanted)) continue;
-    for (size_t j = i; j < i + end; ++j) {
-      if (value_of(x[j]) == value) return j;
-    }
+  size_t i = 0;
+  for (; i + 4 * L <= n; i += 4 * L) {
+    const auto here = [&](size_t q)
+                          XENTROPY_INLINE_LAMBDA { return load(x + i + q * L) == wanted; };
+    if (any((here(0) | here(1)) | (here(2) | here(3)))) break;
+  }
+  for (; i < n; i += L) {
+    const auto v = n - i < L ? load_first(x + i, n - i, none) : load(x + i);
+    const size_t lane = first_true(v == wanted);
+    if (lane < L) return i + lane;
   }
   return 0;
 }

@@ -65,12 +65,7 @@ XENTROPY_INLINE double sum_halves(VD (&v)[n]) {
   for (size_t width = n / 2; width > 0; width /= 2) {
     for (size_t i = 0; i < width; ++i) v[i] += v[i + width];
   }
-  alignas(kVectorBytes) double lane[kLanes<double>];
-  store(lane, v[0]);
-  for (size_t width = kLanes<double> / 2; width > 0; width /= 2) {
-    for (size_t i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
+  return fold_lanes<double>(v[0], [](auto a, auto b) { return a + b; });
 }
 
 template <size_t n>
@@ -215,14 +210,7 @@ struct MassAccumulator {
 
 template <class T>
 XENTROPY_INLINE T max_lanes(Vec<T> v) {
-  alignas(kVectorBytes) T lane[kLanes<T>];
-  store(lane, v);
-  for (size_t width = kLanes<T> / 2; width > 0; width /= 2) {
-    for (size_t i = 0; i < width; ++i) {
-      lane[i] = lane[i] < lane[i + width] ? lane[i + width] : lane[i];
-    }
-  }
-  return lane[0];
+  return fold_lanes<T>(v, [](auto a, auto b) { return a < b ? b : a; });
 }
 
 // A vector whose largest lane is the maximum of x[0..n). Arbitrary if an element is nan.

@@ -119,4 +119,11 @@ void run_part(const Tier& tier, const CrossEntropyCall& call, Step step, size_t 
               double* loss, char* workspace);
 double finish_rows(const CrossEntropyCall& call, size_t begin, size_t end, const double* loss);
 
+// The same of statistics; the steps are kExps and kSettle, which stores the results of the row. One
+// part, which is none, where k classes are selected.
+size_t parts_of(const StatisticsCall& call);
+size_t split_workspace_bytes(const Tier& tier, const StatisticsCall& call);
+void run_part(const Tier& tier, const StatisticsCall& call, Step step, size_t row, size_t part,
+              char* workspace);
+
 }  // namespace xentropy

@@ -151,6 +151,32 @@ void statistics_chunk(const Tier& tier, const StatisticsCall& c, size_t begin, s
   }
 }
 
+// One step of a row that threads share: its classes are accessed in place.
+template <class S>
+void statistics_part(const Tier& tier, const StatisticsCall& c, Step step, size_t row, size_t part,
+                     char* workspace) {
+  alignas(kArenaAlign) double numbers[5][8];  // a cache line for each array, as in StatisticsRows
+  alignas(kArenaAlign) int64_t classes[2][8];
+  const StatisticsRows to = {numbers[0], numbers[1], numbers[2], numbers[3],
+                             numbers[4], classes[0], classes[1]};
+  const Layout& x = c.rows.logits;
+  int64_t label;
+  read_labels(tier, c.rows, row, 1, nullptr, &label);
+  StatisticsBlock<S> b = {};
+  b.rows = 1;
+  b.classes = c.rows.terms.classes;
+  b.logit_scale = c.rows.terms.logit_scale;
+  b.x = reinterpret_cast<const S*>(x.data + x.rows.offset(row));
+  b.labels = c.rows.labels.data ? &label : nullptr;
+  b.to = to;
+  if (!b.labels) b.to.rank = nullptr;
+  const bool ignored = b.labels && label == kIgnored;
+  if (!ignored) kernels_of(tier, S()).statistics_split.run(step, b, workspace, part);
+  if (step != Step::kSettle) return;
+  if (ignored) put_ignored(to, 0);
+  store_statistics(c, row, 1, to);
+}
+
 }  // namespace
 
 size_t workspace_bytes(const Tier& tier, const StatisticsCall& c) {
@@ -164,6 +190,26 @@ size_t workspace_bytes(const Tier& tier, const StatisticsCall& c) {
 void run_chunk(const Tier& tier, const StatisticsCall& c, size_t begin, size_t end,
                char* workspace) {
   for_stored(c, [&](auto s) { statistics_chunk<decltype(s)>(tier, c, begin, end, workspace); });
+}
+
+size_t parts_of(const StatisticsCall& c) {
+  if (c.index.data) return 1;
+  return for_stored(c, [&](auto s) {
+    typedef decltype(s) S;
+    const bool in_place = is_direct<S>(c) && !short_rows<S>(c);
+    return in_place ? row_parts(c.rows.terms.classes) : size_t(1);
+  });
+}
+
+size_t split_workspace_bytes(const Tier& tier, const StatisticsCall& c) {
+  return for_stored(c, [&](auto s) {
+    return kernels_of(tier, s).statistics_split.workspace_bytes(c.rows.terms.classes);
+  });
+}
+
+void run_part(const Tier& tier, const StatisticsCall& c, Step step, size_t row, size_t part,
+              char* workspace) {
+  for_stored(c, [&](auto s) { statistics_part<decltype(s)>(tier, c, step, row, part, workspace); });
 }
 
 }  // namespace xentropy

@@ -10,61 +10,46 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// kScaled: logit_scale is not 1. The exps are 2^-lower times those of other kernels.
-template <class S, bool kScaled = false, class T = Arithmetic<S>>
-DirectExp<T, kScaled> guessed_exp(const S* x, size_t classes, double scale = 1, int lower = 0) {
-  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), scale) + lower;
-  return {ExponentOffset<T>(k, scale), LogitScale<T>(scale)};
+template <class T>
+DirectExp<T, false> guessed_exp(const T* x, size_t classes) {
+  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), 1);
+  return {ExponentOffset<T>(k), LogitScale<T>(1)};
 }
 
-// S: type in memory. kScaled: as above.
-template <class S, bool kScaled = false>
+template <class T>
 struct TailSums {
-  typedef Arithmetic<S> T;
-
-  const S* x;
-  size_t classes, at = 0;  // at: the first class with the largest logit
-  DirectExp<T, kScaled> exp;
+  const T* x;
+  size_t classes;
+  DirectExp<T, false> exp;
   Total<T> tail_sum;
   double passed = 0, e_peak = 0;  // sum of the exps of previous maxima; exp of the current one
   T peak = T(-INFINITY);
 
-  TailSums(const S* row, size_t n, double scale = 1, int lower = 0)
-      : x(row), classes(n), exp(guessed_exp<S, kScaled>(row, n, scale, lower)) {}
+  TailSums(const T* row, size_t n) : x(row), classes(n), exp(guessed_exp(row, n)) {}
 
-  // Adds the classes [begin, begin + n); writes their exps to e, 0 for the maximum if it is here.
-  // kPrefetch: prefetch the logits. Before the maximum changes: larger(new maximum, sum of the exps
-  // of all chunks before this one). Returns a vector that holds the largest logit.
-  template <bool kPrefetch, class Larger>
-  XENTROPY_INLINE_MEMBER Vec<T> chunk(size_t begin, size_t n, T* e, const Larger& larger) {
+  // Adds the classes [begin, begin + n); writes their exps to e. kPrefetch: prefetch the logits.
+  template <bool kPrefetch>
+  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
     const Total<T> before = tail_sum;
     const Vec<T> none = splat(T(-INFINITY));
     Vec<T> most = none;
     add_vectors<T>(n, tail_sum, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-      if (kPrefetch && i % kLine<S> == 0) prefetch_read(x + begin + i);
-      const S* p = x + begin + i;
+      if (kPrefetch && i % kLine<T> == 0) prefetch_read(x + begin + i);
+      const T* p = x + begin + i;
       const Vec<T> logits = lanes == kLanes<T> ? load(p) : load_first(p, lanes, none);
       const Vec<T> v = exp(logits);
       most = max(most, logits);
       store(e + i, v);
       return v;
     });
-    if (!any(most > splat(peak))) return most;
-    const T largest = max_lanes<T>(most);
-    larger(largest, before);
-    peak = largest;
+    if (!any(most > splat(peak))) return;
+    peak = max_lanes<T>(most);
     passed += e_peak;
-    const size_t i = find(x + begin, n, peak);
-    at = begin + i;
-    e_peak = e[i];
-    e[i] = 0;
+    T* at = e + find(x + begin, n, peak);
+    e_peak = *at;
+    *at = 0;
     tail_sum = before;
     sum_chunk(e, n, tail_sum);
-    return most;
-  }
-  template <bool kPrefetch>
-  XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
-    chunk<kPrefetch>(begin, n, e, [](T, const Total<T>&) {});
   }
 
   // Sets tail_sum and e_target. False if k was wrong: the row must be computed from its maximum.

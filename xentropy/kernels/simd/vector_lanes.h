@@ -1,5 +1,5 @@
-// Operations that move lanes: conversion between float32 and float64, and permutation within a
-// vector.
+// Operations that move lanes: conversion between float32 and float64, permutation within a vector,
+// reduction to one lane.
 #pragma once
 #include "simd/vector.h"
 
@@ -66,6 +66,20 @@ XENTROPY_INLINE V permute(V v, I index) {
 #endif
 }
 #endif
+
+// --- fold_lanes<T>(v, op): all lanes combined by halves: lane i with lane i + n / 2, ... ---
+
+template <class T, size_t n = kLanes<T>, class V, class Op>
+XENTROPY_INLINE T fold_lanes(V v, const Op& op) {
+  if constexpr (n == 2) {
+    return op(v[0], v[1]);
+  } else {
+    typedef T Half __attribute__((vector_size(n / 2 * sizeof(T))));
+    Half half[2];
+    __builtin_memcpy(half, &v, sizeof v);
+    return fold_lanes<T, n / 2>(op(half[0], half[1]), op);
+  }
+}
 
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy
