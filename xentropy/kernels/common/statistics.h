@@ -21,27 +21,12 @@ struct MomentSums {
   Total<T> distance;  // e_c (peak - x_c), x not scaled
   Total<T> square;    // e_c^2
 
-  // Adds n classes. e is padded with zeros to a whole vector. 0 * inf = 0: a chunk that holds -inf
-  // is summed again, which costs less than to look at every product.
-  template <class S>
-  XENTROPY_INLINE_MEMBER void chunk(const S* x, const T* e, size_t n, T peak) {
-    const Total<T> before = distance, squares = square;
-    add<false>(x, e, n, peak);
-    if (!distance.is_nan()) return;
-    distance = before;
-    square = squares;
-    add<true>(x, e, n, peak);
-  }
-
- private:
-  // kChecked: 0 * inf = 0.
-  template <bool kChecked, class S>
-  XENTROPY_INLINE_MEMBER void add(const S* x, const T* e, size_t n, T peak) {
+  // Adds n classes. e is padded with zeros to a whole vector. 0 * inf = 0.
+  void chunk(const T* x, const T* e, size_t n, T peak) {
     constexpr size_t L = kLanes<T>, K = kLine<T>;
     const Vec<T> top = splat(peak), zero = {};
     const auto term = [&](Vec<T> v, Vec<T> logits, Vec<T> sum) XENTROPY_INLINE_LAMBDA {
-      const Vec<T> away = top - logits;
-      return kChecked ? (v == zero ? sum : fma(v, away, sum)) : fma(v, away, sum);
+      return v == zero ? sum : fma(v, top - logits, sum);
     };
     Total<T> distances = distance, all = square;  // copies, which no other store can alias
     size_t i = 0;
@@ -101,6 +86,15 @@ XENTROPY_INLINE void put_statistics(const StatisticsBlock<S>& b, size_t r,
   b.to.entropy[r] = s.entropy;
   b.to.max_log_prob[r] = s.max_log_prob;
   b.to.sum_squares[r] = s.sum_squares;
+}
+
+// The next smaller number; nan for -inf.
+template <class T>
+XENTROPY_INLINE Vec<T> next_below(Vec<T> v) {
+  const IntVec<T> bits = (IntVec<T>)(v + T(0)), zero = {};  // -0 + 0 = +0
+  const IntVec<T> least = (zero + 1) | (zero + 1) << (8 * sizeof(T) - 1);
+  const IntVec<T> below = bits > zero ? bits - 1 : bits + 1;
+  return (Vec<T>)(bits == zero ? least : below);
 }
 
 // How many of n logits are larger than `than`, or at least as large. kEqual: the latter.

@@ -89,15 +89,6 @@ XENTROPY_INLINE size_t count_rows(const StatisticsBlock<T>& b, size_t r, size_t 
   return found;
 }
 
-// The next smaller number; nan for -inf.
-template <class T>
-XENTROPY_INLINE Vec<T> next_below(Vec<T> v) {
-  const IntVec<T> bits = (IntVec<T>)(v + T(0)), zero = {};  // -0 + 0 = +0
-  const IntVec<T> least = (zero + 1) | (zero + 1) << (8 * sizeof(T) - 1);
-  const IntVec<T> below = bits > zero ? bits - 1 : bits + 1;
-  return (Vec<T>)(bits == zero ? least : below);
-}
-
 // Step 1 for the vector of rows at i: takes their classes one by one.
 template <class T>
 struct LaneRanks {

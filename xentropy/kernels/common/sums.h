@@ -38,7 +38,6 @@ struct LaneTotal<double> {
     lost += (lanes - (sum - moved)) + (v - moved);
     lanes = sum;
   }
-  XENTROPY_INLINE_MEMBER VD whole() const { return lanes; }
   XENTROPY_INLINE_MEMBER void add(const LaneTotal& more) {
     add(more.lanes);
     lost += more.lost;
@@ -51,7 +50,6 @@ struct LaneTotal<float> {
     lower += widen_lower(v);
     upper += widen_upper(v);
   }
-  XENTROPY_INLINE_MEMBER VD whole() const { return lower + upper; }
   XENTROPY_INLINE_MEMBER void add(const LaneTotal& more) {
     lower += more.lower;
     upper += more.upper;
@@ -99,11 +97,6 @@ struct Total {
     for (size_t v = 0; v < kLine<T> / kLanes<T>; ++v) at[v].add(more.at[v]);
   }
   XENTROPY_INLINE_MEMBER Sum value() const { return sum_of(at); }
-  XENTROPY_INLINE_MEMBER bool is_nan() const {
-    VD all = {};
-    for (size_t v = 0; v < kLine<T> / kLanes<T>; ++v) all += at[v].whole();
-    return any(all != all);
-  }
 };
 
 // Adds f(i, lanes) to `total` for the vectors at i = 0, L, 2L, ... below n; `lanes` is L, or less

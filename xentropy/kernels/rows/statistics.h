@@ -45,7 +45,7 @@ class RankedTarget {
       : at(y),
         counts(ranked),
         after_(ranked ? logit : T(INFINITY)),
-        before_(ranked ? next_below(logit) : after_) {}
+        before_(ranked ? next_below<T>(splat(logit))[0] : after_) {}
 
   // How many of the classes [begin, end) rank before it. most: a vector with the largest of them.
   template <class S>
@@ -56,7 +56,6 @@ class RankedTarget {
   }
 
  private:
-  typedef decltype(IntVec<T>{}[0] + 0) Int;
   const T after_, before_;
 
   template <class S>
@@ -69,15 +68,6 @@ class RankedTarget {
     }
     for (; c + L <= end; c += L) found += lanes_larger(load(x + c), than);
     return c < end ? found + lanes_larger(load_first(x + c, end - c, none), than) : found;
-  }
-
-  static T next_below(T v) {
-    Int bits;
-    if (v == 0) v = 0;  // -0 has another representation
-    __builtin_memcpy(&bits, &v, sizeof v);
-    bits = v > 0 ? bits - 1 : v < 0 ? bits + 1 : Int(Int(1) << (8 * sizeof(T) - 1)) + 1;
-    __builtin_memcpy(&v, &bits, sizeof v);
-    return v;
   }
 };
 
