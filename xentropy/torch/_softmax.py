@@ -271,10 +271,10 @@ def kl_divergence(
     supported = target.dtype in FLOATS and logits.dtype in FLOATS
     if dims is None or not supported or not on_kernels(target, logits):
         return _divergence_by_torch(target, logits, dim, reduction, base, dtype)
-    options = dims[0], reduction, base, dtype
+    arguments = dims[0], reduction, base, dtype
     if torch.is_grad_enabled() and (target.requires_grad or logits.requires_grad):
-        return recorded.kl(target, logits, *options)
-    return divergence(target, logits, *options)
+        return recorded.kl(target, logits, *arguments)
+    return divergence(target, logits, *arguments)
 
 
 def _normalized(name, apply, input, dim, dtype):
