@@ -24,6 +24,7 @@ from libc.string cimport memcmp, memcpy, memset, strcmp, strcpy
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from cpython.ref cimport Py_INCREF, PyObject
 
+import math
 import os
 
 import numpy as np

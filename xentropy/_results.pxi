@@ -73,6 +73,17 @@ cdef cnp.ndarray fresh(cnp.ndarray like):
             PyDataMem_SetHandler(theirs)
 
 
+def empty(tuple shape, object dtype):
+    """An uninitialised array in C order and native bytes, for results that others write."""
+    cdef object native = np.dtype(dtype).newbyteorder("=")
+    theirs = set_pages_handler(math.prod(shape) * native.itemsize)
+    try:
+        return np.empty(shape, native)
+    finally:
+        if theirs is not None:
+            PyDataMem_SetHandler(theirs)
+
+
 cdef object set_pages_handler(size_t n_bytes):
     """Let NumPy allocate the next array on our pages; the handler to restore, or None.
 

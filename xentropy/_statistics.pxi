@@ -43,7 +43,7 @@ def row_statistics(logits, target, Options options not None, *, bint checked=Fal
 
 cdef cnp.ndarray empty_classes(cnp.ndarray like):
     """An uninitialised array of class indices, in the shape of `like`."""
-    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), cnp.NPY_INT64, 0)
+    return empty((<object>like).shape, np.int64)
 
 
 cdef bint take_ranked(CrossEntropyCall* c, Settings* s, object logits, object target,

@@ -169,7 +169,7 @@ def gradients(arguments: Arguments) -> dict[str, Array]:
                 raise ValueError(f"out.{name} overlaps out.{other}")
     likes = {name: getattr(arguments, name) for name in wanted}
     return {
-        name: given[name] if name in given else np.empty(like.shape, like.dtype.newbyteorder("="))
+        name: given[name] if name in given else _kernels.empty(like.shape, like.dtype)
         for name, like in likes.items()
     }
 

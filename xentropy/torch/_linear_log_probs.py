@@ -20,7 +20,7 @@ from .._linear._arguments import PARAMETERS
 from .._log_probs import numbers_of, upstream_of
 from . import _operator
 from ._arrays import array, tensor
-from ._linear_operator import _places
+from ._linear_operator import places_of, unwritten
 from ._linear_products import kind_of
 from ._log_probs import INTEGERS, can_be_operators, result_dtype, scale_of, selected_log_probs
 from ._refusals import in_torchs_words, no_tensor
@@ -196,7 +196,7 @@ def operator_backward(
         *shapes,
     )
     batch = core.BatchLogProbs(a.target, len(a.linear_weight), a.options, saved, upstream)
-    places = _places(layer, wanted)
+    places = places_of(layer, wanted)
     named = zip(PARAMETERS, places, strict=True)
     grads = {name: array(place) for name, place in named if name in a.wanted}
     core.computed(a, batch, grads, kind_of(input))
@@ -206,7 +206,7 @@ def operator_backward(
 
 @operator_backward.register_fake
 def _(on_log_prob, on_entropy, input, linear_weight, linear_bias, *others):  # type: ignore[no-untyped-def]
-    return tuple(_places((input, linear_weight, linear_bias), others[-1]))
+    return tuple(places_of((input, linear_weight, linear_bias), others[-1], unwritten))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -9,6 +9,7 @@ float16 gradients are kept in float32: a loss scale must precede the rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,28 +17,40 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from .. import _kernels
 from .._kernels import make_options
 from .._linear import computed, loss_of
 from .._linear._arguments import PARAMETERS, checked
 from . import _operator
-from ._arrays import array, loss_tensor
+from ._arrays import array, loss_tensor, tensor
 from ._autograd import graph_is_retained
 from ._linear_products import kind_of
 from ._routing import on_kernels
 
 
-def _kept_dtype(given: Tensor) -> torch.dtype:
-    return torch.float32 if given.dtype is torch.float16 else given.dtype
+def _on_pages(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A tensor on memory that the kernels keep; torch would touch new pages in every step."""
+    dtype = np.float32 if like.dtype is torch.float16 else array(like).dtype
+    return tensor(_kernels.empty(shape, dtype))
 
 
-def _places(layer: tuple[Tensor | None, ...], wanted: str) -> list[Tensor]:
-    """Memory for the gradients of input, weight and bias; empty for what is not wanted."""
+def unwritten(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """The same without memory, while torch traces."""
+    return like.new_empty(shape, dtype=torch.float32 if like.dtype is torch.float16 else None)
+
+
+def places_of(
+    layer: tuple[Tensor | None, ...],
+    wanted: str,
+    empty: Callable[[tuple[int, ...], Tensor], Tensor] = _on_pages,
+) -> list[Tensor]:
+    """The gradients of input, weight and bias, uninitialised; of no size what is not wanted."""
     places = []
     for name, given in zip(PARAMETERS, layer, strict=True):
         like = layer[0] if given is None else given
         assert like is not None
         shape = like.shape if name in wanted.split() else (0,)
-        places.append(like.new_empty(shape, dtype=_kept_dtype(like)))
+        places.append(empty(tuple(shape), like))
     return places
 
 
@@ -56,7 +69,7 @@ def _call(
         options |= zip(names.split(), numbers.tolist(), strict=True)
     options = {"logits_bytes": logits_bytes, **_operator.NUMBERS, **options}
     target, weight, sample_weight = (None if t is None else array(t) for t in others)
-    places = _places(layer, wanted)
+    places = places_of(layer, wanted)
     named = dict(zip(PARAMETERS, layer, strict=True))
     arguments = checked(
         **{name: None if t is None else array(t) for name, t in named.items()},
@@ -117,7 +130,7 @@ def _(input, linear_weight, linear_bias, target, weight, sample_weight, *others)
     _, reduction, *_, dtype, wanted = others
     loss = input.new_empty(input.shape[:-1] if reduction == "none" else (), dtype=dtype)
     layer = input, linear_weight, linear_bias
-    return loss, *_places(layer, wanted if reduction != "none" else "")
+    return loss, *places_of(layer, wanted if reduction != "none" else "", unwritten)
 
 
 @torch.library.custom_op("xentropy::linear_cross_entropy_backward", mutates_args=())
@@ -156,7 +169,7 @@ def linear_cross_entropy_backward(
 
 @linear_cross_entropy_backward.register_fake
 def _(upstream, input, linear_weight, linear_bias, *others):  # type: ignore[no-untyped-def]
-    return tuple(_places((input, linear_weight, linear_bias), others[-1]))
+    return tuple(places_of((input, linear_weight, linear_bias), others[-1], unwritten))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
