@@ -30,6 +30,8 @@ CELLS = (
     *("1x128256", "8x21x512x512", "8192x1000:float64", "1024x32000:float64"),
     *("65536x10:bfloat16", "1024x32000:float16", "2048x50257:bfloat16"),
 )
+# The rows of the README's table.
+FEW = ("200000x100", "8192x1000", "2048x50257", "512x128256", "2048x50257:bfloat16")
 QUICK = ("256x10", "64x1000", "64x1000:bfloat16", "2x5x20x20")
 LOSS, US, COMPILED = "the loss alone", "row_statistics", "torch.compile"
 PEERS = ("numpy", "torch", COMPILED)
@@ -126,11 +128,21 @@ def statistics_table(cells, names, rounds):
     return Table("statistics", title, columns, [*rows], notes(sum(visits, ())))
 
 
-def tables(quick, cells=None):
+def readme_table(whole):
+    """Some rows of the whole table, without their shares of the loss's speed."""
+    share = whole.columns.index(f"speed, {LOSS} = 1")
+    columns, *rows = (
+        [*cells[:share], *cells[share + 1 :]] for cells in (whole.columns, *whole.rows)
+    )
+    rows = [cells for cells in rows if cells[0] in FEW]
+    return Table("statistics_few", whole.title, columns, rows, whole.notes)
+
+
+def tables(quick):
     """What `python -m bench.fronts` shows and saves."""
-    cells = cells or [Cell.parse(text) for text in (QUICK if quick else CELLS)]
-    names = PEERS[:-1] if quick else PEERS
-    return [statistics_table(cells, names, 2 if quick else 5), evaluate_file.table(quick)]
+    cells = [Cell.parse(text) for text in (QUICK if quick else CELLS)]
+    whole = statistics_table(cells, PEERS[:-1] if quick else PEERS, 2 if quick else 5)
+    return [whole, *([] if quick else [readme_table(whole)]), evaluate_file.table(quick)]
 
 
 def _cell(text):
