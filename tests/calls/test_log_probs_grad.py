@@ -6,6 +6,7 @@ import pytest
 from helpers.bad_calls import masked, refused
 from helpers.layouts import LAYOUTS, PAGE, WRITABLE, forbid, pages
 from helpers.log_probs import assert_gradient, gradient_of, make_index, make_upstream
+from helpers.remember import remembered
 from helpers.support import (
     EXACT,
     assert_bits,
@@ -79,6 +80,7 @@ def test_with_upstream_gradient_minus_1_it_is_that_of_the_loss(dtype, shape):
     assert_ulps(gradient_of(x, index, -1.0), exact, gradient_ulps(dtype) + far)
 
 
+@remembered
 def exact_row(x, y, g, h):
     """The gradient of one row in 60 digits."""
     with mpmath.workdps(60):

@@ -6,6 +6,7 @@ import xentropy as xe
 from bench.accuracy import spacing
 from xentropy import reference
 
+from .remember import remembered
 from .support import CAP_ULPS, SLOPE_ULPS, assert_within, bits16, eps, oracle, wide_of
 
 
@@ -30,6 +31,7 @@ def make_upstream(shape, index, axis=1, seed=4):
     return (rng.integers(-128, 129, s) / 64 for s in (np.shape(index), rows))
 
 
+@remembered
 def terms_of(x, index, g, h, *, axis=1, logit_scale=1.0, softcap=None, ignore_index=-100):
     """|g| (1 - p) at the classes y, |g| p, |h| p (1 + |log p + H|), |h| p H; the largest |x|."""
     arguments = index, axis, ignore_index, logit_scale, softcap
@@ -46,7 +48,7 @@ def terms_of(x, index, g, h, *, axis=1, logit_scale=1.0, softcap=None, ignore_in
     parts = own * rows.not_p, g.sum(axis=1, keepdims=True) * rows.p, h * (rows.p + logs)
     largest = np.abs(np.where(np.isfinite(x), x, 0)).max(axis=1, keepdims=True) + 0 * x
     scaled = [each * slope * logit_scale for each in (*parts, h * rows.p * entropy)]
-    return [reference._unrows(each, shape, axis) for each in (*scaled, largest)]
+    return tuple(reference._unrows(each, shape, axis) for each in (*scaled, largest))
 
 
 def tolerance(x, index, g, h, exact, **options):
