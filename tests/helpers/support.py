@@ -33,7 +33,7 @@ ROUNDED_ONCE = 0.501
 
 
 def remembering(module):
-    """The functions of the reference, each with a memory; one of their steps, which is slow, too."""
+    """The functions of the reference, each with a memory, and a slow step of theirs."""
     module._centred = remembered(module._centred)
     names = ("cross_entropy", "cross_entropy_with_grad", "softmax", "log_softmax", "logsumexp")
     names += ("entropy", "kl_divergence", "row_statistics")
