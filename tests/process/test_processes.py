@@ -11,9 +11,9 @@ import pytest
 from helpers.installed import NEIGHBOURS, missing
 from helpers.processes import run
 from helpers.support import make_logits, make_target
+from helpers.tiers import HERE
 
 import xentropy as xe
-from xentropy import _kernels
 
 # ---- other libraries, each of which brings threads
 
@@ -100,7 +100,7 @@ def test_other_libraries_in_either_order_and_in_a_child(other, order):
     run(START + both + FORK)
 
 
-@pytest.mark.parametrize("tier", _kernels.tiers())
+@pytest.mark.parametrize("tier", HERE)
 def test_a_child_of_a_process_that_has_used_threads(tier):
     """It computes on one: whoever started the others, they are gone."""
     need_fork()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers.processes import run
 from helpers.support import make_logits, make_target
+from helpers.tiers import HERE
 
 import xentropy as xe
-from xentropy import _kernels
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what Linux tells of a process")
 
@@ -82,7 +82,7 @@ assert tiny > 0
 
 
 @linux
-@pytest.mark.parametrize("tier", _kernels.tiers())
+@pytest.mark.parametrize("tier", HERE)
 def test_neither_import_nor_calls_change_the_state_of_the_process(tier):
     run(STATE + CALLS, XENTROPY_TIER=tier)
 
@@ -147,7 +147,7 @@ assert bits_of_results(3) == here, "threads that were started in the other mode"
 
 
 @linux
-@pytest.mark.parametrize("tier", _kernels.tiers())
+@pytest.mark.parametrize("tier", HERE)
 @pytest.mark.parametrize("mode", MODES)
 def test_bits_do_not_depend_on_the_floating_point_modes_of_threads(mode, tier):
     mxcsr, fpcr = MODES[mode]
