@@ -106,9 +106,9 @@ def test_logits_that_could_be_meant_are_not(name):
 @pytest.mark.parametrize("shape", [(1, 2), (1, 3), (2, 2), (4, 2)])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_small_batches_of_a_net_are_not(dtype, shape):
-    """Ten thousand of them: their sums are close to 1 by chance, never all of them."""
+    """Three thousand of them: their sums are close to 1 by chance, never all of them."""
     rng = np.random.default_rng(3)
-    for logits in rng.normal(0.4, 0.2, (10_000, *shape)).astype(dtype):
+    for logits in rng.normal(0.4, 0.2, (3000, *shape)).astype(dtype):
         xe.entropy(logits)
 
 
