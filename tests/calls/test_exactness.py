@@ -201,7 +201,7 @@ def test_many_equal_exps_that_are_lost_one_by_one_beside_the_first(classes):
 @pytest.mark.parametrize("classes", [256, 384])
 def test_one_large_exp_among_many_equal_ones(dtype, classes):
     """The worst case of a sum: every exp beside the large one is rounded to its unit."""
-    rng, rows = np.random.default_rng(0), 6000
+    rng, rows = np.random.default_rng(0), 2000
     x = make_logits((rows, classes), dtype, spread=0.05)
     x[np.arange(rows), rng.integers(classes, size=rows)] += rng.uniform(0, 10, rows).astype(dtype)
     assert_plain(x, make_target("labels", x.shape))

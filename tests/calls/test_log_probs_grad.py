@@ -207,7 +207,7 @@ def test_logits_far_from_0(dtype, offset):
     assert_within(gradient_of(x, index, 1.0)[~ties], exact[~ties], min(known, 1e-3))
 
 
-@pytest.mark.parametrize("classes", [7, 100, 321, 2000])
+@pytest.mark.parametrize("classes", [7, 100, 321, 1100])
 def test_softcap(dtype, classes):
     shape = 11, classes
     x, index = make_logits(shape, dtype, spread=6.0), make_index(shape, 2)
