@@ -65,11 +65,14 @@ def check_errors(found):
     """An error of one ends the call on all: none of them waits, and the next call is in order."""
     *others, wrong = found
     assert wrong[:2] == (
-        "IndexError",
-        "target[1] = -1 is no class; ignore_index=-1 leaves out the rows with this label",
+        (
+            "IndexError",
+            "target[1] = -1 is no class; ignore_index=-1 leaves out the rows with this label",
+        ),
+        ("TypeError", "target must be a tensor, not list"),
     )
     says = f"global_normalizer has failed on rank {len(others)} of the group"
-    assert [each[:2] for each in others] == [("RuntimeError", says)] * len(others)
+    assert [each[:2] for each in others] == [(("RuntimeError", says),) * 2] * len(others)
     assert [each[2] for each in found] == [(batch()[1] != -100).sum()] * len(found)
 
 

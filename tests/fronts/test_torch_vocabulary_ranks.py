@@ -62,7 +62,7 @@ def assert_autograd(every):
     loss.backward()
     for rank, found in enumerate(every):
         own = whole.grad[:, 4 * rank : 4 * rank + 4]
-        assert found["collectives"] == 1
+        assert found["collectives"] == 2  # the first while the logits are read
         torch.testing.assert_close(found["gradient"], own)
         torch.testing.assert_close(found["twice"], 2 * own)
         for name in ("no_grad", "integers"):
@@ -141,6 +141,28 @@ def assert_layers_otherwise(every):
         assert found["nothing"] == 0
 
 
+def assert_rows_that_differ(every):
+    """Every rank says which rank differs from the first, and none waits for it."""
+    last = len(every) - 1
+    for rank, found in enumerate(every):
+        for (_, what, *_), (kind, text) in found.items():
+            if what == "fine":
+                assert kind is None
+            elif what == "rows":
+                says = "rank 1 has 4 rows, and rank 0 3: all ranks must have the same rows"
+                assert (kind, text) == (ValueError, says)
+            elif what == "failed" and rank < last:
+                assert (kind, text) == (
+                    RuntimeError,
+                    f"the loss has failed on rank {last} of the group",
+                )
+            elif what == "failed":
+                assert "logit_scale is on meta" in text
+            else:
+                assert kind is ValueError
+                assert f"of rank {last} is not that of rank 0" in text
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_cases(size, tmp_path):
     assert_cases(ranks.run(team.every_case, size, tmp_path, size))
@@ -154,9 +176,7 @@ def test_all_else(tmp_path):
     assert_dtensors([each["dtensors"] for each in found])
     assert_layers([each["every_layer"] for each in found])
     assert_layers_otherwise([each["layers_otherwise"] for each in found])
-    for kind, text in (each["other_rows"] for each in found):
-        assert kind is RuntimeError
-        assert "mismatch" in text
+    assert_rows_that_differ([each["other_rows"] for each in found])
 
 
 def test_a_rank_that_dies_ends_the_others(tmp_path):

@@ -66,12 +66,13 @@ def in_shards(logits, target, first, sizes, upstream=1.0, **options):
         for at in places
     ]
     parts = [_shards.part_of(s, o) for s, o in zip(shards, first, strict=True)]
-    messages = np.stack(
-        [_exchange.message(*each) for each in zip(shards, parts, first, strict=True)]
-    )
+    headers = [_exchange.header(*each) for each in zip(shards, first, strict=True)]
+    numbers = [_exchange.numbers(*each) for each in zip(shards, parts, strict=True)]
     gradient, losses = np.full_like(logits, np.nan), []
     for rank, (shard, part) in enumerate(zip(shards, parts, strict=True)):
-        whole = _shards.whole_of(shard, *_exchange.received(shard, messages), rank)
+        agreed = _exchange.agreed(shard, np.stack(headers))
+        every = _exchange.parts(shard, agreed, np.stack(numbers))
+        whole = _shards.whole_of(shard, every, agreed.classes, rank)
         losses.append(_shards.reduced(shard, whole, empty_mean))
         _shards.gradient(shard, part, whole, upstream, part_slice(gradient, axis, *places[rank]))
     for loss in losses[1:]:

@@ -240,11 +240,33 @@ def dtensors(rank, ranks):
 
 
 def other_rows(rank, ranks):
-    from xentropy.torch.parallel import vocab_parallel_cross_entropy as loss
+    """Ranks whose messages would differ in size; after each of these the group is as before."""
+    from xentropy.torch import parallel
 
-    dist.set_debug_level(dist.DebugLevel.DETAIL)  # torch compares sizes before it sends
-    group, rows = dist.new_group(), 3 + rank
-    return _error(loss, torch.zeros(rows, 4), torch.zeros(rows, dtype=torch.int64), group=group)
+    rows, last = 3 + (rank == 1), rank == ranks - 1
+    y = torch.zeros(rows, dtype=torch.int64)
+    forms = {
+        "logits": (parallel.vocab_parallel_cross_entropy, (torch.zeros(3, 4),)),
+        "linear": (
+            parallel.vocab_parallel_linear_cross_entropy,
+            (torch.zeros(3, 2), torch.zeros(4, 2)),
+        ),
+    }
+    found = {}
+    for name, (loss, layer) in forms.items():
+        longer = torch.zeros(rows, layer[0].shape[1]), *layer[1:]
+        for weight in None, torch.ones(4):
+            found[name, "rows", weight is None] = _error(loss, *longer, y, weight=weight)
+        y3 = y[:3]
+        found[name, "weight"] = _error(loss, *layer, y3, weight=torch.ones(4) if last else None)
+        found[name, "smoothing"] = _error(loss, *layer, y3, label_smoothing=0.1 if last else 0)
+        device = torch.zeros((), device="meta") if last else 2.0
+        found[name, "failed"] = _error(loss, *layer, y3, logit_scale=device)
+        found[name, "fine"] = _error(loss, *layer, y3)
+    loss, (hidden, layer) = forms["linear"]
+    hidden = hidden.requires_grad_(last)
+    found["linear", "gradient"] = _error(loss, hidden, layer, y3)
+    return found
 
 
 def everything(rank, ranks):

@@ -1,4 +1,4 @@
-"""The one message of each rank: a header, then the numbers of its rows (`Part`), in float64."""
+"""What the ranks send: a header, then the numbers of their rows (`Part`), in float64."""
 
 import zlib
 from typing import Any, NamedTuple
@@ -8,10 +8,15 @@ import numpy as np
 from ..._kernels import Options, label_error
 from ._shards import Part, Shard
 
-# Of the header: the first class of the shard, how many it has, the sum of their weights, a checksum
-# of what has to be the same on all ranks, and how many rows the rank can work on at a time. A
-# message of nan: this rank has failed.
-FIRST, CLASSES, WEIGHT, CHECKSUM, AT_A_TIME, HEADER = range(6)
+# Of the header: the first class of the shard, how many it has, the sum of their weights, how many
+# rows, checksums of what has to be the same on all ranks, and how many rows the rank can work on at
+# a time. A header of nan: this rank has failed.
+FIRST, CLASSES, WEIGHT, ROWS, CHECKSUM, LAYER, AT_A_TIME, HEADER = range(8)
+
+SAME = {
+    CHECKSUM: "target, sample_weight, an option, or whether there is a weight,",
+    LAYER: "the shape or dtype of hidden, or whether it requires a gradient,",
+}
 
 
 def has_masses(shard: Shard) -> bool:
@@ -19,19 +24,10 @@ def has_masses(shard: Shard) -> bool:
     return not shard.has_labels or shard.weight is not None
 
 
-def columns(masses: bool, label_smoothing: Any) -> int:
-    """How many numbers are sent of a row."""
-    return 2 + bool(masses) + (label_smoothing != 0)
-
-
-def message(shard: Shard, part: Part, offset: int) -> Any:
-    """What this rank sends."""
-    return np.concatenate([header(shard, offset), numbers(shard, part)])
-
-
-def header(shard: Shard, offset: int, at_a_time: int = 0) -> Any:
+def header(shard: Shard, offset: int, at_a_time: int = 0, layer: Any = None) -> Any:
     """What has to be known of a rank, and what it may do at a time."""
-    return np.array([offset, shard.classes, shard.all_weight, checksum(shard), at_a_time])
+    sizes = offset, shard.classes, shard.all_weight, shard.rows
+    return np.array([*sizes, checksum(shard), _crc(layer), at_a_time], np.float64)
 
 
 def numbers(shard: Shard, part: Part) -> Any:
@@ -46,11 +42,15 @@ def checksum(shard: Shard) -> int:
     """Of labels, sample weights and options."""
     given = shard.options
     terms = [getattr(given, n) for n in Options.NAMES if n != "n_threads"]
-    found = zlib.crc32(repr((shard.row_shape, terms)).encode())
+    found = _crc((shard.row_shape, terms, shard.has_labels, shard.weight is None))
     if shard.has_labels:
         labels = np.ascontiguousarray(shard.target, np.int64)
         found = zlib.crc32(labels.tobytes(), found)
     return found if shard.repeat is None else zlib.crc32(shard.repeat, found)
+
+
+def _crc(value: Any) -> int:
+    return zlib.crc32(repr(value).encode())
 
 
 class Shards(NamedTuple):
@@ -66,12 +66,6 @@ class Shards(NamedTuple):
         return int(self.sizes.sum())
 
 
-def received(shard: Shard, messages: Any) -> tuple[Part, int]:
-    """The `Part`s of all ranks, and how many classes there are."""
-    shards = agreed(shard, messages[:, :HEADER])
-    return parts(shard, shards, messages[:, HEADER:]), shards.classes
-
-
 def agreed(shard: Shard, headers: Any) -> Shards:
     """The shards, once it is certain that they belong together, and labels that are classes.
 
@@ -80,12 +74,19 @@ def agreed(shard: Shard, headers: Any) -> Shards:
     failed = np.isnan(headers[:, CLASSES])
     if failed.any():
         raise RuntimeError(f"the loss has failed on rank {failed.argmax()} of the group")
-    other = headers[:, CHECKSUM] != headers[0, CHECKSUM]
-    if other.any():
+    rows = headers[:, ROWS].astype(np.int64)
+    if (other := rows != rows[0]).any():
+        rank = other.argmax()
         raise ValueError(
-            f"target, sample_weight or an option of rank {other.argmax()} is not that of rank 0: "
+            f"rank {rank} has {rows[rank]} rows, and rank 0 {rows[0]}: "
             "all ranks must have the same rows"
         )
+    for column, what in SAME.items():
+        if (other := headers[:, column] != headers[0, column]).any():
+            rank = other.argmax()
+            raise ValueError(
+                f"{what} of rank {rank} is not that of rank 0: all ranks must have the same"
+            )
     first, sizes = (headers[:, k].astype(np.int64) for k in (FIRST, CLASSES))
     _check_range(first, sizes)
     shards = Shards(first, sizes, headers[:, WEIGHT])
@@ -96,7 +97,7 @@ def agreed(shard: Shard, headers: Any) -> Shards:
 
 def parts(shard: Shard, shards: Shards, messages: Any) -> Part:
     """The `Part`s of all ranks: each field has one row for each rank."""
-    each = columns(has_masses(shard), shard.options.label_smoothing)
+    each = 2 + has_masses(shard) + (shard.options.label_smoothing != 0)  # numbers of a row
     fields = messages.reshape(len(messages), each, shard.rows).swapaxes(0, 1)
     lse, loss = fields[:2]
     mass = fields[2] if has_masses(shard) else _owned(shard, shards)

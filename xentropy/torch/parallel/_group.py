@@ -1,4 +1,4 @@
-"""The ranks of a process group, and one all-gather of them."""
+"""The ranks of a process group, and their all-gathers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -21,36 +22,38 @@ def size_of(group: dist.ProcessGroup | None) -> int:
     return dist.get_world_size(group)
 
 
-def gathered(numbers: Any, group: dist.ProcessGroup | None) -> Any:
-    """The float64 numbers of all ranks, one row for each."""
-    mine = torch.from_numpy(numbers)
+def gathering(
+    numbers: Any, group: dist.ProcessGroup | None, device: Any = None
+) -> Callable[[], Any]:
+    """An all-gather, begun: a call waits for the float64 numbers of all ranks, a row for each."""
+    mine = torch.from_numpy(numbers).to(device)
     every = mine.new_empty((dist.get_world_size(group), len(mine)))
-    dist.all_gather(list(every.unbind()), mine, group=group)
-    return every.numpy()
+    work = dist.all_gather(list(every.unbind()), mine, group=group, async_op=True)
+
+    def wait() -> Any:
+        work.wait()
+        return every.numpy(force=True)
+
+    return wait
+
+
+def gathered(numbers: Any, group: dist.ProcessGroup | None, device: Any = None) -> Any:
+    """The float64 numbers of all ranks, one row for each."""
+    return gathering(numbers, group, device)()
 
 
 def exchanged(
-    mine: Callable[[], tuple[Any, Any]],
-    length: Callable[[], int],
-    group: dist.ProcessGroup | None,
-) -> tuple[Any, Any]:
-    """(the messages of all ranks, what else `mine` has returned).
+    mine: Callable[[], tuple[Any, Any]], length: int, group: dist.ProcessGroup | None
+) -> tuple[Callable[[], Any], Any]:
+    """(a call that waits for the numbers of all ranks, what else `mine` has returned).
 
     If `mine` raises, this rank sends nan to the others, who wait for so many numbers, and raises.
     """
     try:
-        message, others = mine()
-    except (TypeError, ValueError, IndexError) as error:
-        _send_nan(length, group)
-        raise type(error)(in_torchs_words(error)) from error
-    return gathered(message, group), others
-
-
-def _send_nan(length: Callable[[], int], group: dist.ProcessGroup | None) -> None:
-    try:
-        numbers = torch.full((length(),), math.nan, dtype=torch.float64).numpy()
-    except (
-        Exception
-    ):  # arguments so wrong that they have no length; torch's timeout ends the others
-        return
-    gathered(numbers, group)
+        numbers, others = mine()
+    except Exception as error:
+        gathered(np.full(length, math.nan), group)
+        if isinstance(error, TypeError | ValueError | IndexError):
+            raise type(error)(in_torchs_words(error)) from error
+        raise
+    return gathering(numbers, group), others

@@ -91,8 +91,9 @@ def vocab_parallel_linear_cross_entropy(
 
     Notes
     -----
-    Collectives: an all-gather of a few numbers before anything is multiplied, and for each chunk
-    one of two float64 numbers a row (up to four, as there), and if `hidden` requires a gradient one
+    Collectives: an all-gather of a few numbers before anything is multiplied (with `weight`, for
+    the mean, another of one a row), and for each chunk one of two float64 numbers a row (up to
+    four, as there), and if `hidden` requires a gradient one
     all-reduce of its rows, in float32 (float64), while the product of the gradient of the weight is
     made. The gradients of a mean and a sum are computed with the loss, so that backward needs no
     collective; for reduction="none" backward makes the logits a second time, and takes them all.
@@ -181,6 +182,7 @@ class _Batch(NamedTuple):
     arguments: Arguments
     shard: _shards.Shard  # with logits that take no memory
     kind: type[NumpyProducts]
+    first: int  # class of this rank
 
 
 def _computed(
@@ -188,15 +190,12 @@ def _computed(
 ) -> tuple[Any, dict[str, Tensor]]:
     """The loss, and the wanted gradients by name."""
 
-    def mine() -> tuple[Any, _Batch]:
-        return _prepared(call, wanted, upstream)
-
-    headers, batch = exchanged(mine, lambda: _exchange.HEADER + _masses_sent(call), call.group)
-    shards = _exchange.agreed(batch.shard, headers[:, : _exchange.HEADER])
-    masses = (
-        headers[:, _exchange.HEADER :] if _masses_sent(call) else np.ones((1, batch.shard.rows))
+    headers, batch = exchanged(
+        lambda: _prepared(call, wanted, upstream), _exchange.HEADER, call.group
     )
-    loss = _ShardedLoss(call, batch, shards, _shards.divisor(batch.shard, masses))
+    headers = headers()
+    shards = _exchange.agreed(batch.shard, headers)
+    loss = _ShardedLoss(call, batch, shards, _divisor(call, batch))
     at_a_time = int(headers[:, _exchange.AT_A_TIME].min())
     given, one_chunk = batch.arguments, loss.n_counted <= at_a_time
     places = {name: np.zeros(getattr(given, name).shape, given.dtype) for name in wanted}
@@ -235,18 +234,19 @@ def _prepared(call: _Call, wanted: tuple[str, ...], upstream: Tensor | None) -> 
     room = given.dtype, given.logits_bytes, wanted
     n_counted = int(shard.counted.sum())
     at_a_time = kind.at_a_time(n_counted, given.linear_weight.shape, *room)  # type: ignore[arg-type]
-    header = _exchange.header(shard, first, at_a_time)
-    masses = shard.masses_of(shard.labels_in(first, shard.classes)) if _masses_sent(call) else []
-    return np.concatenate([header, masses]), _Batch(given, shard, kind)
+    sums = given.input.shape[-1], given.dtype.name, "input" in wanted  # of the gradient in it
+    header = _exchange.header(shard, first, at_a_time, sums)
+    return header, _Batch(given, shard, kind, first)
 
 
-def _masses_sent(call: _Call) -> int:
-    """How many rows have a mass that the divisor of the mean needs: weights of labels."""
-    hidden, _, _, target, weight, _ = call.tensors
-    own_mean = call.options.reduction == "mean" and call.options.normalizer is None
-    if weight is None or target.is_floating_point() or not own_mean:
-        return 0
-    return int(hidden.numel() // hidden.shape[-1])
+def _divisor(call: _Call, batch: _Batch) -> float:
+    """That of the mean; class weights of labels take an all-gather."""
+    shard = batch.shard
+    own_mean = shard.options.reduction == "mean" and shard.options.normalizer is None
+    if shard.weight is None or not shard.has_labels or not own_mean:
+        return _shards.divisor(shard, np.ones((1, shard.rows)))
+    masses = shard.masses_of(shard.labels_in(batch.first, shard.classes))
+    return _shards.divisor(shard, gathered(masses, call.group))
 
 
 class _ShardedLoss(BatchLoss):

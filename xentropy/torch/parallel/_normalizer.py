@@ -3,13 +3,13 @@
 import math
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ... import _check
 from ..._counted import counting_rows, row_weights
 from .._arrays import array
+from ._group import gathered, size_of
 
 
 def global_normalizer(
@@ -74,16 +74,20 @@ def global_normalizer(
     >>> global_normalizer(torch.tensor([3, -100, 0]))  # in a process of its own
     2.0
     """
+    device = target.device if isinstance(target, Tensor) else None
+    alone = size_of(group) == 1
     try:
-        mine, error = _of_this_rank(target, ignore_index, sample_weight, weight, axis), None
-    except (TypeError, ValueError, IndexError) as wrong:
-        mine, error = math.nan, wrong  # for the others, which would wait for it
-    every = _gathered(mine, target, group)
-    if error is not None:
-        raise error
-    if math.isnan(sum(every)):
-        rank = next(rank for rank, value in enumerate(every) if math.isnan(value))
-        raise RuntimeError(f"global_normalizer has failed on rank {rank} of the group")
+        mine = _of_this_rank(target, ignore_index, sample_weight, weight, axis)
+    except Exception:
+        if not alone:  # the others would wait for it
+            gathered(np.array([math.nan]), group, device)
+        raise
+    if alone:
+        return mine
+    every = gathered(np.array([mine]), group, device)[:, 0]
+    failed = np.isnan(every)
+    if failed.any():
+        raise RuntimeError(f"global_normalizer has failed on rank {failed.argmax()} of the group")
     return math.fsum(every)
 
 
@@ -120,15 +124,3 @@ def _classes_at_least(target, ignored):
             f"ignore_index={label} leaves out the rows with this label"
         )
     return int(target.max(initial=0)) + 1
-
-
-def _gathered(number, target, group):
-    """The numbers of all ranks."""
-    if group is None and not (dist.is_available() and dist.is_initialized()):
-        return [number]
-    if dist.get_rank(group) < 0:
-        raise ValueError("this process is not in group")
-    mine = torch.tensor([number], dtype=torch.float64, device=target.device)
-    every = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(every, mine, group=group)
-    return [each.item() for each in every]

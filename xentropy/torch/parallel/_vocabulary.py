@@ -22,7 +22,7 @@ from .._refusals import no_tensor
 from .._routing import PLAIN
 from . import _exchange, _shards
 from ._dtensor import NAMES, local_tensors
-from ._group import exchanged, size_of
+from ._group import exchanged, gathered, size_of
 
 LARGEST_OFFSET = 2**53  # float64 numbers it
 OPTIONAL = "weight", "sample_weight"
@@ -103,17 +103,19 @@ def vocab_parallel_cross_entropy(
     TypeError, ValueError, IndexError
         As `xentropy.cross_entropy`. A label that no rank has is an IndexError on every rank.
     ValueError
-        The shards do not make up a range of classes; labels, sample weights or options differ
-        between ranks. On every rank.
+        The shards do not make up a range of classes; numbers of rows, labels, sample weights or
+        options differ between ranks. On every rank.
     RuntimeError
         Another rank has failed: it has an argument of its own that is wrong. That of torch if a
-        rank is gone, or has other numbers of rows.
+        rank is gone.
 
     Notes
     -----
-    The collective is one all-gather of 5 float64 numbers and, for a row, 2; one more with `weight`
-    or probabilities, one more with `label_smoothing`. Formulas that exchange the maximum, the sum
-    of exponentials and the logit of the label take three collectives.
+    The collective is one all-gather of 2 float64 numbers a row; one more with `weight` or
+    probabilities, one more with `label_smoothing`. Another, of 7 numbers a rank, tells whether the
+    ranks belong together; it is under way while the logits are read. Formulas that exchange the
+    maximum, the sum of exponentials and the logit of the label take three collectives, each after
+    the other.
 
     Each rank keeps its logits and some float64 numbers a row for backward, which reads the logits
     and writes their gradient once. There is no derivative of the gradient.
@@ -142,10 +144,7 @@ def vocab_parallel_cross_entropy(
     if size == 1:
         check_one(offset)
         return _alone(tensors, options, empty_mean, inplace)
-    derived = torch.is_grad_enabled()
-    if inplace and derived and tensors[0].requires_grad:
-        check_in_place(tensors[0], None)
-    call = _Call(tensors, options, empty_mean, group, offset, inplace, derived)
+    call = _Call(tensors, options, empty_mean, group, offset, inplace, torch.is_grad_enabled())
     loss: Tensor = _VocabParallel.apply(tensors[0], call)
     return loss
 
@@ -206,21 +205,23 @@ class _VocabParallel(torch.autograd.Function):
 
 
 def _computed(call: _Call) -> tuple[_shards.Shard, _shards.Part, _shards.Whole]:
-    """The numbers of this shard, and those of whole rows, by one all-gather."""
+    """The numbers of this shard, and those of whole rows, by an all-gather."""
     rank = dist.get_rank(call.group)
+    headers, (shard, offset) = exchanged(
+        lambda: _of_this_rank(call, rank), _exchange.HEADER, call.group
+    )
+    part = _shards.part_of(shard, offset)  # reads the logits, while headers are under way
+    shards = _exchange.agreed(shard, headers())
+    every = gathered(_exchange.numbers(shard, part), call.group)
+    parts = _exchange.parts(shard, shards, every)
+    return shard, part, _shards.whole_of(shard, parts, shards.classes, rank)
 
-    def mine() -> tuple[Any, tuple[_shards.Shard, _shards.Part]]:
-        shard, part, offset = _of_this_rank(call, rank)
-        return _exchange.message(shard, part, offset), (shard, part)
 
-    every, (shard, part) = exchanged(mine, lambda: _length(call), call.group)
-    parts, classes = _exchange.received(shard, every)
-    return shard, part, _shards.whole_of(shard, parts, classes, rank)
-
-
-def _of_this_rank(call: _Call, rank: int) -> tuple[_shards.Shard, _shards.Part, int]:
-    """The shard, checked, its numbers, and its first class."""
+def _of_this_rank(call: _Call, rank: int) -> tuple[Any, tuple[_shards.Shard, int]]:
+    """The header of this rank, its shard, checked, and its first class."""
     check_tensors(NAMES, call.tensors, OPTIONAL)
+    if call.inplace and call.derived and call.tensors[0].requires_grad:
+        check_in_place(call.tensors[0], None)
     if call.derived:
         check_derived(NAMES[1:], call.tensors[1:], call.options)
     options = plain(call.options, call.tensors[0])
@@ -228,7 +229,7 @@ def _of_this_rank(call: _Call, rank: int) -> tuple[_shards.Shard, _shards.Part, 
         _check.empty_mean(call.empty_mean, options.reduction)
     shard = _shard(call.tensors, options)
     offset = check_offset(call.offset, rank, shard.classes)
-    return shard, _shards.part_of(shard, offset), offset
+    return _exchange.header(shard, offset), (shard, offset)
 
 
 def check_offset(given: Any, rank: int, classes: int) -> int:
@@ -242,14 +243,6 @@ def check_offset(given: Any, rank: int, classes: int) -> int:
 def _shard(tensors: tuple[Any, ...], options: Options) -> _shards.Shard:
     logits, target, weight, sample_weight = map(array, tensors)
     return _shards.Shard(logits, target, weight, sample_weight, options)
-
-
-def _length(call: _Call) -> int:
-    """Of the message that the other ranks expect from one that has failed."""
-    logits, target, weight, _ = call.tensors
-    rows = logits.numel() // logits.shape[0 if logits.dim() == 1 else call.options.axis]
-    masses = weight is not None or target.is_floating_point()
-    return _exchange.HEADER + rows * _exchange.columns(masses, call.options.label_smoothing)
 
 
 def check_tensors(names: Any, tensors: tuple[Any, ...], optional: tuple[str, ...]) -> None:
