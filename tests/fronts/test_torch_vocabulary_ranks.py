@@ -141,6 +141,31 @@ def assert_layers_otherwise(every):
         assert found["nothing"] == 0
 
 
+def assert_layers_of_dtensors(every):
+    hidden, weight, bias, target, _ = team.layer("labels", "plain")
+    leaves = [t.clone().requires_grad_() for t in (hidden, weight[:11], bias[:11])]
+    weights = {"weight": torch.linspace(0, 1, 11), "sample_weight": torch.linspace(1, 2, 5)}
+    layer = {"linear_bias": leaves[2]}
+    loss = xt.linear_cross_entropy(*leaves[:2], target % 11, **layer, **weights)
+    loss.backward()
+    plain = xt.linear_cross_entropy(hidden, weight[:11], target % 11)
+    dense = xt.linear_cross_entropy(hidden, weight[:11], torch.full((5, 11), 1 / 11))
+    for found in every:
+        torch.testing.assert_close(found["loss"], loss.detach())
+        for gradient, leaf in zip(found["gradients"], leaves, strict=True):
+            torch.testing.assert_close(gradient, leaf.grad)
+        assert found["places"]
+        torch.testing.assert_close(found["local"], plain)
+        torch.testing.assert_close(found["dense"], dense)
+        for name, says in {
+            "hidden": "hidden must be placed",
+            "columns": "weight_shard must be placed",
+            "plain": "weight_shard must be a DTensor where",
+            "offset": "weight_shard is a DTensor: it has a group and an offset",
+        }.items():
+            assert says in found[name][1]
+
+
 def assert_rows_that_differ(every):
     """Every rank says which rank differs from the first, and none waits for it."""
     last = len(every) - 1
@@ -176,6 +201,7 @@ def test_all_else(tmp_path):
     assert_dtensors([each["dtensors"] for each in found])
     assert_layers([each["every_layer"] for each in found])
     assert_layers_otherwise([each["layers_otherwise"] for each in found])
+    assert_layers_of_dtensors([each["linear_dtensors"] for each in found])
     assert_rows_that_differ([each["other_rows"] for each in found])
 
 

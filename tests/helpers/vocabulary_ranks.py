@@ -239,6 +239,41 @@ def dtensors(rank, ranks):
     return found
 
 
+def linear_dtensors(rank, ranks):
+    """A layer whose weight is sharded along the classes, of any number."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as loss
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    hidden, weight, bias, target, _ = layer("labels", "plain")
+    dense, target = weight.new_full((5, 11), 1 / 11), target % 11
+    names = ["hidden", "weight_shard", "bias_shard", "target", "weight", "sample_weight"]
+    by_class, by_row = torch.linspace(0, 1, 11), torch.linspace(1, 2, 5)
+    given = hidden, weight[:11], bias[:11], target, by_class, by_row
+    parts = Replicate(), Shard(0), Shard(0), Replicate(), Shard(0), Replicate()
+    each = zip(names, given, parts, strict=True)
+    placed = {name: distribute_tensor(t, mesh, [place]) for name, t, place in each}
+    leaves = [placed[name].requires_grad_() for name in names[:3]]
+    of = loss(**placed)
+    of.backward()
+    found = {"loss": of.detach(), "gradients": [leaf.grad.full_tensor() for leaf in leaves]}
+    found["places"] = [tuple(leaf.grad.placements) for leaf in leaves] == [(p,) for p in parts[:3]]
+    found["local"] = loss(hidden, placed["weight_shard"], target).detach()
+    shard = {"target": distribute_tensor(dense, mesh, [Shard(1)])}
+    found["dense"] = loss(hidden, placed["weight_shard"], **shard).detach()
+    found["hidden"] = _error(
+        loss, **placed | {"hidden": distribute_tensor(hidden, mesh, [Shard(0)])}
+    )
+    found["columns"] = _error(
+        loss, **placed | {"weight_shard": distribute_tensor(weight[:11], mesh, [Shard(1)])}
+    )
+    found["plain"] = _error(loss, **placed | {"weight_shard": weight[:11]})
+    found["offset"] = _error(loss, **placed, offset=0)
+    return found
+
+
 def other_rows(rank, ranks):
     """Ranks whose messages would differ in size; after each of these the group is as before."""
     from xentropy.torch import parallel
@@ -271,7 +306,7 @@ def other_rows(rank, ranks):
 
 def everything(rank, ranks):
     parts = every_case, every_mistake, autograd, dtensors
-    parts += every_layer, layers_otherwise, other_rows
+    parts += every_layer, layers_otherwise, linear_dtensors, other_rows
     return {part.__name__: part(rank, ranks) for part in parts}
 
 

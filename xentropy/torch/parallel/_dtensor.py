@@ -9,50 +9,58 @@ from torch import Tensor
 
 from .._routing import PLAIN
 
-NAMES = "logits_shard", "target", "weight", "sample_weight"
+Axes = dict[str, Any]  # along which each is sharded; None: replicated
+
+
+def has_dtensors(tensors: tuple[Any, ...]) -> bool:
+    """Is one of them a DTensor?"""
+    if all(tensor is None or type(tensor) in PLAIN for tensor in tensors):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(tensor, DTensor) for tensor in tensors)
 
 
 def local_tensors(
-    given: tuple[Any, ...], axis: int, group: dist.ProcessGroup | None, offset: int | None
-) -> tuple[tuple[Any, ...], dist.ProcessGroup | None, int | None]:
-    """The tensors of this rank, the group and the offset; those given, where none is a DTensor."""
-    if all(tensor is None or type(tensor) in PLAIN for tensor in given):
-        return given, group, offset
+    named: dict[str, Any], axes: Axes, shard: str, group: dist.ProcessGroup | None, offset: Any
+) -> tuple[tuple[Any, ...], dist.ProcessGroup, int]:
+    """The tensors of this rank, the group, and the first class, of which `shard` tells."""
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
-    logits = given[0]
-    if not any(isinstance(tensor, DTensor) for tensor in given):
-        return given, group, offset
-    if not isinstance(logits, DTensor):
-        raise TypeError("logits_shard must be a DTensor where another argument is one")
+    whole = named[shard]
+    if not isinstance(whole, DTensor):
+        raise TypeError(f"{shard} must be a DTensor where another argument is one")
     if group is not None or offset is not None:
-        raise ValueError("logits_shard is a DTensor: it has a group and an offset of its own")
-    axis = _class_axis(axis, logits)
-    target_is_dense = given[1].is_floating_point() if isinstance(given[1], Tensor) else False
-    mesh = logits.device_mesh
-    wanted = Shard(axis), Shard(axis) if target_is_dense else Replicate(), Shard(0), Replicate()
-    local = tuple(_local(*each, mesh) for each in zip(NAMES, given, wanted, strict=True))
-    size = -(-logits.shape[axis] // mesh.size())  # as torch.chunk has it
-    return local, mesh.get_group(), min(mesh.get_local_rank() * size, logits.shape[axis])
+        raise ValueError(f"{shard} is a DTensor: it has a group and an offset of its own")
+    mesh = whole.device_mesh
+    local = []
+    for name, tensor in named.items():
+        axis = axes[name]
+        wanted = Replicate() if axis is None else Shard(axis)
+        local.append(_local(name, tensor, wanted, mesh, shard))
+    classes = whole.shape[axes[shard]]
+    size = -(-classes // mesh.size())  # as torch.chunk has it
+    return tuple(local), mesh.get_group(), min(mesh.get_local_rank() * size, classes)
 
 
-def _class_axis(axis: int, logits: Any) -> int:
-    dims = logits.dim()
-    axis = 0 if dims == 1 and axis == 1 else axis
-    if not -dims <= axis < dims:
-        raise ValueError(f"axis = {axis} is out of range for logits of shape {tuple(logits.shape)}")
-    return axis % dims
-
-
-def _local(name: str, tensor: Any, wanted: Any, mesh: Any) -> Any:
+def _local(name: str, tensor: Any, wanted: Any, mesh: Any, shard: str) -> Any:
     """The local tensor of a DTensor that is placed as wanted, on a mesh of one dimension."""
-    if tensor is None or type(tensor) in PLAIN:
+    if not has_dtensors((tensor,)):
         return tensor
     if tensor.device_mesh != mesh:
-        raise ValueError(f"{name} is on another mesh than logits_shard: {tensor.device_mesh}")
+        raise ValueError(f"{name} is on another mesh than {shard}: {tensor.device_mesh}")
     if mesh.ndim != 1 or tuple(tensor.placements) != (wanted,):
         raise ValueError(
             f"{name} must be placed ({wanted},) on a mesh of one dimension, "
             f"not {tuple(tensor.placements)} on {mesh}; its to_local() is taken as the rank's own"
         )
     return tensor.to_local()
+
+
+def axis_of(axis: int, tensor: Tensor) -> int:
+    """An axis that a call names, from 0 on; in one dimension 1 means 0."""
+    dims = tensor.dim()
+    axis = 0 if dims == 1 and axis == 1 else axis
+    if not -dims <= axis < dims:
+        raise ValueError(f"axis = {axis} is out of range for logits of shape {tuple(tensor.shape)}")
+    return axis % dims

@@ -21,8 +21,17 @@ from .._arrays import array, loss_tensor, tensor
 from .._linear import linear_cross_entropy
 from .._linear_products import TorchProducts, numpy_multiplies
 from . import _exchange, _shards
+from ._dtensor import has_dtensors, local_tensors
 from ._group import exchanged, gathered, size_of
-from ._vocabulary import check_derived, check_offset, check_one, check_tensors, options_of, plain
+from ._vocabulary import (
+    check_derived,
+    check_offset,
+    check_one,
+    check_tensors,
+    is_dense,
+    options_of,
+    plain,
+)
 
 NAMES = "hidden", "weight_shard", "bias_shard", "target", "weight", "sample_weight"
 OPTIONAL = "bias_shard", "weight", "sample_weight"
@@ -66,7 +75,10 @@ def vocab_parallel_linear_cross_entropy(
     hidden : Tensor of float16, bfloat16, float32 or float64
         Shape (N, H), or any other with the features last; the same on every rank.
     weight_shard : Tensor (C, H)
-        The rows of the layer's weight for this rank's classes.
+        The rows of the layer's weight for this rank's classes. Or a DTensor that is sharded along
+        its first axis, on a mesh of one dimension: it has the group and the offset. The other
+        tensors are then local, or DTensors of the same mesh: sharded along their classes, or
+        replicated (hidden, labels, sample_weight). So are gradients.
     target, group, offset
         As in `vocab_parallel_cross_entropy`; probabilities have this rank's classes last.
     bias_shard : Tensor (C,), optional
@@ -113,12 +125,16 @@ def vocab_parallel_linear_cross_entropy(
     ('1.006409', torch.Size([3, 2]))
     """
     options = options_of({"axis": 1, **locals()})
-    tensors = hidden, weight_shard, bias_shard, target, weight, sample_weight
+    tensors: tuple[Any, ...] = hidden, weight_shard, bias_shard, target, weight, sample_weight
+    if has_dtensors(tensors):
+        axes = None, 0, 0, hidden.dim() - 1 if is_dense(target) else None, 0, None
+        named, places = (dict(zip(NAMES, each, strict=True)) for each in (tensors, axes))
+        tensors, group, offset = local_tensors(named, places, NAMES[1], group, offset)
     derived = torch.is_grad_enabled()
     call = _Call(tensors, options, empty_mean, logits_bytes, group, offset, derived)
     if size_of(group) == 1:
         return _alone(call)
-    loss: Tensor = _LinearVocabParallel.apply(hidden, weight_shard, bias_shard, call)
+    loss: Tensor = _LinearVocabParallel.apply(*tensors[:3], call)
     return loss
 
 

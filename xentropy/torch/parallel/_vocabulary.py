@@ -21,10 +21,11 @@ from .._loss import cross_entropy
 from .._refusals import no_tensor
 from .._routing import PLAIN
 from . import _exchange, _shards
-from ._dtensor import NAMES, local_tensors
+from ._dtensor import Axes, axis_of, has_dtensors, local_tensors
 from ._group import exchanged, gathered, size_of
 
 LARGEST_OFFSET = 2**53  # float64 numbers it
+NAMES = "logits_shard", "target", "weight", "sample_weight"
 OPTIONAL = "weight", "sample_weight"
 
 
@@ -138,8 +139,11 @@ def vocab_parallel_cross_entropy(
     ('2.06e-09', ['-2.06e-09', '2.06e-09'])
     """
     options = options_of(locals())
-    given = logits_shard, target, weight, sample_weight
-    tensors, group, offset = local_tensors(given, axis, group, offset)
+    tensors: tuple[Any, ...] = logits_shard, target, weight, sample_weight
+    if has_dtensors(tensors):
+        axes = _axes(logits_shard, target, axis)
+        named = dict(zip(NAMES, tensors, strict=True))
+        tensors, group, offset = local_tensors(named, axes, NAMES[0], group, offset)
     size = size_of(group)
     if size == 1:
         check_one(offset)
@@ -147,6 +151,18 @@ def vocab_parallel_cross_entropy(
     call = _Call(tensors, options, empty_mean, group, offset, inplace, torch.is_grad_enabled())
     loss: Tensor = _VocabParallel.apply(tensors[0], call)
     return loss
+
+
+def _axes(logits: Tensor, target: Tensor, axis: int) -> Axes:
+    """How DTensors must be sharded."""
+    classes = axis_of(axis, logits)
+    of_target = classes if is_dense(target) else None
+    return dict(zip(NAMES, (classes, of_target, 0, None), strict=True))
+
+
+def is_dense(target: Any) -> bool:
+    """Are these class probabilities?"""
+    return isinstance(target, Tensor) and target.is_floating_point()
 
 
 def options_of(call: dict[str, Any]) -> Options:
