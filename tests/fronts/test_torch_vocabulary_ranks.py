@@ -139,6 +139,8 @@ def assert_layers_otherwise(every):
         torch.testing.assert_close(of_input, x.grad)
         torch.testing.assert_close(of_weight, w.grad[4 * rank : 4 * rank + 4])
         assert found["nothing"] == 0
+        assert found["collectives"] == [2, 0]  # the all-reduces of the gradient of two rows
+        torch.testing.assert_close(found["twice"], 4 * found["frozen"][1])
 
 
 def assert_layers_of_dtensors(every):

@@ -127,7 +127,25 @@ def layers_otherwise(rank, ranks):
     with torch.no_grad():
         found["loss"] = loss(frozen, leaf, y)
     found["frozen"] = frozen.grad, leaf.grad
+    found["collectives"] = _collectives_of_backward(loss, x, w, y)
+    twice = leaf.detach().requires_grad_()
+    of = loss(x, twice, y, reduction="none")
+    for _ in range(2):
+        of.sum().backward(retain_graph=True)
+    found["twice"] = twice.grad
     found["nothing"] = loss(x, w, torch.full((3,), -100), empty_mean=0.0)
+    return found
+
+
+def _collectives_of_backward(loss, x, w, y):
+    """Where the losses of rows have two chunks: of hidden states with a gradient, and without."""
+    group, found = dist.distributed_c10d._get_default_group(), []
+    for needed in (True, False):
+        hidden, layer = x.clone().requires_grad_(needed), w.clone().requires_grad_()
+        losses = loss(hidden, layer, y, reduction="none", logits_bytes=1)
+        before = group._get_sequence_number_for_group()
+        losses.sum().backward()
+        found.append(group._get_sequence_number_for_group() - before)
     return found
 
 

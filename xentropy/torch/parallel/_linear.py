@@ -12,17 +12,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..._kernels import Options
-from ..._linear import _driver
-from ..._linear._arguments import PARAMETERS, Arguments, checked
-from ..._linear._loss import BatchLoss
+from ..._linear._arguments import PARAMETERS, checked
 from ..._linear._products import NumpyProducts
-from ..._linear._rows import index_of
-from .._arrays import array, loss_tensor, tensor
+from .._arrays import array, loss_tensor
 from .._linear import linear_cross_entropy
 from .._linear_products import TorchProducts, numpy_multiplies
 from . import _exchange, _shards
 from ._dtensor import has_dtensors, local_tensors
 from ._group import exchanged, gathered, size_of
+from ._linear_chunks import Agreed, Batch, ShardedLoss, run
 from ._vocabulary import (
     check_derived,
     check_offset,
@@ -108,7 +106,8 @@ def vocab_parallel_linear_cross_entropy(
     four, as there), and if `hidden` requires a gradient one
     all-reduce of its rows, in float32 (float64), while the product of the gradient of the weight is
     made. The gradients of a mean and a sum are computed with the loss, so that backward needs no
-    collective; for reduction="none" backward makes the logits a second time, and takes them all.
+    collective; for reduction="none" backward makes the logits a second time, and takes the
+    all-reduces. Forward keeps some ten float64 numbers a row for it.
 
     The products are in float32 (float64 if an argument is). In a group of one the result is that
     of `linear_cross_entropy`.
@@ -174,60 +173,55 @@ class _LinearVocabParallel(torch.autograd.Function):
         call = ctx.call = others[-1]
         pairs = zip(PARAMETERS, ctx.needs_input_grad, strict=False)
         ctx.wanted = tuple(name for name, needed in pairs if needed)
-        now = () if call.options.reduction == "none" else ctx.wanted
-        loss, ctx.kept = _computed(call, now, None)
+        batch, agreed = _agreed(call, ctx.wanted)
+        later = call.options.reduction == "none"
+        loss = ShardedLoss(batch, agreed)
+        ctx.kept = run(loss, () if later else ctx.wanted)
+        ctx.numbers = agreed, loss.numbers if later else []
         ctx.save_for_backward(*call.tensors)
         dtype = torch.float32 if torch.is_autocast_enabled("cpu") else hidden.dtype
-        return loss_tensor(loss, torch.promote_types(hidden.dtype, dtype))
+        of_rows = loss.result(batch.arguments.dtype)
+        return loss_tensor(of_rows, torch.promote_types(hidden.dtype, dtype))
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         call = ctx.call._replace(tensors=ctx.saved_tensors)
         if call.options.reduction == "none":
-            found = _computed(call, ctx.wanted, upstream)[1]
+            agreed, numbers = ctx.numbers
+            loss = ShardedLoss(_batch(call), agreed, numbers, array(upstream.double()))
+            found = run(loss, ctx.wanted)
         else:
             found = {name: kept * upstream.to(kept.dtype) for name, kept in ctx.kept.items()}
         like = dict(zip(PARAMETERS, call.tensors, strict=False))
         return *(found[n].to(like[n].dtype) if n in found else None for n in PARAMETERS), None
 
 
-class _Batch(NamedTuple):
-    """What a rank needs for its chunks."""
-
-    arguments: Arguments
-    shard: _shards.Shard  # with logits that take no memory
-    kind: type[NumpyProducts]
-    first: int  # class of this rank
-
-
-def _computed(
-    call: _Call, wanted: tuple[str, ...], upstream: Tensor | None
-) -> tuple[Any, dict[str, Tensor]]:
-    """The loss, and the wanted gradients by name."""
-
-    headers, batch = exchanged(
-        lambda: _prepared(call, wanted, upstream), _exchange.HEADER, call.group
-    )
-    headers = headers()
-    shards = _exchange.agreed(batch.shard, headers)
-    loss = _ShardedLoss(call, batch, shards, _divisor(call, batch))
-    at_a_time = int(headers[:, _exchange.AT_A_TIME].min())
-    given, one_chunk = batch.arguments, loss.n_counted <= at_a_time
-    places = {name: np.zeros(getattr(given, name).shape, given.dtype) for name in wanted}
-    layer = given.input, given.linear_weight, given.linear_bias
-    with np.errstate(all="ignore"):
-        multiplied = batch.kind(*layer, places, at_a_time, given.dtype, one_chunk=one_chunk)
-        products = _SummedProducts(multiplied, places, call.group)
-        _driver.run(loss, products, at_a_time, wanted)
-    return loss.result(given.dtype), {name: tensor(place) for name, place in places.items()}
+def _agreed(call: _Call, wanted: tuple[str, ...]) -> tuple[Batch, Agreed]:
+    """The batch of this rank, and what it has to know of the others."""
+    headers, batch = exchanged(lambda: _prepared(call, wanted), _exchange.HEADER, call.group)
+    found = headers()
+    shards = _exchange.agreed(batch.shard, found)
+    at_a_time = int(found[:, _exchange.AT_A_TIME].min())
+    return batch, Agreed(shards, _divisor(batch), at_a_time)
 
 
-def _prepared(call: _Call, wanted: tuple[str, ...], upstream: Tensor | None) -> tuple[Any, _Batch]:
-    """The first message of this rank, of arguments that are valid here, and its batch."""
+def _prepared(call: _Call, wanted: tuple[str, ...]) -> tuple[Any, Batch]:
+    """The header of this rank, of arguments that are valid here, and its batch."""
     check_tensors(NAMES, call.tensors, OPTIONAL)
     if call.derived:
         check_derived(NAMES[3:], call.tensors[3:], call.options)
+    batch = _batch(call)
+    given, shard = batch.arguments, batch.shard
+    room = given.dtype, given.logits_bytes, wanted
+    n_counted = int(shard.counted.sum())
+    at_a_time = batch.kind.at_a_time(n_counted, given.linear_weight.shape, *room)  # type: ignore[arg-type]
+    sums = given.input.shape[-1], given.dtype.name, "input" in wanted  # of the gradient in it
+    return _exchange.header(shard, batch.first, at_a_time, sums), batch
+
+
+def _batch(call: _Call) -> Batch:
+    """The arguments, checked."""
     options = plain(call.options, call.tensors[0])
     terms = {name: getattr(options, name) for name in Options.NAMES} | {"axis": -1}
     layer = dict(zip(PARAMETERS, map(array, call.tensors), strict=False))
@@ -235,8 +229,6 @@ def _prepared(call: _Call, wanted: tuple[str, ...], upstream: Tensor | None) -> 
     given = checked(
         **layer,
         **others,
-        grad_output=array(upstream),
-        wanted=wanted,
         logits_bytes=call.logits_bytes,
         empty_mean=call.empty_mean,
         **terms,
@@ -247,75 +239,14 @@ def _prepared(call: _Call, wanted: tuple[str, ...], upstream: Tensor | None) -> 
     shard = _shards.Shard(nothing, *rows, given.options)
     first = check_offset(call.offset, dist.get_rank(call.group), shard.classes)
     kind = NumpyProducts if numpy_multiplies() else TorchProducts
-    room = given.dtype, given.logits_bytes, wanted
-    n_counted = int(shard.counted.sum())
-    at_a_time = kind.at_a_time(n_counted, given.linear_weight.shape, *room)  # type: ignore[arg-type]
-    sums = given.input.shape[-1], given.dtype.name, "input" in wanted  # of the gradient in it
-    header = _exchange.header(shard, first, at_a_time, sums)
-    return header, _Batch(given, shard, kind, first)
+    return Batch(given, shard, kind, first, call.group)
 
 
-def _divisor(call: _Call, batch: _Batch) -> float:
+def _divisor(batch: Batch) -> float:
     """That of the mean; class weights of labels take an all-gather."""
     shard = batch.shard
     own_mean = shard.options.reduction == "mean" and shard.options.normalizer is None
     if shard.weight is None or not shard.has_labels or not own_mean:
         return _shards.divisor(shard, np.ones((1, shard.rows)))
     masses = shard.masses_of(shard.labels_in(batch.first, shard.classes))
-    return _shards.divisor(shard, gathered(masses, call.group))
-
-
-class _ShardedLoss(BatchLoss):
-    """The losses of a batch whose classes are spread over ranks: an all-gather for each chunk."""
-
-    def __init__(
-        self, call: _Call, batch: _Batch, shards: _exchange.Shards, divisor: float
-    ) -> None:
-        a = batch.arguments
-        self._all, self._call, self._shards = divisor, call, shards
-        classes = shards.classes if batch.shard.has_labels else batch.shard.classes
-        rows = a.target, classes, a.weight, a.sample_weight, a.grad_output
-        super().__init__(*rows, a.options, a.empty_mean)
-
-    def _divisor(self, normalizer: float | None) -> float:
-        return self._all
-
-    def fill(self, logits: Any, rows: Any, *, with_grad: bool) -> None:
-        target = self.target[rows if self.has_labels else index_of(self.target, rows)]
-        repeat = None if self.sample_weight is None else self.sample_weight[rows]
-        target = target if self.has_labels else target.reshape(logits.shape)
-        shard = _shards.Shard(logits, target, self.weight, repeat, self._options)
-        rank = dist.get_rank(self._call.group)
-        part = _shards.part_of(shard, int(self._shards.first[rank]))
-        every = gathered(_exchange.numbers(shard, part), self._call.group)
-        parts = _exchange.parts(shard, self._shards, every)
-        whole = _shards.whole_of(shard, parts, self._shards.classes, rank)
-        self.losses[rows] = _shards.reduced(shard, whole, math.nan)
-        if with_grad:
-            each = self._upstream
-            each = each[rows] if isinstance(each, np.ndarray) else each
-            _shards.gradient(shard, part, whole, each, logits)
-
-
-class _SummedProducts:
-    """Products of a layer; the gradient of the input is summed over ranks while others are made."""
-
-    def __init__(self, products: NumpyProducts, places: dict[str, Any], group: Any) -> None:
-        self.logits = products.logits
-        self.grad_linear_weight = products.grad_linear_weight
-        self.grad_linear_bias = products.grad_linear_bias
-        self._products, self._places, self._group = products, places, group
-        self._sums: list[Any] = []
-
-    def grad_input(self, rows: Any, grad_logits: Any) -> None:
-        self._products.grad_input(rows, grad_logits)
-        whole = self._places["input"]
-        if not isinstance(rows, slice):  # those between them are 0 on every rank
-            rows = slice(int(rows[0]), int(rows[-1]) + 1)
-        part = tensor(whole.reshape(-1, whole.shape[-1])[rows])
-        self._sums.append((part, dist.all_reduce(part, group=self._group, async_op=True)))
-
-    def finish(self) -> None:
-        self._products.finish()
-        for _, work in self._sums:
-            work.wait()
+    return _shards.divisor(shard, gathered(masses, batch.group))
