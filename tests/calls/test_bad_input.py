@@ -83,7 +83,7 @@ def overlapping(name, step):
 NAMES = ["logits", "target", "labels", "weight", "sample_weight", "grad_output"]
 
 
-@pytest.mark.parametrize("step", [-1, 1, 2])
+@pytest.mark.parametrize("step", [-1, 1, 2, 11])
 @pytest.mark.parametrize("name", NAMES)
 def test_out_may_not_overlap(name, step):
     says = ["out", "overlap", "target" if name == "labels" else name]
