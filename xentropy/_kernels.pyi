@@ -115,6 +115,7 @@ def selected_log_probs_grad(
     out: Any = None,
     *,
     grad_lse: Any = None,
+    grad_logits: Any = None,
     checked: bool = False,
 ) -> FloatArray | None: ...
 def label_error(target: Any, row: int, classes: int, name: str = "target") -> IndexError: ...

@@ -164,6 +164,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         Layout entropy
         Layout on_entropy
         Layout on_lse
+        const double* on_logits
 
     cdef struct DistillationCall:
         CrossEntropyCall rows

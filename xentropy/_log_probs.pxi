@@ -30,11 +30,12 @@ def selected_log_probs(logits, index, Options options not None, *, bint checked=
 
 def selected_log_probs_grad(logits, index, lse, log_prob, entropy, grad_log_prob, grad_entropy,
                             Options options not None, out=None, *, grad_lse=None,
-                            bint checked=False):
+                            cnp.ndarray grad_logits=None, bint checked=False):
     """The gradient in the logits: a new array, or `out`; None as above.
 
     `grad_lse`: the upstream gradient of the lse. Where it is not 0 a row is read even if all its
-    classes are left out.
+    classes are left out. `grad_logits`: that of all (scaled, capped) logits but the selected ones,
+    contiguous float64 in rows; added before the gradient is multiplied by the slope of the softcap.
     """
     cdef LogProbGradientCall call
     cdef CrossEntropyCall* c = &call.rows
@@ -61,6 +62,8 @@ def selected_log_probs_grad(logits, index, lse, log_prob, entropy, grad_log_prob
         return None
     if not index_in_range(c, index, s.threads, checked):
         return None
+    if grad_logits is not None:
+        call.on_logits = <const double*>cnp.PyArray_DATA(grad_logits)
     cdef cnp.ndarray gradient = fresh(logits) if out is None else out
     take_gradient(c, logits, gradient, axis, out is not None)
     if c.rows:

@@ -73,6 +73,7 @@ struct LogProbGradientCall {
   // One a row; upstream gradients may be absent: 0. A row whose on_lse is not 0 is read even if all
   // its classes are left out.
   Layout lse, entropy, on_entropy, on_lse;
+  const double* on_logits;  // the upstream gradients of all scaled, capped logits; or null
 };
 
 // The result of checking the targets of a chunk.

@@ -5,6 +5,8 @@
 //
 //     gradient_c = scale (sum_{j: y_j = c} g_j - G p_c - g p_c (log p_c + H))
 //
+// and the upstream gradient of the logit itself at all other classes, where there is one.
+//
 // At the classes y it is computed here, from log p: 1 - p = -expm1(log p) has all its digits where
 // p is almost 1. No other class has a p above 1/2 then. Where p is not large, the log p given, a
 // float32 number perhaps, has fewer digits of it than x - lse.
@@ -174,6 +176,23 @@ LseGradientBlock<S> block_of(const Tier& tier, const LogProbGradientCall& c,
   return b;
 }
 
+// Adds the upstream gradients of the logits, but at the classes selected: those are settled.
+template <class S>
+void add_on_logits(const LogProbGradientCall& c, const LseGradientBlock<S>& b, size_t row) {
+  for (size_t i = 0; i < b.rows; ++i) {
+    if (b.row[i].ignored || b.row[i].lse - b.row[i].lse != 0) continue;
+    const double* more = c.on_logits + (row + i) * b.classes;
+    S* out = b.gradient + ptrdiff_t(i) * b.gradient_stride;
+    for (size_t j = 0; j < b.classes; ++j) {
+      const double sum = double(value_of(out[j])) + b.logit_scale * more[j];
+      set_value(out + j, Arithmetic<S>(sum));
+    }
+    for (size_t k = i * b.entries; k < (i + 1) * b.entries; ++k) {
+      if (b.at[k] != kIgnored) set_value(out + b.at[k], Arithmetic<S>(b.value[k]));
+    }
+  }
+}
+
 template <class S>
 void log_prob_gradient_chunk(const Tier& tier, const LogProbGradientCall& c, size_t begin,
                              size_t end, char* workspace) {
@@ -185,6 +204,7 @@ void log_prob_gradient_chunk(const Tier& tier, const LogProbGradientCall& c, siz
     settle_rows(w, b);
     w.kernel.run(b, w.kernel_memory.start, c.rows.streamed && w.gradient_direct);
     w.kernel_memory.check();
+    if (c.on_logits) add_on_logits(c, b, row);
     if constexpr (sizeof(S) > 2) {
       if (c.rows.softcap != 0) {
         uncap_rows(tier, c.rows, row, b.rows, w.staged, w.slope);

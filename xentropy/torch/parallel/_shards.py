@@ -105,9 +105,9 @@ class Shard:
         mass[own, labels[rows][own]] += share * weight[labels[rows][own]]
         return mass
 
-    def chunks(self, itemsize: int) -> Any:
-        """Numbers of the rows that count, so many at a time as fit into the cache."""
-        step = max(1, CHUNK_BYTES // (itemsize * self.classes))
+    def chunks(self) -> Any:
+        """Numbers of the rows that count, so many at a time as fit into the cache in float64."""
+        step = max(1, CHUNK_BYTES // (8 * self.classes))
         numbers = np.flatnonzero(self.counted)
         return (numbers[i : i + step] for i in range(0, len(numbers), step))
 
@@ -174,7 +174,7 @@ def _of_probabilities(shard: Shard, lse: Any) -> tuple[Any, Any]:
     mass = np.zeros(shard.rows)
     moved = flat(np.moveaxis(shard.target, shard.axis, -1))
     weight = np.ones(shard.classes) if shard.weight is None else shard.weight
-    for rows in shard.chunks(8):
+    for rows in shard.chunks():
         t = moved[index_of(moved, rows)].reshape(-1, shard.classes).astype(np.float64)
         mass[rows] = t @ weight
         for i in np.flatnonzero(np.isneginf(lse[rows])):
@@ -284,39 +284,25 @@ def _upstreams(shard: Shard, whole: Whole, each: Any, mass: Any) -> tuple[Any, A
 
 
 def _dense_gradient(shard: Shard, part: Part, whole: Whole, each: Any, out: Any) -> None:
-    """The same where every class has a mass: the kernel's p_c less them, while in the cache.
+    """The same where every class has a mass: of rows that the cache holds beside their masses.
 
-    The entry at the largest logit is the kernel's. All other p_c are below 1/2.
+    The entry at the largest logit is that of `_upstreams`. All other p_c are below 1/2.
     """
-    softcap, scale = shard.options.softcap, shard.options.logit_scale
-    wide = np.float64 if softcap is not None or shard.x.dtype.itemsize == 8 else np.float32
+    wide = np.float64 if shard.x.dtype.itemsize == 8 else np.float32
     x, to = (flat(np.moveaxis(a, shard.axis, -1)) for a in (shard.x, out))
-    plain: Any = {} if softcap is None else {"softcap": None, "logit_scale": 1.0}
-    options = shard.kernel_options(axis=-1, **plain)
+    options = shard.kernel_options(axis=-1)
     log_p = part.log_p - whole.above
-    for rows in shard.chunks(np.dtype(wide).itemsize):
+    for rows in shard.chunks():
         values = x[index_of(x, rows)].reshape(-1, shard.classes).astype(wide)
-        slope = None if softcap is None else _cap(values, scale, softcap)
         mass = shard.masses(rows, whole.smoothing_share, part.labels)
-        entry = np.arange(len(rows)), part.at[rows]
+        at = part.at[rows]
         of_rows = Whole(*(f[rows] if isinstance(f, np.ndarray) else f for f in whole))
-        on_class, on_lse = _upstreams(shard, of_rows, each[rows], mass[entry])
-        arrays = part.at[rows], of_rows.lse, log_p[rows], np.zeros(len(rows)), on_class, None
-        call = _kernels.selected_log_probs_grad
-        taken(call, values, *arrays, options, values, grad_lse=on_lse)
-        known = values[entry]
-        values -= (each[rows] * shard.unit * (scale if slope is None else 1.0))[:, None] * mass
-        values[entry] = known
-        if slope is not None:
-            values *= slope
+        own = mass[np.arange(len(rows)), at]
+        on_class, on_lse = _upstreams(shard, of_rows, each[rows], own)
+        mass *= (0.0 - each[rows] * shard.unit)[:, None]
+        arrays = at, of_rows.lse, log_p[rows], np.zeros(len(rows)), on_class, None
+        upstream = {"grad_lse": on_lse, "grad_logits": mass}
+        taken(_kernels.selected_log_probs_grad, values, *arrays, options, values, **upstream)
         to[index_of(to, rows)] = values
     rest = np.flatnonzero(~shard.counted)
     to[index_of(to, rest)] = 0
-
-
-def _cap(values: Any, scale: float, softcap: float) -> Any:
-    """Caps the logits; returns the slope, without the digits that 1 - tanh^2 would lose."""
-    values *= scale
-    e = np.exp(-2.0 * np.abs(values) / softcap)
-    np.multiply(np.tanh(values / softcap), softcap, out=values)
-    return scale * 4.0 * e / (1.0 + e) ** 2
