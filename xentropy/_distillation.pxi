@@ -8,7 +8,8 @@ def distillation(bint with_grad, logits, teacher, double beta, bint scaled_teach
 
     `teacher` has logits, which options.logit_scale multiplies if it is a `scaled_teacher`. In its
     place `few` has what is known of some classes of each row: log-probabilities (R, k + 1), the
-    last of all other classes, and indices (R, k). 0 <= beta <= 1. None, as of `cross_entropy`, if
+    last of all other classes, indices (R, k), and beta with its logarithm for each row (R, 2) or
+    None. 0 <= beta <= 1. None, as of `cross_entropy`, if
     an argument is not plain. `float64_losses`: compute in float64 whatever the dtype, and do not
     round the losses of rows.
     """
@@ -55,7 +56,7 @@ cdef bint take_two(DistillationCall* call, Settings* s, object logits, object te
     if not plain_array(logits) or not take_logits(c, logits, options.axis, &s.class_axis):
         return False
     if few is not None:
-        take_few(call, few[0], few[1])
+        take_few(call, few[0], few[1], few[2])
     else:
         if not plain_array(teacher) or not same_shape(teacher, logits, -1):
             return False
@@ -69,12 +70,16 @@ cdef bint take_two(DistillationCall* call, Settings* s, object logits, object te
     return take_options(c, s, options)
 
 
-cdef void take_few(DistillationCall* call, cnp.ndarray log_probs, cnp.ndarray index) except *:
-    """What a teacher gives of each row: contiguous float64 and int64."""
+cdef void take_few(DistillationCall* call, cnp.ndarray log_probs, cnp.ndarray index,
+                   cnp.ndarray betas) except *:
+    """What a teacher gives of each row: contiguous float64 and int64; the betas of rows, if any."""
     call.teacher.data = NULL
     call.given = cnp.PyArray_DIM(index, 1)
     call.log_probs = <const double*>cnp.PyArray_DATA(log_probs)
     call.index = <const int64_t*>cnp.PyArray_DATA(index)
+    call.row_betas = NULL
+    if betas is not None:
+        call.row_betas = <const double*>cnp.PyArray_DATA(betas)
 
 
 cdef void take_beta(DistillationCall* call, double beta, bint scaled_teacher) noexcept:

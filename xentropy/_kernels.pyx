@@ -175,6 +175,7 @@ cdef extern from "kernels/driver/calls.h" namespace "xentropy" nogil:
         const int64_t* index
         double beta
         double log_beta
+        const double* row_betas
 
     cdef struct TargetReport:
         Py_ssize_t bad_row

@@ -20,6 +20,7 @@ class Few(NamedTuple):
 
     log_probs: NDArray[np.float64]  # (R, k + 1): the last is that of all other classes
     classes: NDArray[np.int64]  # (R, k)
+    betas: NDArray[np.float64] | None = None  # (R, 2): beta of each row and its logarithm
 
 
 class Call(NamedTuple):

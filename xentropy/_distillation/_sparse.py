@@ -114,13 +114,16 @@ def _unnormalized(with_grad: bool, call: Call, few: Few) -> Any:
         else:
             factor = w
             constant = np.where(z > 0, beta * z * log_z, 0.0) - w * np.log(w)
-    shares = beta * z / w if 0 < beta < 1 else np.full_like(z, beta)
-    return _combined(with_grad, call, few, (factor, constant, shares))
+            shares = beta * z / w
+            logs = np.where(shares > 0, np.log(shares), 0.0)
+            few = few._replace(betas=np.stack([shares, logs], axis=1))
+    return _combined(with_grad, call, few, factor, constant)
 
 
-def _combined(with_grad: bool, call: Call, few: Few, rows: tuple[NDArray[Any], ...]) -> Any:
-    """factor * J + constant of every row, weighted and reduced; J with beta = shares."""
-    factor, constant, shares = rows
+def _combined(
+    with_grad: bool, call: Call, few: Few, factor: NDArray[Any], constant: NDArray[Any]
+) -> Any:
+    """factor * J + constant of every row, weighted and reduced."""
     options, axis = call.options, call.options.axis
     shape = without(call.logits.shape, axis)
     weights = np.ones(len(factor)) if call.weights is None else call.weights.reshape(-1)
@@ -137,11 +140,8 @@ def _combined(with_grad: bool, call: Call, few: Few, rows: tuple[NDArray[Any], .
         upstream=upstream.reshape(shape) if shape else float(upstream[0]),
         weights=(weights != 0).astype(np.float64).reshape(shape),
     )
-    if 0 < call.beta < 1:
-        losses, grad = _row_by_row(with_grad, plain, few, shares)
-    else:
-        found = plain.compute(with_grad, few)
-        losses, grad = found if with_grad else (found, None)
+    found = plain.compute(with_grad, few)
+    losses, grad = found if with_grad else (found, None)
     with np.errstate(invalid="ignore", divide="ignore"):
         each = np.asarray(losses, np.float64).reshape(-1) * factor + constant
         each = np.where(weights != 0, weights * each, 0.0)
@@ -151,32 +151,3 @@ def _combined(with_grad: bool, call: Call, few: Few, rows: tuple[NDArray[Any], .
         else:
             loss = float(np.float64(each.sum()) / divisor)
     return (loss, grad) if with_grad else loss
-
-
-def _row_by_row(
-    with_grad: bool, call: Call, few: Few, shares: NDArray[Any]
-) -> tuple[NDArray[Any], Any]:
-    """Losses and gradient where each row has its own beta."""
-    axis = call.options.axis
-    grad = call.out
-    if with_grad and grad is None:
-        grad = np.empty_like(call.logits)
-    logits = np.moveaxis(call.logits, axis, -1)
-    places = None if grad is None else np.moveaxis(grad, axis, -1)
-    named = {
-        name: getattr(call.options, name) for name in ("reduction", "logit_scale", "n_threads")
-    }
-    losses = np.zeros(len(shares))
-    for number, row in enumerate(np.ndindex(logits.shape[:-1])):
-        one = call._replace(
-            options=_kernels.make_options(axis=0, **named),
-            logits=logits[row],
-            beta=float(shares[number]),
-            weights=np.asarray(call.weights[row]),
-            upstream=float(np.asarray(call.upstream)[row]),
-            out=None if places is None else places[row],
-        )
-        only = Few(few.log_probs[number : number + 1], few.classes[number : number + 1])
-        found = one.compute(with_grad, only)
-        losses[number] = found[0] if with_grad else found
-    return losses, grad

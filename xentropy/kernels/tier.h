@@ -146,6 +146,7 @@ struct SparseDistillationBlock {
   size_t given;
   const double* log_probs;  // given + 1 per row: the last is that of the other classes
   const int64_t* index;     // `given` different classes per row
+  const double* betas;      // beta and log_beta per row; null: those of `rows`
 };
 template <class T>
 struct SparseDistillationKernel {

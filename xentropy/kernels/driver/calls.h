@@ -62,6 +62,7 @@ struct DistillationCall {
   const double* log_probs;
   const int64_t* index;
   double beta, log_beta;
+  const double* row_betas;  // these two of each row of a sparse teacher; or null
 };
 
 // The gradient of selected log-probabilities and of the entropy, from what `StatisticsCall` has

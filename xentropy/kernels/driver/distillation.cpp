@@ -118,7 +118,8 @@ double distillation_chunk(const Tier& tier, const DistillationCall& c, size_t be
       k.distillation.run(b, w.kernel_memory.start, streamed);
     } else {
       k.sparse_distillation.run(
-          {b, c.given, c.log_probs + row * (c.given + 1), c.index + row * c.given},
+          {b, c.given, c.log_probs + row * (c.given + 1), c.index + row * c.given,
+           c.row_betas ? c.row_betas + 2 * row : nullptr},
           w.kernel_memory.start, streamed);
     }
     w.kernel_memory.check();

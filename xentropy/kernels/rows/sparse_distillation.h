@@ -76,8 +76,8 @@ void sparse_distillation_row(const SparseDistillationBlock<T>& b, size_t r,
   DistillationBlock<double> few = {};
   few.rows = 1;
   few.classes = b.given + 1;
-  few.beta = all.beta;
-  few.log_beta = all.log_beta;
+  few.beta = b.betas ? b.betas[2 * r] : all.beta;
+  few.log_beta = b.betas ? b.betas[2 * r + 1] : all.log_beta;
   few.logit_scale = few.teacher_scale = 1;
   few.x = w.x;
   few.teacher = b.log_probs + r * few.classes;
