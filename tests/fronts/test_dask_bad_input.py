@@ -94,6 +94,7 @@ AT_ONCE = [
     (LOSSES, (X, T), {"reduction": "max"}, ValueError, "reduction = 'max'"),
     (LOSSES, (X, T), {"label_smoothing": 2}, ValueError, "label_smoothing = 2"),
     (LOSSES, (X, T), {"normalizer": 0}, ValueError, "normalizer = 0"),
+    (LOSSES, (X, T), {"normalizer": np.inf}, ValueError, "normalizer = inf must be finite"),
     (LOSSES, (X, T), {"normalizer": 2, "reduction": "sum"}, ValueError, "normalizer goes with"),
     (LOSSES, (X, T), {"empty_mean": 0, "reduction": "sum"}, ValueError, "empty_mean goes with"),
     (LOSSES, (X, T), {"weight": np.ones(3)}, ValueError, r"weight has shape \(3,\)"),
