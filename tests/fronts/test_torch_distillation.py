@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.divergences import BETAS
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 import xentropy as xe
@@ -134,6 +135,26 @@ def test_compiled_without_a_break(reduction, dtype):
         assert torch.allclose(here, there, rtol=RELATIVE[dtype], atol=1e-6 * RELATIVE[dtype])
 
 
+@pytest.mark.parametrize("name", ["beta", "temperature", "normalizer"])
+def test_a_schedule_is_compiled_at_most_twice(name):
+    """Once for the first value, and once for all others."""
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def step(x, y, number):
+        return distillation_loss(x, y, **{"beta": 0.5, name: number})
+
+    compiled = torch.compile(step, fullgraph=True, backend=counter)
+    for number in (0.25, 0.5, 0.625, 0.75, 0.875):
+        x, y = pair()
+        eager, found = step(x, y, number), compiled(x, y, number)
+        assert torch.equal(found, eager)
+        for a, b in zip(both_gradients(x, y, found), both_gradients(x, y, eager), strict=True):
+            assert torch.equal(a, b)
+    assert counter.frame_count <= 2
+    with pytest.raises(ValueError, match=f"{name} = -?0.0"):
+        compiled(*pair(), -0.0 if name != "beta" else -0.01)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 def test_torchs_own_operations_agree(beta):
     x, y = pair(torch.float64)
@@ -232,6 +253,7 @@ def test_opcheck():
         ({"teacher_logits": torch.zeros(13, 40)}, ValueError, r"give teacher_logits\[:, :30\]"),
         ({"beta": 2}, ValueError, "beta = 2"),
         ({"temperature": 0}, ValueError, "temperature = 0"),
+        ({"temperature": torch.tensor(2.0)}, TypeError, "temperature must be a number, not a t"),
         ({"reduction": "batchmean"}, ValueError, "reduction"),
         ({"axis": 2}, ValueError, "axis = 2"),
         ({"sample_weight": torch.zeros(12)}, ValueError, "sample_weight has shape"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from torch.compiler import is_compiling
 
 from .. import _check
 from .._distillation._call import TEACHERS, one_teacher, teacher_hint
-from .._kernels import LARGEST_SCALE, LEAST_SCALE
 from ._arrays import BITS16, FLOATS
-from ._distillation_operator import Options, by_torch
+from ._distillation_operator import NUMBERS, Options, by_torch, checked_numbers
 from ._distillation_operator import distillation_loss as operator
+from ._operator import given_numbers
 from ._refusals import in_torchs_words, no_tensor
 from ._routing import PLAIN
 
@@ -85,7 +86,8 @@ def distillation_loss(
     Notes
     -----
     torch.compile and torch.export keep the operators ``torch.ops.xentropy.distillation_loss`` and
-    ``distillation_loss_backward``. A derivative of the gradient (create_graph), other devices,
+    ``distillation_loss_backward``. A beta, temperature or normalizer that changes from step to step
+    is compiled twice at most. A derivative of the gradient (create_graph), other devices,
     tensor subclasses and transforms of torch.func take torch's own operations.
 
     Examples
@@ -135,8 +137,11 @@ def _check_tensors(
 
 
 def _options(given: tuple, logits: Tensor) -> Options:  # type: ignore[type-arg]
-    """The options, checked."""
+    """The options; numbers that may change in a compiled graph are checked there."""
     axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads = given
+    for what, number in zip(NUMBERS, (beta, temperature, normalizer), strict=True):
+        if isinstance(number, Tensor):
+            raise TypeError(f"{what} must be a number, not a tensor")
     dims = logits.dim()
     axis = 0 if axis == 1 and dims == 1 else _check.integer(axis, "axis")
     if not -dims <= axis < dims:
@@ -144,11 +149,11 @@ def _options(given: tuple, logits: Tensor) -> Options:  # type: ignore[type-arg]
     return Options(
         axis % dims,
         _check.reduction(reduction),
-        _check.real_between(beta, "beta", 0, 1),
-        _check.real_between(temperature, "temperature", LEAST_SCALE, LARGEST_SCALE),
+        beta,
+        temperature,
         scaled,
         missing,
-        _check.normalizer(normalizer, reduction),
+        normalizer,
         _check.n_threads(n_threads),
     )
 
@@ -160,12 +165,19 @@ def _routed(tensors: Tensors, options: Options) -> Tensor:
     device = logits.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)
-    if not _by_operator(tensors, options):
+    by_operator = _by_operator(tensors, options)
+    numbers: dict[str, Any] = {}
+    if by_operator and is_compiling():
+        numbers = given_numbers(options, NUMBERS)
+        options = options._replace(**NUMBERS)
+    else:
+        options = checked_numbers(options)
+    if not by_operator:
         return by_torch(*tensors, options).to(dtype)
     keeps = options.reduction != "none" and logits.dtype not in BITS16
     keeps = keeps and logits.requires_grad and torch.is_grad_enabled()
     try:
-        return operator(*tensors, *options, dtype, keeps)[0]
+        return operator(*tensors, *options, dtype, keeps, **numbers)[0]
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from .. import _check
 from .._distillation._call import Call, computed, options_of
+from .._kernels import LARGEST_SCALE, LEAST_SCALE
 from ._arrays import SMALL_BYTES, array, loss_tensor, tensor
 from ._autograd import graph_is_retained
 from ._operator import one_by_one
@@ -29,6 +31,30 @@ class Options(NamedTuple):
     missing: str
     normalizer: float | None
     n_threads: int | None
+
+
+# The options that a compiled call gives as `numbers`: a graph for each value of a constant would be
+# compiled otherwise, along a schedule of temperatures.
+NUMBERS: dict[str, Any] = {"beta": 0.0, "temperature": 1.0, "normalizer": None}
+
+
+def with_numbers(options: Options, names: str, numbers: Tensor | None) -> Options:
+    """The options, of which those called `names` have the values in `numbers`."""
+    if numbers is None:
+        return options
+    given = dict(zip(names.split(), numbers.tolist(), strict=True))
+    return checked_numbers(options._replace(**given))
+
+
+def checked_numbers(options: Options) -> Options:
+    """The options, with numbers that are in range."""
+    beta = _check.real_between(options.beta, "beta", 0, 1)
+    temperature = options.temperature, "temperature", LEAST_SCALE, LARGEST_SCALE
+    return options._replace(
+        beta=beta,
+        temperature=_check.real_between(*temperature),
+        normalizer=_check.normalizer(options.normalizer, options.reduction),
+    )
 
 
 def _call(tensors: tuple[Tensor | None, ...], options: Options) -> Call:
@@ -69,9 +95,12 @@ def distillation_loss(
     n_threads: int | None,
     dtype: torch.dtype,
     keeps: bool,
+    names: str = "",
+    numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss, of type `dtype`, and the gradient in the logits if it `keeps` that."""
     options = Options(axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads)
+    options = with_numbers(options, names, numbers)
     call = _call((logits, teacher, index, sample_weight), options)
     place = logits.new_empty(0)
     if keeps:
@@ -84,7 +113,7 @@ def distillation_loss(
 
 @distillation_loss.register_fake
 def _(logits, teacher, index, sample_weight, axis, reduction, *others):  # type: ignore[no-untyped-def]
-    dtype, keeps = others[-2:]
+    dtype, keeps = others[6:8]
     rows = list(logits.shape)
     del rows[axis]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=dtype)
@@ -107,9 +136,12 @@ def distillation_loss_backward(
     normalizer: float | None,
     n_threads: int | None,
     of_teacher: bool,
+    names: str = "",
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """The gradient in the logits, or that of the teacher."""
     options = Options(axis, reduction, beta, temperature, scaled, missing, normalizer, n_threads)
+    options = with_numbers(options, names, numbers)
     call = _call((logits, teacher, index, sample_weight), options)
     call = call.swapped() if of_teacher else call
     given = array(upstream) if upstream.dim() else upstream.item()
@@ -119,31 +151,38 @@ def distillation_loss_backward(
 
 @distillation_loss_backward.register_fake
 def _(upstream, logits, teacher, *others):  # type: ignore[no-untyped-def]
-    return torch.empty_like(teacher if others[-1] else logits)
+    of_teacher = others[10]
+    return torch.empty_like(teacher if of_teacher else logits)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:4], output[1])
-    ctx.options, ctx.keeps = Options(*inputs[4:-2]), inputs[-1]
+    *arguments, _, ctx.keeps, ctx.names, numbers = inputs
+    ctx.save_for_backward(*arguments[:4], numbers, output[1])
+    ctx.options = Options(*arguments[4:])
 
 
 def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    *tensors, kept = ctx.saved_tensors
-    unused = [None] * (4 + len(ctx.options))  # of the arguments that have no gradient
+    *tensors, numbers, kept = ctx.saved_tensors
+    unused = [None] * (6 + len(ctx.options))  # of the arguments that have no gradient
     if upstream is None:
         return None, None, *unused
     wanted = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled() and not is_compiling():  # create_graph
-        return *_differentiable(tensors, ctx.options, upstream, wanted), *unused
+        options = with_numbers(ctx.options, ctx.names, numbers)
+        return *_differentiable(tensors, options, upstream, wanted), *unused
     of_logits = of_teacher = None
     if wanted[0] and ctx.keeps:
         of_logits = _times(kept, upstream)
     elif wanted[0]:
-        of_logits = distillation_loss_backward(upstream, *tensors, *ctx.options, False)
+        of_logits = distillation_loss_backward(
+            upstream, *tensors, *ctx.options, False, ctx.names, numbers
+        )
     if wanted[1]:
-        of_teacher = distillation_loss_backward(upstream, *tensors, *ctx.options, True)
+        of_teacher = distillation_loss_backward(
+            upstream, *tensors, *ctx.options, True, ctx.names, numbers
+        )
     return of_logits, of_teacher, *unused
 
 

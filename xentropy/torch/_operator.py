@@ -27,7 +27,8 @@ DEFAULTS = {
 
 # The options that a call may give as `numbers`. softcap is no parameter of the operators, so that
 # they keep the schema which saved programs have.
-NUMBERS = {**DEFAULTS, "softcap": None}
+SOFTCAP = {"softcap": None}
+NUMBERS = DEFAULTS | SOFTCAP
 
 ARRAYS = Tensor, np.ndarray, np.generic  # NumPy's numbers are arrays to torch.compile
 
@@ -53,16 +54,16 @@ def call(tensors, options, dtype):
     )
 
 
-def given_numbers(options, names):
+def given_numbers(options, defaults):
     """The arguments `names` and `numbers` for those of these options that are not the default."""
-    given = {name: getattr(options, name) for name in names}
-    given = {name: value for name, value in given.items() if not _is_default(name, value)}
+    given = {name: getattr(options, name) for name in defaults}
+    given = {n: value for n, value in given.items() if not _is_default(value, defaults[n])}
     numbers = torch.stack([*map(_as_tensor, given.values())]) if given else None
     return {"names": " ".join(given), "numbers": numbers}
 
 
-def _is_default(name, value):
-    return not isinstance(value, ARRAYS) and value == NUMBERS[name]
+def _is_default(value, default):
+    return not isinstance(value, ARRAYS) and value == default
 
 
 def _as_tensor(value):
@@ -211,4 +212,4 @@ one_by_one(cross_entropy_backward)
 def backward(upstream, tensors, options):
     """The gradient in the logits where `upstream` is a batch under vmap: exact, each by itself."""
     flat = (getattr(options, name) for name in Options.NAMES if name != "softcap")
-    return cross_entropy_backward(upstream, *tensors, *flat, **given_numbers(options, ["softcap"]))
+    return cross_entropy_backward(upstream, *tensors, *flat, **given_numbers(options, SOFTCAP))
