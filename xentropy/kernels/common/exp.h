@@ -122,6 +122,16 @@ XENTROPY_INLINE Vec<T> product_error(Vec<T> a, Vec<T> b, Vec<T> product) {
   return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
 }
 
+// a * b - c, rounded once, where a * b is near c. D is double, or a vector of doubles.
+XENTROPY_INLINE double product_minus(double a, double b, double c) {
+  return __builtin_fma(a, b, -c);
+}
+XENTROPY_INLINE VD product_minus(VD a, VD b, VD c) {
+  if (kHasFma) return fma(a, b, -c);
+  const VD product = a * b;
+  return (product - c) + product_error<double>(a, b, product);
+}
+
 // logit_scale as head + rest: 1/0.7 is not a float32 number, and x / 0.7 must not lose digits.
 template <class T>
 struct LogitScale {

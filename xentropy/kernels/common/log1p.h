@@ -85,6 +85,7 @@ XENTROPY_INLINE VD log1p_vector(VD x) { return log1p_lanes<double>(x); }
 // log1p of one number. Unlike the functions of mathematical libraries, it has the same bits on
 // every machine.
 XENTROPY_INLINE double log1p_of(double x) { return log1p_lanes<double>(splat(x))[0]; }
+XENTROPY_INLINE VD log1p_of(VD x) { return log1p_lanes<double>(x); }
 
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy

@@ -10,6 +10,7 @@
 #pragma once
 #include "common/log1p.h"
 #include "common/sums.h"
+#include "simd/trees.h"
 #include "tier.h"
 
 namespace xentropy {
@@ -34,12 +35,18 @@ using RowLogs = LogsOf<double>;
 // Both use log1p(tail_sum / e_target), which is exact where the target is almost certain. The
 // exception is a target's exp that may have lost bits (or a quotient that overflows): the loss is
 // then so large that the difference of logarithms is exact enough.
+template <class T, class D>
+XENTROPY_INLINE auto odds_are_exact(const RowSumsOf<D>& s) {
+  return (s.e_target >= Exp<T>::kMinFullExp) & (s.tail_sum <= s.e_target * 0x1p1000);
+}
+template <class D>
+XENTROPY_INLINE LogsOf<D> logs_of_odds(const RowSumsOf<D>& s) {
+  const D nll = log1p_of(s.tail_sum / s.e_target);
+  return {nll, nll + (s.target_distance - s.origin_distance)};
+}
 template <class T>
 XENTROPY_INLINE RowLogs row_logs(const RowSums& s) {
-  if (s.e_target >= Exp<T>::kMinFullExp && s.tail_sum <= s.e_target * 0x1p1000) {
-    const double nll = log1p_of(s.tail_sum / s.e_target);
-    return {nll, nll + (s.target_distance - s.origin_distance)};
-  }
+  if (odds_are_exact<T>(s)) return logs_of_odds(s);
   // No total is below 2^(kTop - 1).
   const double log_total = log1p_of(2 * (s.total() * Exp<T>::kFromTop) - 1) - kLn2;
   return {log_total - s.target_distance, log_total - s.origin_distance};
@@ -170,29 +177,52 @@ GradientFactors<T> finish_in_float64(const Terms& t, const Settled& r, double to
   return {T(1), T(kNegligibleRest<T>), T(0)};
 }
 
-// Replaces the target's exp by the target entry: the gradient of the target in the units of the
-// exps. q is null (all 1), or the masses, with 0 at the target.
+template <class T>
+constexpr double kMinFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
+
+// GradientFactors<T>, the target entry (the gradient of the target in the units of the exps), and
+// whether these are normal numbers.
+template <class D>
+struct FactorsOf {
+  D factor, rest, bias, target_entry;
+  decltype(D{} < D{}) normal;
+};
+
+// biased: the bias may not be 0; dense: the target entry has none.
+template <class T, class D>
+XENTROPY_INLINE FactorsOf<D> factors_of(const Terms& t, const SettledOf<D>& r,
+                                        const RowSumsOf<D>& s, bool biased, bool dense) {
+  constexpr double kMin = kMinFactor<T>, kMax = 1 / kMinFactor<T>;
+  const D divisor = D{} + t.divisor, zero = {};
+  const SumOf<D> total = s.exact_total();
+  const D below = total.value * divisor;
+  const D below_lost = product_minus(total.value, divisor, below) + total.lost * divisor;
+  const D on_p = r.g * r.mass, factor = rounded<T>(on_p / below), size = magnitude(factor);
+  FactorsOf<D> f = {factor, zero, zero, zero, {}};
+  f.normal = (size >= kMin) & (size <= kMax);
+  f.rest = (product_minus(-factor, below, -on_p) - factor * below_lost) / below;
+  D bias_of_target = {};
+  if (biased) {
+    f.bias = (r.bias != 0) ? r.g * r.bias / divisor : zero;
+    if (!dense) bias_of_target = (f.bias == 0) ? zero : f.bias / factor;
+    const D of_bias = magnitude(f.bias);
+    f.normal &= (f.bias == 0) | ((of_bias >= kMin) & (of_bias <= kMax));
+  }
+  f.target_entry = r.numerator / r.mass + bias_of_target;
+  f.normal &= magnitude(f.target_entry) <= kMax;
+  return f;
+}
+
+// Replaces the target's exp by the target entry. q is null (all 1), or the masses, with 0 at the
+// target.
 template <class T>
 XENTROPY_INLINE GradientFactors<T> finish_row(const Terms& t, const Settled& r, const RowSums& s,
                                               size_t target, const T* q, T* e) {
-  constexpr double kMinExactExp = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-  const auto normal = [](double v) {
-    return __builtin_fabs(v) >= kMinExactExp && __builtin_fabs(v) <= 1 / kMinExactExp;
-  };
-  const Sum total = s.exact_total();
-  const double below = total.value * t.divisor;
-  const double below_lost = __builtin_fma(total.value, t.divisor, -below) + total.lost * t.divisor;
-  const double on_p = r.g * r.mass, factor = double(T(on_p / below));
-  const double bias = r.bias != 0 ? r.g * r.bias / t.divisor : 0;
-  const double target_entry = r.numerator / r.mass + (q || bias == 0 ? 0 : bias / factor);
-  if (__builtin_fabs(factor) > Exp<T>::kMaxFactor) flush_row(e, t.classes);
-  if (!normal(factor) || !(bias == 0 || normal(bias)) ||
-      !(__builtin_fabs(target_entry) <= 1 / kMinExactExp)) {
-    return finish_in_float64(t, r, total.value, target, q, e);
-  }
-  e[target] = T(target_entry);
-  const double rest = (__builtin_fma(-factor, below, on_p) - factor * below_lost) / below;
-  return {T(factor), T(rest), T(bias)};
+  const FactorsOf<double> f = factors_of<T>(t, r, s, r.bias != 0, q != nullptr);
+  if (magnitude(f.factor) > Exp<T>::kMaxFactor) flush_row(e, t.classes);
+  if (!f.normal) return finish_in_float64(t, r, s.exact_total().value, target, q, e);
+  e[target] = T(f.target_entry);
+  return {T(f.factor), T(f.rest), T(f.bias)};
 }
 
 }  // namespace XENTROPY_TIER

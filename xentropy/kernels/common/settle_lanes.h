@@ -22,9 +22,6 @@ struct Differing {
 };
 
 template <class T>
-constexpr double kMinFactor = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-
-template <class T>
 // GradientFactors<T> and the target entry, per row.
 struct LaneFactors {
   VD factor, rest, bias, target_entry;

@@ -14,14 +14,18 @@ namespace XENTROPY_TIER {
 template <class T>
 constexpr size_t kChunk = 16 * kLine<T>;
 
-// value is the rounded sum, value + lost the exact one.
-struct Sum {
-  double value, lost;
+// value is the rounded sum, value + lost the exact one. D is double, or a vector of doubles with
+// one row per lane.
+template <class D>
+struct SumOf {
+  D value, lost;
 };
+using Sum = SumOf<double>;
 
 // a + b without a rounding error (two-sum).
-XENTROPY_INLINE Sum exact_sum(double a, double b) {
-  const double sum = a + b, moved = sum - a;
+template <class D>
+XENTROPY_INLINE SumOf<D> exact_sum(D a, D b) {
+  const D sum = a + b, moved = sum - a;
   return {sum, (a - (sum - moved)) + (b - moved)};
 }
 
@@ -230,21 +234,23 @@ XENTROPY_INLINE Arithmetic<S> max_of(const S* x, size_t n) {
 //     e_c = exp(x_c - offset) * 2^kTop
 //
 // Logits are kept as distances from the offset, so that no digit is lost where all of them are
-// large.
-struct RowSums {
-  double tail_sum;         // sum of e over all classes but the target
-  double tail_lost;        // the rounding error of tail_sum
-  double e_target;         // e of the target
-  double target_distance;  // x_target - offset
-  double origin;           // a logit near the row's largest
-  double origin_distance;  // origin - offset
-  double differences;      // sum over c of x_c - origin; with label smoothing only
-  double total() const { return tail_sum + e_target; }
-  Sum exact_total() const {
-    const Sum sum = exact_sum(tail_sum, e_target);
+// large. D is double, a vector of doubles with one row per lane, or an array.
+template <class D>
+struct RowSumsOf {
+  D tail_sum;         // sum of e over all classes but the target
+  D tail_lost;        // the rounding error of tail_sum
+  D e_target;         // e of the target
+  D target_distance;  // x_target - offset
+  D origin;           // a logit near the row's largest
+  D origin_distance;  // origin - offset
+  D differences;      // sum over c of x_c - origin; with label smoothing only
+  D total() const { return tail_sum + e_target; }
+  SumOf<D> exact_total() const {
+    const SumOf<D> sum = exact_sum(tail_sum, e_target);
     return {sum.value, sum.lost + tail_lost};
   }
 };
+using RowSums = RowSumsOf<double>;
 
 // The sums of a row, or of a part of it. The target's exp is not in tail_sum.
 template <class T>

@@ -4,12 +4,14 @@
 // rows are pipelined, so that arithmetic overlaps with memory traffic:
 //
 //   1. probe: k from the first logits of the row, so that exp(x) 2^-k is in range;
-//   2. chunk by chunk (16 cache lines): scale and store the chunk of row r-1 from the scratch row
-//      while prefetching, then overwrite that chunk with the exps of row r;
+//   2. chunk by chunk (16 cache lines): scale and store the chunk of row r-P from a scratch row
+//      while prefetching, then overwrite that chunk with the exps of row r. P rows are a pack: a
+//      few short rows, or a long one;
 //   3. set the target's exp to 0 and sum its chunk again: tail_sum has no cancellation;
-//   4. check: if the total is out of range (k was wrong, |x| is huge, or the row holds inf or nan)
-//      or all probed logits are -inf, compute the row again from its maximum;
-//   5. loss and factors: a few numbers, with which step 2 makes the gradient one row later.
+//   4. after the last row of a pack, loss and factors: a few numbers a row, with which step 2 makes
+//      the gradients one pack later. They are computed in vectors of rows (rows/pack.h);
+//   5. check: if the total is out of range (k was wrong, |x| is huge, or the row holds inf or nan)
+//      or all probed logits are -inf, compute the row again from its maximum.
 //
 // 16-bit logits and gradients (S) are converted on the fly; the exps are of type T.
 //
@@ -17,12 +19,13 @@
 #pragma once
 #include "common/peak.h"
 #include "common/workspace.h"
+#include "rows/pack.h"
 #include "rows/writers.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-// One row in steps 1, 3 and 4. S: type in memory. kScaled: logit_scale is not 1.
+// One row in steps 1, 2, 3 and 5. S: type in memory. kScaled: logit_scale is not 1.
 template <class S, bool kScaled>
 struct RowInFlight {
   typedef Arithmetic<S> T;
@@ -67,54 +70,114 @@ struct RowInFlight {
     return logit_distance(offset + Exp<T>::kTop, value, scale);
   }
 
-  // Steps 3 and 4. `row` holds the exps; null: only their sums are needed.
-  RowSums finish(const RowAccumulator<T>& sums, T* row, T* chunk) const {
-    RowSums s = row_sums(sums, scale, smooth);
+  // Adds the distances to the sums.
+  void locate(RowSums* s) const {
+    s->target_distance = distance(double(value_of(x[target])));
+    s->origin = double(origin) * scale;
+    s->origin_distance = distance(double(origin));
+  }
+
+  // Step 5, with all that a loss and a gradient need. `row` holds the exps; null: only their sums
+  // are needed.
+  RowSums checked(RowSums s, T* row, T* chunk) const {
     if (!sums_in_range<T>(s.tail_sum, s.e_target) || origin == T(-INFINITY)) {
       return exps_from_maximum<T>({chunks_of(x), classes, target, scale, smooth, row, chunk},
                                   max_of(x, classes));
     }
-    s.target_distance = distance(double(value_of(x[target])));
-    s.origin = double(origin) * scale;
-    s.origin_distance = distance(double(origin));
+    locate(&s);
     return s;
   }
 };
 
+template <class S>
+const S* logits_of(const Block<S>& b, size_t r) {
+  return b.logits + ptrdiff_t(r) * b.logits_stride;
+}
+
+// Steps 4 and 5 for a row that is settled alone. `found`: its sums, which may be out of range.
+template <class S>
+GradientFactors<Arithmetic<S>> settle_alone(const Terms& t, const Block<S>& b, size_t r,
+                                            const RowSums& found, Arithmetic<S>* e,
+                                            Arithmetic<S>* chunk) {
+  typedef Arithmetic<S> T;
+  const RowInFlight<S, false> row(t, logits_of(b, r), b.labels[r]);  // the exps are in e
+  const RowSums sums = row.checked(found, e, chunk);
+  const Settled settled = settle_row(t, b, r, sums);
+  b.loss[r] = settled.loss;
+  if (!e) return {};
+  return finish_row<T>(t, settled, sums, row.target, nullptr, e);
+}
+
+// Steps 4 and 5 for a pack, the rows [first, first + n).
+template <class S>
+void settle_pack(const Terms& t, const Block<S>& b, size_t first, size_t n,
+                 const PackWorkspace<Arithmetic<S>>& w) {
+  typedef Arithmetic<S> T;
+  PackResults<T> of;
+  for (size_t q = 0; q < n; q += kLanes<double>) settle_lanes(t, b, first, q, n, w, &of);
+  for (size_t q = 0; q < n; ++q) {
+    const size_t r = first + q;
+    w.finish[q] = {of.factor[q], of.rest[q], of.bias[q]};
+    if (b.labels[r] == kIgnored) {
+      b.loss[r] = 0;
+      w.finish[q] = {0, 0, 0};  // its exps are 0: gradient +0
+    } else if (of.settled[q]) {
+      b.loss[r] = of.loss[q];
+      w.row(q)[b.labels[r]] = of.target_entry[q];
+    } else {
+      w.finish[q] = settle_alone(t, b, r, w.template get<double>(q), w.row(q), w.chunks);
+    }
+  }
+}
+
+// Steps 1 to 3 for row r. advance(i) makes room for its exps up to i.
+template <bool kScaled, class S, class Advance>
+XENTROPY_INLINE RowSums exps_of_row(const Terms& t, const Block<S>& b, size_t r, Arithmetic<S>* e,
+                                    const Advance& advance) {
+  typedef Arithmetic<S> T;
+  const RowInFlight<S, kScaled> row(t, logits_of(b, r), b.labels[r]);
+  const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+    advance(i + n);
+    return e + i;
+  };
+  const auto total =
+      sum_parts<T>(t.classes, row.smooth, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
+        return row.template part<false>(begin, end, exps_at);
+      });
+  RowSums sums = row_sums(total, row.scale, row.smooth);
+  if (row.smooth || t.z_loss != 0) row.locate(&sums);
+  sums.origin = double(row.origin) * row.scale;
+  return sums;
+}
+
 // Stores: one of the classes of rows/writers.h. kScaled: logit_scale is not 1.
 template <class S, class Stores, bool kScaled>
-void rows_with_gradient(const Terms& t, const Block<S>& b,
-                        const RowWorkspace<Arithmetic<S>>& workspace) {
+void rows_with_gradient(const Terms& t, const Block<S>& b, const PackWorkspace<Arithmetic<S>>& w) {
   typedef Arithmetic<S> T;
   const size_t C = t.classes;
-  T* e = workspace.exps;
   Stores stores;
-  for (size_t r = 0; r <= b.rows; ++r) {
-    const bool reads = r < b.rows && b.labels[r] != kIgnored, writes = r > 0;
-    const S* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
-    GradientFactors<T> finish = {0, 0, 0};  // an ignored row: exps 0, gradient +0
-    if (reads) {
-      const RowInFlight<S, kScaled> row(t, x, b.labels[r]);
-      const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
-        if (writes) stores.advance(e, i + n, x);
-        return e + i;
-      };
-      const auto total =
-          sum_parts<T>(C, row.smooth, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
-            return row.template part<false>(begin, end, exps_at);
-          });
-      const RowSums sums = row.finish(total, e, workspace.chunks);
-      const Settled settled = settle_row(t, b, r, sums);
-      b.loss[r] = settled.loss;
-      finish = finish_row<T>(t, settled, sums, row.target, nullptr, e);
-    } else {
-      if (writes) stores.advance(e, C, x);
-      if (r < b.rows) {
-        b.loss[r] = 0;
-        __builtin_memset(e, 0, C * sizeof(T));
-      }
+  for (size_t r = 0, q = 0; r < b.rows + w.rows; ++r) {
+    const bool writes = r >= w.rows, in_batch = r < b.rows;
+    const S* x = logits_of(b, in_batch ? r : b.rows - 1);
+    T* e = w.row(q);
+    if (writes) {
+      S* out = b.gradient + ptrdiff_t(r - w.rows) * b.gradient_stride;
+      stores.begin_row(out, C, w.finish[q]);
     }
-    if (r < b.rows) stores.begin_row(b.gradient + ptrdiff_t(r) * b.gradient_stride, C, finish);
+    const auto advance = [&](size_t end) XENTROPY_INLINE_LAMBDA {
+      if (writes) stores.advance(e, end, x);
+    };
+    if (in_batch && b.labels[r] != kIgnored) {
+      w.put(q, exps_of_row<kScaled>(t, b, r, e, advance));
+    } else {
+      advance(C);
+      if (in_batch) __builtin_memset(e, 0, C * sizeof(T));
+    }
+    q = q + 1 == w.rows ? 0 : q + 1;
+    if (in_batch && (q == 0 || r + 1 == b.rows)) {
+      const size_t n = q == 0 ? w.rows : q;
+      settle_pack(t, b, r + 1 - n, n, w);
+    }
   }
   stores.flush();
 }
@@ -126,19 +189,20 @@ void rows_loss(const Terms& t, const Block<S>& b, Arithmetic<S>* e) {
   for (size_t r = 0; r < b.rows; ++r) {
     b.loss[r] = 0;
     if (b.labels[r] == kIgnored) continue;
-    const RowInFlight<S, kScaled> row(t, b.logits + ptrdiff_t(r) * b.logits_stride, b.labels[r]);
+    const RowInFlight<S, kScaled> row(t, logits_of(b, r), b.labels[r]);
     const auto exps_at = [=](size_t, size_t) { return e; };
     const auto total =
         sum_parts<T>(t.classes, row.smooth, [&](size_t begin, size_t end) XENTROPY_INLINE_LAMBDA {
           return row.template part<true>(begin, end, exps_at);
         });
-    b.loss[r] = settle_row(t, b, r, row.finish(total, nullptr, e)).loss;
+    const RowSums sums = row.checked(row_sums(total, row.scale, row.smooth), nullptr, e);
+    b.loss[r] = settle_row(t, b, r, sums).loss;
   }
 }
 
 // Map: GradientMap or UnbiasedMap. kScaled: scale the logits first, by 1 too, which changes no bit.
 template <class S, class Map, bool kScaled>
-void write_rows(const Terms& t, const Block<S>& b, const RowWorkspace<Arithmetic<S>>& w,
+void write_rows(const Terms& t, const Block<S>& b, const PackWorkspace<Arithmetic<S>>& w,
                 bool streamed) {
   if (!streamed) return rows_with_gradient<S, RegularStores<S, Map>, kScaled>(t, b, w);
   rows_with_gradient<S, StreamedStores<S, Map>, kScaled>(t, b, w);
@@ -147,13 +211,14 @@ void write_rows(const Terms& t, const Block<S>& b, const RowWorkspace<Arithmetic
 
 template <class S>
 size_t rows_bytes(size_t classes, bool gradient) {
-  return bytes_of<RowWorkspace<Arithmetic<S>>>(classes, gradient);
+  return bytes_of<PackWorkspace<Arithmetic<S>>>(classes, gradient);
 }
 
 template <class S>
 void rows(const Terms& t, const Block<S>& b, char* workspace, bool streamed) {
   Arena arena = {workspace, 0};
-  const RowWorkspace<Arithmetic<S>> w(t.classes, b.gradient, arena);
+  PackWorkspace<Arithmetic<S>> w(t.classes, b.gradient, arena);
+  if (w.rows > b.rows) w.rows = b.rows;
   if (b.gradient == nullptr) {
     return with_scaled(t.logit_scale,
                        [&](auto scaled) { rows_loss<S, scaled.value>(t, b, w.chunks); });

@@ -60,13 +60,11 @@ void sum_part(const Terms& t, const Block<S>& b, size_t part, size_t begin, size
 template <class S>
 void settle_parts(const Terms& t, const Block<S>& b, const SplitWorkspace<Arithmetic<S>>& w) {
   typedef Arithmetic<S> T;
-  const RowInFlight<S, false> row(t, b.logits, b.labels[0]);  // its exps are in the workspace
+  const bool smooth = t.label_smoothing != 0;
   const auto total =
-      sum_parts<T>(t.classes, row.smooth, [&](size_t i, size_t) { return w.sums[i / kRowPart]; });
-  const RowSums sums = row.finish(total, w.row.exps, w.row.chunks);
-  const Settled settled = settle_row(t, b, 0, sums);
-  b.loss[0] = settled.loss;
-  if (b.gradient) *w.finish = finish_row<T>(t, settled, sums, row.target, nullptr, w.row.exps);
+      sum_parts<T>(t.classes, smooth, [&](size_t i, size_t) { return w.sums[i / kRowPart]; });
+  const RowSums sums = row_sums(total, t.logit_scale, smooth);
+  *w.finish = settle_alone(t, b, 0, sums, w.row.exps, w.row.chunks);
 }
 
 template <class S>

@@ -30,6 +30,7 @@ XENTROPY_INLINE void store_narrow(float* p, VD v) {
 }
 XENTROPY_INLINE void store_narrow(double* p, VD v) { store(p, v); }
 
+XENTROPY_INLINE double magnitude(double v) { return __builtin_fabs(v); }
 XENTROPY_INLINE VD magnitude(VD v) { return (VD)((IntVec<double>)v & INT64_MAX); }
 
 // v rounded to T, as float64.
@@ -38,6 +39,10 @@ XENTROPY_INLINE VD rounded(VD v) {
   T lanes[kLanes<double>];
   store_narrow(lanes, v);
   return load_wide(lanes);
+}
+template <class T>
+XENTROPY_INLINE double rounded(double v) {
+  return double(T(v));
 }
 
 // Keeps the first n lanes of a vector and replaces the rest by `fill`.
