@@ -1,19 +1,19 @@
 """Cross entropy: definition, parameters and errors.
 
-A call is passed to the bindings unchanged. If they return None, an argument needs a conversion or
-is wrong: the arguments are checked, and the call is repeated.
+A call goes to the bindings unchanged (`_public.pxi`). If an argument needs a conversion or is
+wrong, they hand it over to `general_cross_entropy`: the arguments are checked, and the call is
+repeated.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, SupportsIndex, Unpack, overload
 
 import numpy as np
 
 from . import _check, _kernels
-from ._kernels import cross_entropy as compute
-from ._kernels import make_options
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
         Rows,
         ToOneNumber,
     )
+
+
+def _compiled(declared: Any) -> Any:
+    """The bindings' function of this name, with the signature and the documentation."""
+    return functools.update_wrapper(getattr(_kernels, declared.__name__), declared)
 
 
 @overload
@@ -57,6 +62,7 @@ def cross_entropy(
     reduction: str,
     **options: Unpack[Options],
 ) -> Loss: ...
+@_compiled
 def cross_entropy(
     logits: ArrayLike,
     target: ArrayLike,
@@ -167,24 +173,7 @@ def cross_entropy(
     >>> round(xe.cross_entropy(logits, [0, 1]), 6)
     0.31854
     """
-    if empty_mean is not math.nan:
-        return _or_empty(cross_entropy, locals())
-    options = make_options(
-        axis=axis,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalizer=normalizer,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        logit_scale=logit_scale,
-        softcap=softcap,
-        base=base,
-        n_threads=n_threads,
-    )
-    loss = compute(False, logits, target, weight, sample_weight, options)
-    if loss is None:
-        loss = checked_cross_entropy(False, logits, target, weight, sample_weight, options)
-    return loss
+    raise NotImplementedError
 
 
 @overload
@@ -214,6 +203,7 @@ def cross_entropy_with_grad(
     reduction: str,
     **options: Unpack[GradientOptions],
 ) -> tuple[Loss, FloatArray]: ...
+@_compiled
 def cross_entropy_with_grad(
     logits: ArrayLike,
     target: ArrayLike,
@@ -277,40 +267,31 @@ def cross_entropy_with_grad(
     >>> f"{loss:.7e}", [f"{g:.2e}" for g in grad[0]]
     ('2.0611537e-09', ['-2.06e-09', '2.06e-09'])
     """
-    if empty_mean is not math.nan:
-        return _or_empty(cross_entropy_with_grad, locals())
-    options = make_options(
-        axis=axis,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalizer=normalizer,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        logit_scale=logit_scale,
-        softcap=softcap,
-        base=base,
-        n_threads=n_threads,
-    )
-    arguments = True, logits, target, weight, sample_weight, options, grad_output, out
-    result = compute(*arguments)
-    return checked_cross_entropy(*arguments) if result is None else result
+    raise NotImplementedError
 
 
-def _or_empty(function: Any, call: dict[str, Any]) -> Any:
-    """The call, with `empty_mean` for the mean over no row."""
-    empty_mean = _check.empty_mean(call.pop("empty_mean"), call["reduction"])
-    result = function(**call)
+def general_cross_entropy(call: tuple[Any, ...], empty_mean: Any) -> Any:
+    """The result of any call; `call`: the arguments of `checked_cross_entropy`."""
+    if empty_mean is math.nan:
+        return checked_cross_entropy(*call)
+    _, _, target, _, sample_weight, options, *_ = call
+    empty_mean = _check.empty_mean(empty_mean, options.reduction)
+    result = _kernels.compute_cross_entropy(*call)
+    if result is None:
+        result = checked_cross_entropy(*call)
     loss, *grad = result if isinstance(result, tuple) else (result,)
-    if loss == loss or call["normalizer"] is not None or _any_counts(call):
+    if loss == loss or options.normalizer is not None:
+        return result
+    if _any_counts(target, sample_weight, options.ignore_index):
         return result
     return (empty_mean, *grad) if grad else empty_mean
 
 
-def _any_counts(call: dict[str, Any]) -> bool:
+def _any_counts(target: Any, repeat: Any, ignore_index: Any) -> bool:
     """Is there a row that is read?"""
-    target, repeat = np.asarray(call["target"]), call["sample_weight"]
+    target = np.asarray(target)
     labels = target.dtype.kind in "iu"
-    counted: Any = target != call["ignore_index"] if labels else np.asarray(target.size > 0)
+    counted: Any = target != ignore_index if labels else np.asarray(target.size > 0)
     return bool(np.any(counted if repeat is None else counted & (np.asarray(repeat) != 0)))
 
 
@@ -327,7 +308,7 @@ def checked_cross_entropy(
     float64: bool = False,
     float64_losses: bool = False,
 ) -> Any:
-    """`_kernels.cross_entropy` of any arguments: converted where needed, or their error raised."""
+    """The bindings' result for any arguments: converted where needed, or their error raised."""
     logits = _check.logits(logits, _check.OR_LEAVE_OUT)
     axis = _check.class_axis(options.axis, logits)
     shape = logits.shape
@@ -345,5 +326,7 @@ def checked_cross_entropy(
     arrays = logits, target, weight, sample_weight
     call = with_grad, *arrays, options, grad_output, out
     return _check.taken(
-        _kernels.cross_entropy(*call, checked=True, float64=float64, float64_losses=float64_losses)
+        _kernels.compute_cross_entropy(
+            *call, checked=True, float64=float64, float64_losses=float64_losses
+        )
     )

@@ -4,7 +4,7 @@
 # --- memory ----------------------------------------------------------------------------
 
 cdef enum:
-    STACK_BYTES = 8192  # up to here a call's workspace is on the stack
+    STACK_BYTES = 1 << 15  # up to here a call's workspace is on the stack: that of short rows
 
 
 # Scratch of a call, and where it comes from. Python's allocator shows it to tracemalloc, for which

@@ -1,8 +1,8 @@
 # One call of cross entropy, from its arguments to its result. Part of _kernels.pyx.
 
-def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options options not None,
-                  grad_output=None, out=None, *, bint checked=False, bint float64=False,
-                  bint float64_losses=False):
+def compute_cross_entropy(bint with_grad, logits, target, weight, sample_weight,
+                          Options options not None, grad_output=None, out=None, *,
+                          bint checked=False, bint float64=False, bint float64_losses=False):
     """The loss, or with_grad (loss, gradient), of arguments as the public functions have them.
 
     None if an argument is not plain: it has to be converted or refused, and nothing has been
@@ -10,6 +10,13 @@ def cross_entropy(bint with_grad, logits, target, weight, sample_weight, Options
     out of range. `float64`: compute in float64 whatever the dtype. `float64_losses`: the losses of
     rows whatever the reduction, not rounded to float32; it divides the gradient alone.
     """
+    return computed(with_grad, logits, target, weight, sample_weight, options, grad_output, out,
+                    checked, float64, float64_losses)
+
+
+cdef object computed(bint with_grad, object logits, object target, object weight,
+                     object sample_weight, Options options, object grad_output, object out,
+                     bint checked, bint float64, bint float64_losses):
     cdef CrossEntropyCall call
     cdef CrossEntropyCall* c = &call
     cdef Settings s

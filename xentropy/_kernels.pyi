@@ -45,7 +45,7 @@ def make_options(
 # Results of the functions below: None if an argument is not plain, so that it has to be converted
 # or refused.
 
-def cross_entropy(
+def compute_cross_entropy(
     with_grad: bool,
     logits: Any,
     target: Any,

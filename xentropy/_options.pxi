@@ -21,6 +21,13 @@ def make_options(*, axis=1, ignore_index=-100, reduction="mean", normalizer=None
                  label_smoothing=0.0, z_loss=0.0, logit_scale=1.0, softcap=None, base=None,
                  n_threads=None):
     """The record of these options."""
+    return record(axis, ignore_index, reduction, normalizer, label_smoothing, z_loss, logit_scale,
+                  softcap, base, n_threads)
+
+
+cdef Options record(object axis, object ignore_index, object reduction, object normalizer,
+                    object label_smoothing, object z_loss, object logit_scale, object softcap,
+                    object base, object n_threads):
     cdef Options o = Options.__new__(Options)
     o.axis = axis
     o.ignore_index = ignore_index

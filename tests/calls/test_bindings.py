@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pickle
 import sys
 from fractions import Fraction
 
@@ -121,12 +122,12 @@ CASES += [(xe.cross_entropy_with_grad, *s) for s in UPSTREAM]
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_plain_calls_are_taken_and_others_are_left(case):
     function, plain, other = CASES[case]
-    taken = _kernels.cross_entropy(*complete(function, plain))
+    taken = _kernels.compute_cross_entropy(*complete(function, plain))
     assert taken is not None
     assert_same(_api.checked_cross_entropy(*complete(function, plain)), taken)
     assert_same(function(**{**base_call(SHAPE), **plain}), taken)
     if "ignore_index" not in other or other["ignore_index"] != 2**64:
-        assert _kernels.cross_entropy(*complete(function, other)) is None
+        assert _kernels.compute_cross_entropy(*complete(function, other)) is None
     assert_same(function(**{**base_call(SHAPE), **other}), taken)
 
 
@@ -147,7 +148,7 @@ def test_bad_calls_are_left_and_nothing_is_written(function, bad):
             given.setdefault("out", np.full_like(given["logits"], 1))
         arrays = [a for a in given.values() if isinstance(a, np.ndarray) and not a.dtype.hasobject]
         before = [a.tobytes() for a in arrays]
-        assert _kernels.cross_entropy(*complete(function, given)) is None, name
+        assert _kernels.compute_cross_entropy(*complete(function, given)) is None, name
         assert [a.tobytes() for a in arrays] == before, name
 
 
@@ -159,7 +160,7 @@ def test_arrays_of_weights_that_are_not_finite_are_refused(name, n, dtype, posit
     weights = np.ones(n, dtype)
     weights[position] = value
     for function in FUNCTIONS:
-        assert _kernels.cross_entropy(*complete(function, {name: weights})) is None
+        assert _kernels.compute_cross_entropy(*complete(function, {name: weights})) is None
         with pytest.raises(ValueError, match=rf"{name}\[{position % n}\] = {value} is not finite"):
             function(X, LABELS, **{name: weights})
 
@@ -205,7 +206,7 @@ def test_out_in_any_place(place):
     x = np.zeros((ROWS, 2 * CLASSES), "f4")[:, ::2] if place == "interleaved" else X.copy()
     x[...] = X
     given = {"logits": x, "out": make(x)}
-    taken = _kernels.cross_entropy(*complete(xe.cross_entropy_with_grad, given))
+    taken = _kernels.compute_cross_entropy(*complete(xe.cross_entropy_with_grad, given))
     assert (taken is not None) == plain
     x[...] = X
     loss, grad = xe.cross_entropy_with_grad(**{**base_call(SHAPE), **given})
@@ -308,6 +309,16 @@ def test_the_record_has_the_options_of_the_public_function_and_their_defaults():
     given = {name: object() for name in OPTIONS}
     record = _kernels.make_options(**given)
     assert {name: getattr(record, name) for name in OPTIONS} == given
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_public_functions_are_compiled_as_they_are_declared(function):
+    declared, compiled = inspect.unwrap(function), getattr(_kernels, function.__name__)
+    assert function is compiled is pickle.loads(pickle.dumps(compiled))
+    both = (inspect.signature(f, follow_wrapped=False) for f in (declared, compiled))
+    for one, other in zip(*(s.parameters.values() for s in both), strict=True):
+        assert (one.name, one.kind) == (other.name, other.kind)
+        assert one.default is other.default or one.default == other.default
 
 
 def test_signatures_are_what_users_read():

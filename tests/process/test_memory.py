@@ -121,7 +121,7 @@ def test_selected_log_probs_need_scratch_alone(layout, options):
 
 def test_refused_calls_leave_nothing_behind():
     """Of the rows of so many chunks that the reports on their labels do not fit on the stack."""
-    rows = 3 << 20
+    rows = 6 << 20
     x, target = np.broadcast_to(np.float32(0), (rows, 2)), np.zeros(rows, np.int8)
     target[-1] = 2
 

@@ -84,7 +84,7 @@ class BatchLoss(CountedRows):
     def _fill(self, logits: Array, target: Array, rows: Rows, with_grad: bool) -> None:
         upstream = self._upstream
         result = _check.taken(
-            _kernels.cross_entropy(
+            _kernels.compute_cross_entropy(
                 with_grad,
                 logits,
                 target,

@@ -156,7 +156,7 @@ class MulticlassObjective:
             part = slice(start, start + rows)
             target = labels[part]
             place = scratch[: len(target)]
-            losses, g = _kernels.cross_entropy(
+            losses, g = _kernels.compute_cross_entropy(
                 True, logits[part], target, None, None, options, None, place, checked=True
             )
             v = 1.0 if weight is None else weight[part, None]

@@ -84,7 +84,7 @@ def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=Fal
         upstream = array(upstream) if upstream.dim() else upstream.item()
     x, target, weight, sample_weight, place = arrays((*tensors, out))
     call = with_grad, x, target, weight, sample_weight, options, upstream, place
-    result = _kernels.cross_entropy(*call, checked=trusted)
+    result = _kernels.compute_cross_entropy(*call, checked=trusted)
     if result is None:
         result = checked_cross_entropy(*call)
     if not with_grad:

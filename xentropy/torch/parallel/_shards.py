@@ -191,7 +191,7 @@ def _uniform_loss(shard: Shard, read: Any, lse: Any) -> Any:
 
 
 def _losses(arrays: Any, options: Options) -> Any:
-    losses = taken(_kernels.cross_entropy, False, *arrays, options, float64_losses=True)
+    losses = taken(_kernels.compute_cross_entropy, False, *arrays, options, float64_losses=True)
     return np.asarray(losses).reshape(-1).copy()
 
 
