@@ -285,6 +285,7 @@ cdef void split_rows(Work part, RowStep* s, Py_ssize_t rows, size_t parts, int t
     whole.rows = whole.chunks = whole.team = 1
     all_parts.per_chunk = whole.per_chunk = 1
     all_parts.team = team
+    all_parts.helps = whole.helps = False  # a part is in the cache of who has computed its exps
     for s.row in range(rows):
         s.step = Step.kCap
         if caps:

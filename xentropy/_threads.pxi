@@ -134,6 +134,7 @@ cdef struct Plan:
     Py_ssize_t per_chunk
     Py_ssize_t chunks
     int team
+    bint helps  # who has done its own share of the chunks takes from the others'
 
 
 cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept nogil:
@@ -143,6 +144,7 @@ cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept
     p.per_chunk = chunk_rows(rows, classes)
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
     p.team = <int>min(team_for(elements, asked), <size_t>p.chunks)
+    p.helps = True
     return p
 
 
@@ -159,7 +161,13 @@ cdef inline size_t end(const Plan* p, Py_ssize_t chunk) noexcept nogil:
     return min(p.rows, (chunk + 1) * p.per_chunk)
 
 
-# State shared by the threads of a call.
+cdef enum:
+    MOST_SHARES = 256
+
+
+# State shared by the threads of a call. Each thread has a share of the chunks, which is contiguous
+# in memory: what stays in a core's cache, or on pages near it, is found there by the next step and
+# the next call.
 cdef struct Job:
     Work work
     const void* call
@@ -167,18 +175,49 @@ cdef struct Job:
     void* results
     char* scratch
     size_t each                 # bytes of scratch per thread
-    Py_ssize_t next             # the first chunk that no thread has claimed
+    int shares
+    Py_ssize_t[MOST_SHARES] next  # the first chunk of each share that no thread has claimed
     Py_ssize_t brief, brief_ns  # number and total time of the chunks shorter than SLICE
     Py_ssize_t long_ns          # total time of the longer ones
+
+
+cdef inline Py_ssize_t share_begin(const Job* job, int share) noexcept nogil:
+    # Rounded up: the calling thread, which is the first to begin, has the larger share.
+    return (job.p.chunks * share + job.shares - 1) // job.shares
+
+
+cdef void deal(Job* job) noexcept nogil:
+    """Give each thread its share."""
+    cdef int share
+    job.shares = min(job.p.team, <int>MOST_SHARES)
+    for share in range(job.shares):
+        job.next[share] = share_begin(job, share)
+
+
+cdef Py_ssize_t claim(Job* job, int thread, int threads, int* past) noexcept nogil:
+    """The next chunk for one of so many threads; -1: none is left. `past`: its shares are empty.
+
+    Shares of threads that OpenMP has not started are done by the others.
+    """
+    cdef int share
+    cdef Py_ssize_t chunk
+    while past[0] < job.shares:
+        share = (thread + past[0]) % job.shares
+        chunk = fetch_add(&job.next[share], 1)
+        if chunk < share_begin(job, share + 1):
+            return chunk
+        past[0] += 1 if job.p.helps else threads
+    return -1
 
 
 cdef void take_chunks(Job* job, int thread) noexcept nogil:
     """The loop of one thread: claim the next chunk until none is left."""
     cdef uint64_t modes = set_default_modes()
     cdef char* scratch = job.scratch + job.each * <size_t>thread
-    cdef Py_ssize_t chunk = fetch_add(&job.next, 1), brief = 0
+    cdef int past = 0, threads = openmp.omp_get_num_threads()
+    cdef Py_ssize_t chunk = claim(job, thread, threads, &past), brief = 0
     cdef double begun = openmp.omp_get_wtime(), brief_time = 0, long_time = 0, now
-    while chunk < job.p.chunks:
+    while chunk >= 0:
         job.work(job.call, job.p, chunk, job.results, scratch)
         now = openmp.omp_get_wtime()
         if now - begun < SLICE:
@@ -187,7 +226,7 @@ cdef void take_chunks(Job* job, int thread) noexcept nogil:
         else:
             long_time += now - begun
         begun = now
-        chunk = fetch_add(&job.next, 1)
+        chunk = claim(job, thread, threads, &past)
     fetch_add(&job.brief, brief)
     fetch_add(&job.brief_ns, <Py_ssize_t>(1e9 * brief_time))
     fetch_add(&job.long_ns, <Py_ssize_t>(1e9 * long_time))
@@ -198,6 +237,7 @@ cdef void run_parallel(Job* job) noexcept nogil:
     """All chunks, by a team of the planned size; the calling thread is part of it."""
     cdef double begun = openmp.omp_get_wtime(), serial
     job.brief = job.brief_ns = job.long_ns = 0
+    deal(job)
     with parallel(num_threads=job.p.team):
         take_chunks(job, threadid())
     # What one thread would have needed. A long chunk among brief ones was descheduled: it counts
@@ -218,8 +258,24 @@ cdef void execute(Work work, const void* call, const Plan* p, void* results, cha
     """Do all chunks of the plan."""
     cdef Job job
     job.work, job.call, job.p, job.results = work, call, p, results
-    job.scratch, job.each, job.next = scratch, each, 0
+    job.scratch, job.each = scratch, each
     if p.team > 1:
         run_parallel(&job)
     else:
         run_serial(&job)
+
+
+def _claimed(size_t rows, size_t classes, int team, int started, bint helps, list order):
+    """For the tests: the rows (begin, end) that these threads, so many of a team, claim in turn."""
+    cdef Plan p = plan(rows, classes, rows * classes, team)
+    cdef Job job
+    cdef int[MOST_SHARES] past
+    cdef int thread
+    memset(past, 0, sizeof(past))
+    p.team, p.helps, job.p = team, helps, &p
+    deal(&job)
+    found = []
+    for thread in order:
+        chunk = claim(&job, thread, started, &past[thread])
+        found.append((begin(&p, chunk), end(&p, chunk)) if chunk >= 0 else None)
+    return found
