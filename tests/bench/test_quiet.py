@@ -181,6 +181,7 @@ NEEDS = {
     "bench.softmax": ["psutil"],
     "bench.fresh": ["psutil"],
     "bench.contention": ["psutil"],
+    "bench.cores": ["ml_dtypes", "psutil", "rich"],
     "bench.interrupts": ["jax", "optax"],
     "bench.fronts": ["rich", "psutil"],
 }
