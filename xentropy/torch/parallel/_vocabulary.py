@@ -63,7 +63,9 @@ def vocab_parallel_cross_entropy(
               e^{\mathrm{lse}_j - \mathrm{lse}_r}
 
     No term is a difference of almost equal numbers, so the tails stay exact. Ranks exchange
-    lse_r and these two sums, in one collective; backward needs none.
+    lse_r and these two sums, in one collective that follows a short one, of which the logits are
+    read meanwhile: what each has been given, so that all refuse what does not fit. Backward needs
+    none.
 
     Parameters
     ----------
