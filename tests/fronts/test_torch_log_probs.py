@@ -212,6 +212,7 @@ def test_autocast_gives_float32():
     assert [each.dtype for each in found] == [torch.float32] * 2
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of forward mode
 def test_transforms_and_forward_derivatives_use_torchs_operations():
     x, index = make(4, 30, dtype=torch.float64)
     rows = torch.func.vmap(lambda a, i: selected_log_probs(a, i, return_entropy=True))(x, index)
