@@ -160,6 +160,17 @@ def test_axes():
         assert_bits(row, here[0][1, 2])
 
 
+@pytest.mark.parametrize("log_probs", [(-800, -801), (-720, -721), (-np.inf, -np.inf)])
+def test_a_teacher_of_hardly_any_mass(log_probs):
+    """The mixture is half of the student, whose divergence from it is log 2."""
+    options = {"teacher_index": [[0, 2]], "missing": "zero", "beta": 0.5}
+    loss, gradient = xe.distillation_loss_with_grad(
+        np.arange(5.0)[None], teacher_log_probs=np.array([log_probs], float), **options
+    )
+    assert_within(loss, np.log(2) / 2, 4 * eps("float64"))
+    assert np.all(np.abs(gradient) < 1e-16)
+
+
 def test_rows_of_weight_0_may_hold_anything():
     x = make_logits((4, 9))
     log_probs, index = sparse((4, 9), 3)

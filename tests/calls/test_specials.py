@@ -388,3 +388,13 @@ def test_smoothing_of_columns_beyond_every_shift(tier, offset):
             x = (np.round(make_logits(shape, "float64")) + offset).astype(dtype)
             x, target = np.asfortranarray(x), make_target("labels", shape)
             assert_options(x, target, label_smoothing=0.1, reduction="none", what=str(shape))
+
+
+@pytest.mark.parametrize("classes", [10, 40, 321, 1000])
+@pytest.mark.parametrize("size", [1e115, 1e180, 1e284])
+def test_a_normalizer_whose_product_with_a_sum_of_exps_overflows(classes, size):
+    for dtype in ("float32", "float64"):
+        x, y = make_logits((19, classes), dtype), np.arange(19) % classes
+        _, plain = xe.cross_entropy_with_grad(x, y, normalizer=1)
+        _, gradient = xe.cross_entropy_with_grad(x, y, normalizer=size, grad_output=size)
+        assert_within(gradient, plain, 4 * np.finfo(dtype).eps * np.abs(plain), dtype)

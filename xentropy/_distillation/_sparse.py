@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MISSING = "tail", "zero", "renormalize"
 SPARE = 0.01  # by which rounded probabilities may exceed 1 in all
+LEAST_SHARE = 1e-290  # of P in a mixture: the kernel takes beta = 0 as KL(P || S)
 
 
 def computed(with_grad: bool, call: Call, index: Any, missing: Any) -> Any:
@@ -107,6 +108,9 @@ def _unnormalized(with_grad: bool, call: Call, few: Few) -> Any:
         z = np.exp(few.log_probs).sum(axis=1)
         log_z = np.log(z)
         w = 1 - beta + beta * z
+        if beta < 1 and not z.all():  # P of a teacher without any mass: none, of weight 0
+            few = few._replace(log_probs=few.log_probs.copy())
+            few.log_probs[z == 0, :-1] = 0.0
         if beta == 0:
             factor, constant = z, np.where(z > 0, z * log_z, 0.0)
         elif beta == 1:
@@ -114,9 +118,8 @@ def _unnormalized(with_grad: bool, call: Call, few: Few) -> Any:
         else:
             factor = w
             constant = np.where(z > 0, beta * z * log_z, 0.0) - w * np.log(w)
-            shares = beta * z / w
-            logs = np.where(shares > 0, np.log(shares), 0.0)
-            few = few._replace(betas=np.stack([shares, logs], axis=1))
+            shares = np.maximum(beta * z / w, LEAST_SHARE)
+            few = few._replace(betas=np.stack([shares, np.log(shares)], axis=1))
     return _combined(with_grad, call, few, factor, constant)
 
 

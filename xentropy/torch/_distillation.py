@@ -87,8 +87,9 @@ def distillation_loss(
     -----
     torch.compile and torch.export keep the operators ``torch.ops.xentropy.distillation_loss`` and
     ``distillation_loss_backward``. A beta, temperature or normalizer that changes from step to step
-    is compiled twice at most. A derivative of the gradient (create_graph), other devices,
-    tensor subclasses and transforms of torch.func take torch's own operations.
+    is compiled three times at most: as a constant, for any value, and once more at its default. A
+    derivative of the gradient (create_graph), other devices, tensor subclasses and transforms of
+    torch.func take torch's own operations.
 
     Examples
     --------

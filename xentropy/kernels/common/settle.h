@@ -210,6 +210,7 @@ XENTROPY_INLINE FactorsOf<D> factors_of(const Terms& t, const SettledOf<D>& r,
   }
   f.target_entry = r.numerator / r.mass + bias_of_target;
   f.normal &= magnitude(f.target_entry) <= kMax;
+  f.normal &= f.rest == f.rest;  // without FMA not so where the splitting of a product overflows
   return f;
 }
 

@@ -56,6 +56,7 @@ XENTROPY_INLINE LaneFactors<T> factor_lanes(const Terms& t, VD on_p, const LaneQ
   }
   const VD size = magnitude(f.factor);
   f.fine = (size >= kMinFactor<T>)&(size <= Exp<T>::kMaxFactor);
+  if (sizeof(T) == 8 && !kHasFma) f.fine &= f.rest == f.rest;  // a splitting may have overflowed
   return f;
 }
 

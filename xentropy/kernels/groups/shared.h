@@ -80,7 +80,9 @@ SharedOffset guess_shared_offset(const Terms& t, const T* x, size_t rows) {
   const size_t n = rows * t.classes;
   const double k = guess_offset<T>(max_of(x, n < kProbe ? n : kProbe), t.logit_scale);
   const bool exact = __builtin_fabs(k) < Exp<T>::kMaxOffset / 2;  // k' is in range as well
-  return {k + (Exp<T>::kTop - Shared<T>::kTop), exact};
+  // total * divisor, and the splitting of such products where there is no FMA
+  const bool finite = t.divisor <= 0x1p990 / Shared<T>::kMaxTotal;
+  return {k + (Exp<T>::kTop - Shared<T>::kTop), exact && finite};
 }
 
 template <class T>

@@ -170,15 +170,16 @@ class _LinearVocabParallel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, *others: Any) -> Tensor:
-        call = ctx.call = others[-1]
+        call = others[-1]
+        ctx.call = call._replace(tensors=())
         pairs = zip(PARAMETERS, ctx.needs_input_grad, strict=False)
-        ctx.wanted = tuple(name for name, needed in pairs if needed)
+        ctx.wanted = tuple(name for name, needed in pairs if needed and call.derived)
         batch, agreed = _agreed(call, ctx.wanted)
         later = call.options.reduction == "none"
         loss = ShardedLoss(batch, agreed)
-        ctx.kept = run(loss, () if later else ctx.wanted)
+        kept = run(loss, () if later else ctx.wanted)
         ctx.numbers = agreed, loss.numbers if later else []
-        ctx.save_for_backward(*call.tensors)
+        ctx.save_for_backward(*call.tensors, *kept.values())  # all is freed after backward
         dtype = torch.float32 if torch.is_autocast_enabled("cpu") else hidden.dtype
         of_rows = loss.result(batch.arguments.dtype)
         return loss_tensor(of_rows, torch.promote_types(hidden.dtype, dtype))
@@ -186,13 +187,15 @@ class _LinearVocabParallel(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        call = ctx.call._replace(tensors=ctx.saved_tensors)
+        saved = ctx.saved_tensors
+        call = ctx.call._replace(tensors=saved[: len(NAMES)])
         if call.options.reduction == "none":
             agreed, numbers = ctx.numbers
             loss = ShardedLoss(_batch(call), agreed, numbers, array(upstream.double()))
             found = run(loss, ctx.wanted)
         else:
-            found = {name: kept * upstream.to(kept.dtype) for name, kept in ctx.kept.items()}
+            kept = zip(ctx.wanted, saved[len(NAMES) :], strict=True)
+            found = {name: each * upstream.to(each.dtype) for name, each in kept}
         like = dict(zip(PARAMETERS, call.tensors, strict=False))
         return *(found[n].to(like[n].dtype) if n in found else None for n in PARAMETERS), None
 
