@@ -9,9 +9,8 @@ def distillation(bint with_grad, logits, teacher, double beta, bint scaled_teach
     `teacher` has logits, which options.logit_scale multiplies if it is a `scaled_teacher`. In its
     place `few` has what is known of some classes of each row: log-probabilities (R, k + 1), the
     last of all other classes, indices (R, k), and beta with its logarithm for each row (R, 2) or
-    None. 0 <= beta <= 1. None, as of `cross_entropy`, if
-    an argument is not plain. `float64_losses`: compute in float64 whatever the dtype, and do not
-    round the losses of rows.
+    None. 0 <= beta <= 1. None, as of `compute_cross_entropy`, if an argument is not plain.
+    `float64_losses`: compute in float64 whatever the dtype, and do not round the losses of rows.
     """
     cdef DistillationCall call
     cdef CrossEntropyCall* c = &call.rows

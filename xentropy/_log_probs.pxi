@@ -3,7 +3,7 @@
 def selected_log_probs(logits, index, Options options not None, *, bint checked=False):
     """log_prob, entropy and lse, in float64 whatever the dtype of the logits.
 
-    None, as of `cross_entropy`, if an argument is not plain.
+    None, as of `compute_cross_entropy`, if an argument is not plain.
     """
     cdef StatisticsCall call
     cdef CrossEntropyCall* c = &call.rows

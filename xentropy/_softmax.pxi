@@ -12,7 +12,8 @@ cdef dict RESULTS = {
 def normalize(str what, x, axis, out, n_threads, *, bint checked=False):
     """softmax or log_softmax: a result like x, or `out`.
 
-    None, as of `cross_entropy`, if an argument is not plain. Once `checked`, axis is a tuple.
+    None, as of `compute_cross_entropy`, if an argument is not plain. Once `checked`, axis is a
+    tuple.
     """
     cdef SoftmaxCall call
     cdef cnp.ndarray result

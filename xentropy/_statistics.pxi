@@ -4,8 +4,8 @@ def row_statistics(logits, target, Options options not None, *, bint checked=Fal
                    bint float64=False):
     """The fields of `RowStatistics`, in order; loss and rank are None without a target.
 
-    None, as of `cross_entropy`, if an argument is not plain. `float64`: not narrowed, whatever the
-    arithmetic type.
+    None, as of `compute_cross_entropy`, if an argument is not plain. `float64`: not narrowed,
+    whatever the arithmetic type.
     """
     cdef StatisticsCall call
     cdef CrossEntropyCall* c = &call.rows
