@@ -101,11 +101,12 @@ def vocab_parallel_linear_cross_entropy(
 
     Notes
     -----
-    Collectives: an all-gather of a few numbers before anything is multiplied (with `weight`, for
-    the mean, another of one a row), and for each chunk one of two float64 numbers a row (up to
-    four, as there), and if `hidden` requires a gradient one
-    all-reduce of its rows, in float32 (float64), while the product of the gradient of the weight is
-    made. The gradients of a mean and a sum are computed with the loss, so that backward needs no
+    Collectives: before anything is multiplied an all-gather of 7 numbers a rank, and with `weight`,
+    for the mean, one of a number a row. For each chunk an all-gather of two float64 numbers a row
+    (up to four, as there); and if `hidden` requires a gradient, an all-reduce of its rows, in
+    float32 (float64), while the gradient of the weight is multiplied.
+
+    The gradients of a mean and a sum are computed with the loss, so that backward needs no
     collective; for reduction="none" backward makes the logits a second time, and takes the
     all-reduces. Forward keeps some ten float64 numbers a row for it.
 
