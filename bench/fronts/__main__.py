@@ -35,6 +35,8 @@ FRONTS = {
     "linear": (".linear.speed", ("torch",)),
     "fine_tuning": (".linear.fine_tuning", ("torch", "transformers")),
     "statistics": (".studies.statistics", ("torch",)),
+    "distillation": (".studies.distillation", ("torch",)),
+    "log_probs": (".studies.log_probs", ("torch",)),
 }
 OTHER_NAMES = {"xgboost": ("xgboost", "xgboost-cpu")}
 

@@ -1,16 +1,17 @@
 """The loss of distillation with its gradient: time, memory and errors of several ways.
 
-    python -m bench.studies.distillation [--cells 2048x50257 8192x1000 ...] [--betas 0 0.5 1]
-                                         [--threads N] [--rounds 7] [--peers torch torch.compile]
+python -m bench.studies.distillation             ten minutes; to bench/results/fronts/<machine>.json
+python -m bench.studies.distillation --quick     tiny cells, to see that it works; saved nowhere
+python -m bench.studies.distillation --pages     the same as the first, and the tables of the docs
+python -m bench.studies.distillation --cells 8192x1000 2048x50257:bfloat16
 
 The peers are generalized_jsd_loss as TRL's GKD has it, in torch, with autograd, eager and compiled.
-The teacher is the student and noise. Memory is that of one call beyond student, teacher and, for
-`out=`, the gradient, in gradients. Errors are those of the first rows against float64: of a loss
-relative to it, of a gradient relative to the largest entry of its row; "close" is for a teacher
-that is 1e-3 from the student.
+The teacher is the student and noise. The ways take turns; medians. Memory is that of one call
+beyond student, teacher and, for `out=`, the gradient, in gradients. Errors are those of the first
+rows against float64: of a loss relative to it, of a gradient relative to the largest entry of its
+row; "close" is for a teacher that is 1e-3 from the student.
 """
 
-import argparse
 import math
 from types import SimpleNamespace
 
@@ -19,17 +20,19 @@ import numpy as np
 import xentropy as xe
 
 from ..cells import Cell, aligned, make_logits
-from ..needed import require
+from ..fronts import study
+from ..fronts.table import Table
 from ..quiet import notes
 from ..stopwatch import peak_extra_bytes, seconds_in_turn
-from ..tables import Table, number
 
-CELLS = tuple(
-    f"{shape}:{dtype}" for dtype in ("float32", "bfloat16") for shape in ("2048x50257", "8192x1000")
-)
+CELLS = ("2048x50257", "8192x1000", "2048x50257:bfloat16", "8192x1000:bfloat16")
+QUICK = ("16x100", "16x100:bfloat16")
+BETAS = 0.0, 0.5, 1.0
 PEERS = "torch", "torch.compile"
 CHECKED = 8  # rows whose errors are computed
 OURS = "xentropy, out=", "xentropy", "xentropy.torch"
+MEMORY = OURS[0], OURS[2], "torch"
+JUDGED = OURS[2], "torch"
 
 
 def jsd(student, teacher, beta):
@@ -89,7 +92,9 @@ def ways(x, y, beta, peers):
     if "torch" in peers:
         calls["torch"] = with_autograd(jsd, x, y, beta)
     if "torch.compile" in peers:
-        calls["torch.compile"] = with_autograd(torch.compile(jsd), x, y, beta)
+        torch.compiler.reset()  # of many shapes it keeps the first
+        compiled = torch.compile(jsd, dynamic=False)
+        calls["torch.compile"] = with_autograd(compiled, x, y, beta)
     return calls
 
 
@@ -118,54 +123,52 @@ def errors(x, y, beta, peers):
     return found
 
 
-def measure(cell, beta, chosen):
-    """The lines of a cell."""
+def extra_memory(call, nbytes):
+    """That of a call, in so many bytes; None where it cannot be told."""
+    extra = peak_extra_bytes(SimpleNamespace(before=None, run=call))
+    return None if extra is None else extra / nbytes
+
+
+def measured(cell, beta, peers, rounds):
+    """A row of each table, and the visits that they come from."""
     x, noise = make_logits(cell), make_logits(cell, seed=2)
     y = (x.astype("f4") + noise.astype("f4") / 3).astype(x.dtype)
-    del noise
     few = slice(0, CHECKED)
-    far = errors(x[few].copy(), y[few].copy(), beta, chosen.peers)
-    close = (x[few].astype("f4") + 1e-3 * make_logits(cell)[few][::-1].astype("f4")).astype(x.dtype)
-    near = errors(x[few].copy(), close, beta, chosen.peers)
-    calls = ways(x, y, beta, chosen.peers)
-    turns = seconds_in_turn(calls, chosen.rounds)
-    rows = []
-    for name, call in calls.items():
-        extra = peak_extra_bytes(SimpleNamespace(before=None, run=call))
-        rows.append(
-            [
-                f"{cell.name}, beta {beta:g}: {name}",
-                number(turns.found[name] * 1e3),
-                number(turns.ratio(name, OURS[2])),
-                number(extra and extra / x.nbytes),
-                *(number(each, 2) for each in (*far[name], *near[name])),
-            ]
-        )
-    return rows, turns
+    far = errors(x[few].copy(), y[few].copy(), beta, PEERS[:1])
+    close = (x[few].astype("f4") + 1e-3 * noise[few].astype("f4")).astype(x.dtype)
+    near = errors(x[few].copy(), close, beta, PEERS[:1])
+    del noise
+    calls = ways(x, y, beta, peers)
+    turns = seconds_in_turn(calls, rounds)
+    name = f"{cell.name}, beta {beta:g}"
+    times = [1e3 * turns.found[way] if way in calls else None for way in (*OURS, *PEERS)]
+    ratios = [turns.ratio(way, OURS[2]) if way in calls else None for way in PEERS]
+    memory = [extra_memory(calls[way], x.nbytes) if way in calls else None for way in MEMORY]
+    off = [far[way][1] for way in JUDGED] + [near[way][0] for way in JUDGED]
+    return [name, *times, *ratios], [name, *memory, *off], turns
 
 
-def main():
-    require("psutil", "torch")
+def both_tables(cells, quick=False):
+    """Times; memory and errors."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cells", nargs="+", default=CELLS)
-    parser.add_argument("--betas", nargs="+", type=float, default=[0, 0.5, 1])
-    parser.add_argument("--threads", type=int, default=xe.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
-    chosen = parser.parse_args()
-    xe.set_num_threads(chosen.threads)
-    torch.set_num_threads(chosen.threads)
-    rows, visits = [], []
-    for text in chosen.cells:
-        for beta in chosen.betas:
-            found, turns = measure(Cell.parse(text), beta, chosen)
-            rows += found
-            visits.append(turns)
-    columns = "ms", "/ xentropy.torch", "memory", "loss", "gradient", "close loss", "close gradient"
-    Table("distillation", ["way", *columns], rows, notes(visits)).show()
+    torch.set_num_threads(xe.get_num_threads())
+    peers, rounds = (PEERS[:1], 2) if quick else (PEERS, 7)
+    each = [measured(cell, beta, peers, rounds) for cell in cells for beta in BETAS]
+    times, others, visits = map(list, zip(*each, strict=True))
+    columns = ["cell", *OURS, *PEERS, *(f"{way} / {OURS[2]}" for way in PEERS)]
+    title = "distillation, loss and gradient: milliseconds"
+    first = Table("distillation", title, columns, times, notes(visits))
+    columns = ["cell", *(f"memory, {way}" for way in MEMORY)]
+    columns += [f"{what}, {way}" for what in ("gradient", "close loss") for way in JUDGED]
+    title = "distillation: memory, and errors"
+    return [first, Table("distillation_errors", title, columns, others, [])]
+
+
+def tables(quick):
+    """What `python -m bench.fronts` shows and saves."""
+    return both_tables([Cell.parse(text) for text in (QUICK if quick else CELLS)], quick)
 
 
 if __name__ == "__main__":
-    main()
+    study.main("distillation", __doc__, both_tables)

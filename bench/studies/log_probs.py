@@ -1,30 +1,36 @@
 """Log-probabilities of selected classes with their entropy: time, memory, errors of a step.
 
-    python -m bench.studies.log_probs [--cells 2048x50257 8192x1000:bfloat16] [--rounds 5]
-                                      [--no-entropy] [--peers eager compile TRL]
+python -m bench.studies.log_probs             five minutes; into bench/results/fronts/<machine>.json
+python -m bench.studies.log_probs --quick     tiny cells, to see that it works; saved nowhere
+python -m bench.studies.log_probs --pages     the same as the first, and the tables of the docs
+python -m bench.studies.log_probs --cells 8192x1000 2048x50257:bfloat16
 
 Peers: torch's operations, the same compiled, and TRL's formulas (selective_log_softmax and
-entropy_from_logits), all of torch. A step makes both numbers of each row and the gradient in the
+entropy_from_logits), all of torch. A step makes the numbers of each row and the gradient in the
 logits from given upstream gradients. The ways take turns; medians. Memory is what the process
 grows by during a step, in sizes of the logits; a gradient that was freed is used again. Errors are
 those of 16 rows against float64: of log p relative, of gradients relative to the largest entry of
 their row.
 """
 
-import argparse
 from types import SimpleNamespace
 
 import numpy as np
 
+import xentropy as xe
+
 from ..cells import Cell, make_logits, make_target
-from ..needed import require
+from ..fronts import study
+from ..fronts.table import Table
 from ..quiet import notes
 from ..stopwatch import peak_extra_bytes, seconds_in_turn
-from ..tables import Table, number
 
 CELLS = ("2048x50257", "8192x1000", "2048x50257:bfloat16", "8192x1000:bfloat16")
+QUICK = ("16x100", "16x100:bfloat16")
 CHECKED = 16  # rows
 OURS = "xentropy.torch"
+PEERS = "torch", "torch.compile", "TRL's formulas"
+JUDGED = OURS, "torch"
 
 
 def eager(logits, index, entropy):
@@ -57,12 +63,14 @@ def ours(logits, index, entropy):
 
 
 def ways(names):
-    """The functions by name; the compiled one is made once for all cells."""
+    """The functions by name."""
     import torch
 
-    compiled = torch.compile(eager, dynamic=False)
-    known = {"eager": eager, "compile": compiled, "TRL": trl}
-    return {OURS: ours, **{name: known[name] for name in names}}
+    found = {OURS: ours, PEERS[0]: eager, PEERS[2]: trl}
+    if PEERS[1] in names:
+        torch.compiler.reset()  # of many shapes it keeps the first
+        found[PEERS[1]] = torch.compile(eager, dynamic=False)
+    return {name: found[name] for name in (OURS, *names)}
 
 
 def tensors_of(cell):
@@ -106,36 +114,41 @@ def errors(step, logits, index, entropy):
     )
 
 
-def table_of(text, chosen):
-    cell = Cell.parse(text)
+def measured(cell, entropy, peers, rounds):
+    """A row of each table, and the visits that they come from."""
     logits, index = tensors_of(cell)
-    entropy = not chosen.no_entropy
-    found = ways(chosen.peers)
-    steps = {name: step_of(way, logits, index, entropy) for name, way in found.items()}
-    off = {name: errors(step, logits, index, entropy) for name, step in steps.items()}
-    turns = seconds_in_turn(steps, chosen.rounds)
-    rows = []
-    for name, step in steps.items():
-        grown = peak_extra_bytes(SimpleNamespace(before=None, run=step))
-        memory = "" if grown is None else number(grown / cell.nbytes)
-        ratio = number(turns.ratio(name, OURS))
-        milliseconds = number(turns.found[name] * 1e3)
-        rows.append([name, milliseconds, ratio, memory, *(f"{e:.1e}" for e in off[name])])
-    columns = ["step", "ms", "times ours", "memory", "error of log p", "of the gradient"]
-    return Table(f"log-probabilities, {cell.name}", columns, rows, notes([turns]))
+    steps = {way: step_of(f, logits, index, entropy) for way, f in ways(peers).items()}
+    off = {way: errors(steps[way], logits, index, entropy) for way in JUDGED}
+    turns = seconds_in_turn(steps, rounds)
+    name = cell.name + (", entropy" if entropy else "")
+    times = [1e3 * turns.found[way] if way in steps else None for way in (OURS, *PEERS)]
+    ratios = [turns.ratio(way, OURS) if way in steps else None for way in PEERS]
+    grown = [peak_extra_bytes(SimpleNamespace(before=None, run=steps[way])) for way in JUDGED]
+    memory = [None if extra is None else extra / cell.nbytes for extra in grown]
+    errors_of_both = [off[way][i] for i in range(2) for way in JUDGED]
+    return [name, *times, *ratios], [name, *memory, *errors_of_both], turns
 
 
-def main():
-    require("torch")
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cells", nargs="+", default=CELLS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", default=["eager", "compile", "TRL"])
-    parser.add_argument("--no-entropy", action="store_true")
-    chosen = parser.parse_args()
-    for text in chosen.cells:
-        table_of(text, chosen).show()
+def both_tables(cells, quick=False):
+    """Times; memory and errors."""
+    import torch
+
+    torch.set_num_threads(xe.get_num_threads())
+    peers, rounds = (PEERS[::2], 2) if quick else (PEERS, 5)
+    each = [measured(cell, entropy, peers, rounds) for cell in cells for entropy in (False, True)]
+    times, others, visits = map(list, zip(*each, strict=True))
+    columns = ["cell", OURS, *PEERS, *(f"{way} / {OURS}" for way in PEERS)]
+    title = "log-probabilities and gradient: milliseconds"
+    first = Table("log_probs", title, columns, times, notes(visits))
+    columns = ["cell", *(f"{n}, {way}" for n in ("memory", "log p", "gradient") for way in JUDGED)]
+    title = "log-probabilities: memory, and errors"
+    return [first, Table("log_probs_errors", title, columns, others, [])]
+
+
+def tables(quick):
+    """What `python -m bench.fronts` shows and saves."""
+    return both_tables([Cell.parse(text) for text in (QUICK if quick else CELLS)], quick)
 
 
 if __name__ == "__main__":
-    main()
+    study.main("log_probs", __doc__, both_tables)

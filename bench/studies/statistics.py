@@ -9,18 +9,13 @@ Log-sum-exp, loss, entropy, argmax and its log-probability, rank and sum of squa
 loss alone and the calls of NumPy and torch that give the same. The ways take turns; medians.
 """
 
-import argparse
-import shutil
-import sys
-
 import numpy as np
 
 import xentropy as xe
 
 from ..cells import Cell, make_logits, make_target
-from ..fronts import __main__ as fronts
+from ..fronts import study
 from ..fronts.table import Table
-from ..needed import require
 from ..quiet import notes
 from ..stopwatch import seconds_in_turn
 from . import evaluate_file
@@ -145,42 +140,5 @@ def tables(quick):
     return [whole, *([] if quick else [readme_table(whole)]), evaluate_file.table(quick)]
 
 
-def _cell(text):
-    try:
-        return Cell.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(error) from None
-
-
-def arguments(words):
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.studies.statistics",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="tiny cells, few rounds; saved nowhere")
-    add("--cells", nargs="+", type=_cell, metavar="NxC[:dtype]", help="these; saved nowhere")
-    add("--pages", action="store_true", help="write the tables of the docs")
-    chosen = parser.parse_args(words)
-    if chosen.cells and (chosen.quick or chosen.pages):
-        parser.error("--cells goes with no other choice")
-    return chosen
-
-
-def main(words=None):
-    """Measure, show; save and write what is measured in full."""
-    chosen = arguments(words)
-    if not chosen.cells:
-        flags = [f"--{name}" for name in ("quick", "pages") if getattr(chosen, name)]
-        fronts.main(["--front", "statistics", *flags])
-        return
-    require("psutil", "rich", "torch")
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else shutil.get_terminal_size().columns
-    fronts.shown(statistics_table(chosen.cells, PEERS, 5)).print(Console(width=width))
-
-
 if __name__ == "__main__":
-    main()
+    study.main("statistics", __doc__, lambda cells: [statistics_table(cells, PEERS, 5)])

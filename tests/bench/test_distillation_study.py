@@ -25,3 +25,9 @@ def test_all_ways_agree_with_the_reference(beta, dtype):
     for of_loss, of_gradient in study.errors(x, y, beta, ["torch"]).values():
         assert of_loss < off
         assert of_gradient < 2 * off
+
+
+def test_the_tables_of_a_small_cell():
+    for table in study.both_tables([Cell((8, 10))], quick=True):
+        assert [row[0] for row in table.rows] == [f"8x10, beta {b:g}" for b in study.BETAS]
+        assert all(len(row) == len(table.columns) for row in table.rows)

@@ -23,6 +23,7 @@ NEEDED = {
     "bench/test_fine_tuning.py": ["torch", "transformers"],
     "bench/test_thin_products.py": ["torch", "scipy"],
     "bench/test_distillation_study.py": ["torch"],
+    "bench/test_log_probs_study.py": ["torch"],
     "docs/test_site.py": ["myst_parser", "numpydoc", "pydata_sphinx_theme", "matplotlib"],
 }
 
