@@ -32,6 +32,10 @@ def patch() -> "_Patched":
         Its exit restores the functions that were there before, once those that began later have
         ended too. The patch holds for all threads.
 
+    See Also
+    --------
+    xentropy.transformers.patch : the same for one model, which need not make all logits then
+
     Examples
     --------
     >>> import torch
