@@ -454,7 +454,7 @@ def distillation_loss_with_grad(
     these are the log-probabilities of some classes, and the others have what `missing` says:
     nothing ("zero"; "renormalize": then these are divided by their sum), or the rest ("tail"), one
     class more of S and T. That is as if T divided its rest among them as S does: log(S/T) is then
-    the same for all.
+    the same for all. If S has nothing there, T has its rest in a class that is none of the logits'.
     """
     x, shape = _rows(logits, axis)
     repeat = _per_row(sample_weight, shape)
@@ -462,7 +462,7 @@ def distillation_loss_with_grad(
     x = np.where(counted[:, None], x, 0.0) / temperature
     log_s = -_Rows(x).neg_log_p
     if teacher_index is not None:
-        log_t = _sparse_teacher(log_s, teacher_log_probs, teacher_index, missing, axis)
+        log_s, log_t = _sparse_teacher(log_s, teacher_log_probs, teacher_index, missing, axis)
     elif teacher_log_probs is not None:
         log_t = -_Rows(_rows(teacher_log_probs, axis)[0]).neg_log_p
     else:
@@ -473,7 +473,7 @@ def distillation_loss_with_grad(
     with np.errstate(invalid="ignore", divide="ignore"):
         upstream = _per_row(grad_output, shape) * (repeat / temperature / divisor)
         grad = np.where(counted[:, None], upstream[:, None] * grad, 0.0)
-        grad = _unrows(grad, shape, axis)
+        grad = _unrows(grad[:, : x.shape[1]], shape, axis)
         if reduction == "none":
             return loss.reshape(shape)[()], grad
         if reduction == "mean" and normalizer is None and not counted.any():
@@ -486,21 +486,29 @@ def distillation_loss(logits, teacher_logits=None, **options):
     return distillation_loss_with_grad(logits, teacher_logits, **options)[0]
 
 
+def _with_a_class(log_s):
+    """The same with one class more, of probability 0 (nan in rows without a softmax)."""
+    excluded = np.where(np.isnan(log_s[:, :1]), np.nan, -np.inf)
+    return np.concatenate([log_s, excluded], axis=1)
+
+
 def _sparse_teacher(log_s, log_probs, index, missing, axis):
-    """log T of all classes, from that of some."""
+    """log S and log T of all classes, and of one that S excludes, from log T of some."""
+    log_s = _with_a_class(log_s)
     given, index = _rows(log_probs, axis)[0], _rows(index, axis)[0].astype(np.int64)
     log_t = np.full_like(log_s, -np.inf)
-    all_given = given.shape == log_s.shape  # there is no tail, but for rounding
+    all_given = given.shape[1] == log_s.shape[1] - 1  # there is no tail, but for rounding
     if missing == "renormalize" or (missing == "tail" and all_given):
         given = -_Rows(given).neg_log_p
     if missing == "tail" and not all_given:
         others = log_s.copy()
         np.put_along_axis(others, index, -np.inf, axis=1)
+        others[np.isneginf(others).all(axis=1), -1] = 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
             rest = np.log1p(-np.minimum(np.exp(given).sum(axis=1, keepdims=True), 1.0))
             log_t = np.where(others > -np.inf, rest - _Rows(others).neg_log_p, -np.inf)
     np.put_along_axis(log_t, index, given, axis=1)
-    return log_t
+    return log_s, log_t
 
 
 def _relative_terms(p, log_p, q, log_q):
@@ -513,27 +521,41 @@ def _relative_terms(p, log_p, q, log_q):
     for n in (8, 7, 6, 5, 4, 3):
         series = 1 - z / n * series
     each = np.where(np.abs(z) < 0.01, z * z / 2 * series, np.expm1(-z) + z)
-    return np.where((p > 0) | np.isnan(p + q), p * each, q)
+    each = np.where((p > 0) | np.isnan(p), p * each, q)
+    return np.where((log_p > -np.inf) & np.isneginf(log_q), np.inf, each)  # p may underflow
 
 
 def _divergence(log_s, log_t, beta, missing):
-    """Loss and gradient of every row, before weights and reduction."""
+    """Loss and gradient of every row, before weights and reduction.
+
+    A row without a softmax has neither, and an infinite sum S log(S/T) no gradient.
+    """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        s, t = np.exp(log_s), np.exp(log_t)
-        more = (t.sum(axis=1) - 1) * (missing == "zero")  # than 1 the teacher has
-        if beta == 0:
-            loss = _relative_terms(t, log_t, s, log_s).sum(axis=1) + more
-            return loss, s * (1 + more)[:, None] - t
-        if beta == 1:
-            loss = _relative_terms(s, log_s, t, log_t).sum(axis=1) - more
-            return loss, _times(s, log_s - log_t - loss[:, None])
-        log_m = np.logaddexp(np.log1p(-beta) + log_s, np.log(beta) + log_t)
-        m = np.exp(log_m)
-        loss = beta * _relative_terms(t, log_t, m, log_m)
-        loss = (loss + (1 - beta) * _relative_terms(s, log_s, m, log_m)).sum(axis=1)
-        of_s = np.where(s > 0, log_s - log_m, 0.0)
-        own = _times(s, of_s).sum(axis=1, keepdims=True)
-        return loss, (1 - beta) * _times(s, of_s - own)
+        loss, grad = _plain_divergence(log_s, log_t, beta, missing)
+    undefined = np.isnan(log_s).any(axis=1) | ~(log_t < np.inf).all(axis=1)
+    loss = np.where(undefined, np.nan, loss)
+    no_slope = undefined | ((beta == 1) & np.isinf(loss))
+    return loss, np.where(no_slope[:, None], np.nan, grad)
+
+
+def _plain_divergence(log_s, log_t, beta, missing):
+    """The same by the formulas, of rows with a softmax."""
+    s, t = np.exp(log_s), np.exp(log_t)
+    more = (t.sum(axis=1) - 1) * (missing == "zero")  # than 1 the teacher has
+    if beta == 0:
+        loss = _relative_terms(t, log_t, s, log_s).sum(axis=1) + more
+        return loss, s * (1 + more)[:, None] - t
+    if beta == 1:
+        loss = _relative_terms(s, log_s, t, log_t).sum(axis=1) - more
+        ratio = np.where(np.isneginf(log_s), 0.0, log_s - log_t)
+        return loss, _times(s, ratio - loss[:, None])
+    log_m = np.logaddexp(np.log1p(-beta) + log_s, np.log(beta) + log_t)
+    m = np.exp(log_m)
+    loss = beta * _relative_terms(t, log_t, m, log_m)
+    loss = (loss + (1 - beta) * _relative_terms(s, log_s, m, log_m)).sum(axis=1)
+    of_s = np.where(s > 0, log_s - log_m, 0.0)
+    own = _times(s, of_s).sum(axis=1, keepdims=True)
+    return loss, (1 - beta) * _times(s, of_s - own)
 
 
 def _selection(logits, index, axis, ignore_index, logit_scale, softcap):

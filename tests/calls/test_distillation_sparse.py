@@ -171,6 +171,58 @@ def test_a_teacher_of_hardly_any_mass(log_probs):
     assert np.all(np.abs(gradient) < 1e-16)
 
 
+NO = -np.inf
+STUDENTS = [[1, 0, 0.5, -1], [NO, 0, 0.5, -1], [1, 0, 0.5, NO], [1, 0, NO, NO], [1, NO, NO, NO]]
+STUDENTS += [[NO, NO, 0.5, -1], [800, 0, 0.5, -1], [0, 1, 800, NO], [NO] * 4, [np.nan, 0, 0, 0]]
+TEACHERS = np.log([[0.5, 0.25], [0.5, 1e-300], [0.25, 0.75], [1, 1e-300], [1, 1]])
+TEACHERS += np.array([[0, 0], [0, NO], [0, 0], [0, NO], [NO, NO]])
+TEACHERS = np.concatenate([TEACHERS, [[-800, -801], [np.nan, 0], [np.nan, NO]]])
+
+
+def supports(x, log_p, missing):
+    """Which classes student and teacher have, of the given two and all others; None: undefined."""
+    s, t = x > NO, log_p > NO
+    if missing is not None:
+        s = np.append(s[:2], s[2:].any())
+        t = np.append(t, missing == "tail" and np.exp(log_p).sum() < 1)
+    defined = s.any() and not np.isnan(x).any() and not np.isnan(log_p).any()
+    return (s, t) if defined and (t.any() or missing == "zero") else None
+
+
+@pytest.mark.parametrize("missing", [None, *MISSING])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_nothing_and_all_of_a_distribution(beta, missing):
+    """0 log 0 = 0, a class that only the first of two has costs inf, and no softmax is nan."""
+    teachers = STUDENTS if missing is None else TEACHERS
+    x = np.repeat(STUDENTS, len(teachers), axis=0)
+    teacher = np.tile(teachers, (len(STUDENTS), 1))
+    options = {"beta": beta, "reduction": "none", "teacher_logits": teacher}
+    if missing is not None:
+        del options["teacher_logits"]
+        index = np.tile([0, 1], (len(x), 1))
+        options |= {"teacher_log_probs": teacher, "teacher_index": index, "missing": missing}
+    both = [supports(*row, missing) for row in zip(x, teacher, strict=True)]
+    gone = np.array([each is None for each in both])
+    infinite = np.zeros(len(x), bool)
+    for row in np.flatnonzero(~gone):
+        s, t = both[row]
+        infinite[row] = (beta == 0 and (t & ~s).any()) or (beta == 1 and (s & ~t).any())
+    for kind in ("f4", "f8"):
+        found = xe.distillation_loss_with_grad(x.astype(kind), **options)
+        wanted = reference.distillation_loss_with_grad(x.astype(kind), **options)
+        for loss, grad in (found, wanted):
+            assert np.array_equal(np.isnan(loss), gone)
+            assert np.array_equal(loss == np.inf, infinite)
+            no_slope = gone | (infinite & (beta == 1))
+            assert np.isnan(grad[no_slope]).all()
+            assert np.isfinite(grad[~no_slope]).all()
+        fine, sloped = ~gone & ~infinite, ~no_slope
+        size = 8 * max(eps(kind), 800 * eps("f8"))  # the reference has logarithms up to 800
+        assert_within(found[0][fine], wanted[0][fine], size * (1 + np.abs(wanted[0][fine])))
+        largest = np.abs(wanted[1][sloped]).max(axis=1, keepdims=True)
+        assert_within(found[1][sloped], wanted[1][sloped], size * (1 + largest))
+
+
 def test_rows_of_weight_0_may_hold_anything():
     x = make_logits((4, 9))
     log_probs, index = sparse((4, 9), 3)

@@ -132,7 +132,10 @@ def distillation_loss(
 
     -inf among the logits is probability 0. A class that the teacher has and the student excludes
     makes the loss inf for beta = 0; one that the student has and the teacher excludes, for
-    beta = 1. A row with nan, +inf or nothing but -inf has loss nan.
+    beta = 1; the rest of a "tail" is such a class. A row with nan, +inf or nothing but -inf has
+    loss nan. If that row is `teacher_log_probs` of some classes, all of T is in its "tail"; with
+    "zero" T is nothing, and the loss 0 for beta = 0, inf for 1 and between
+    :math:`-(1 - \beta) \ln (1 - \beta)`.
 
     References
     ----------
@@ -234,7 +237,8 @@ def distillation_loss_with_grad(
     -----
     An entry is off by at most 8 units in the last place of the largest entry of its row, however
     close student and teacher are. The gradients of a row add up to 0 to that precision. Where the
-    loss is inf for beta = 1 they are nan; for beta = 0 they are what the formula says.
+    loss is inf for beta = 1 they are nan; for beta = 0 they are what the formula says, and 0 in a
+    "tail" that the student excludes.
 
     Memory holds the gradient, and two rows of scratch for each thread.
 

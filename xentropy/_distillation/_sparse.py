@@ -97,30 +97,41 @@ def _unnormalized(with_grad: bool, call: Call, few: Few) -> Any:
     """The loss where nothing takes the place of the other classes: the teacher has Z < 1 in all.
 
     With T = Z P, and for 0 < beta < 1 the mixture M = w N, w = 1 - beta + beta Z, in which P has
-    the share b = beta Z / w, the losses J of P are those of T but for factors and constants::
+    the share b = beta Z / w, the losses J_b of P are those of T but for factors and constants::
 
-        beta = 0    Z (J + log Z)
-        beta = 1    J - log Z
+        beta = 0    Z (J_0 + log Z)
+        beta = 1    J_1 - log Z
         between     w J_b + beta Z log Z - w log w
+
+    Without any mass (Z = 0) a row has the constant alone, which for beta = 1 is inf.
     """
     beta = call.beta
+    z, log_z = _masses(few.log_probs)
+    none = np.isneginf(log_z)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.exp(few.log_probs).sum(axis=1)
-        log_z = np.log(z)
         w = 1 - beta + beta * z
-        if beta < 1 and not z.all():  # P of a teacher without any mass: none, of weight 0
-            few = few._replace(log_probs=few.log_probs.copy())
-            few.log_probs[z == 0, :-1] = 0.0
-        if beta == 0:
-            factor, constant = z, np.where(z > 0, z * log_z, 0.0)
+        z_log_z = np.where(z > 0, z * log_z, 0.0)
+        shares = np.full_like(z, beta)
+        if beta == 0:  # a Z that underflows is not 0, and times inf is inf
+            factor, constant = np.maximum(z, np.finfo(z.dtype).tiny), z_log_z
         elif beta == 1:
             factor, constant = np.ones_like(z), -log_z
         else:
-            factor = w
-            constant = np.where(z > 0, beta * z * log_z, 0.0) - w * np.log(w)
+            factor, constant = w, beta * z_log_z - w * np.log(w)
             shares = np.maximum(beta * z / w, LEAST_SHARE)
-            few = few._replace(betas=np.stack([shares, np.log(shares)], axis=1))
+        shares[none] = LEAST_SHARE  # of any P
+        given = np.where(none[:, None], 0.0, few.log_probs)
+        few = Few(given, few.classes, np.stack([shares, np.log(shares)], axis=1))
     return _combined(with_grad, call, few, factor, constant)
+
+
+def _masses(log_probs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sum of the probabilities of each row, which may underflow, and its logarithm."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        top = log_probs.max(axis=1)
+        top = np.where(np.isneginf(top), 0.0, top)
+        log_z = top + np.log(np.exp(log_probs - top[:, None]).sum(axis=1))
+    return np.exp(log_z), log_z
 
 
 def _combined(
@@ -136,7 +147,8 @@ def _combined(
     upstream = 1.0 if call.upstream is None else np.asarray(call.upstream, np.float64)
     upstream = np.broadcast_to(upstream, shape).reshape(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        upstream = np.where(weights != 0, upstream * weights * factor / divisor, 0.0)
+        upstream = np.where(np.isposinf(constant), np.nan, upstream * weights * factor / divisor)
+        upstream = np.where(weights != 0, upstream, 0.0)
     named = {name: getattr(options, name) for name in ("axis", "logit_scale", "n_threads")}
     plain = call._replace(
         options=_kernels.make_options(reduction="none", **named),

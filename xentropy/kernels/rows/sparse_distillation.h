@@ -5,7 +5,8 @@
 // scratch row. Steps for a row:
 //
 //   1. maximum and exps, into scratch, as for the softmax;
-//   2. the exps of the given classes are taken out; the sum of the others is that of the rest;
+//   2. the exps of the given classes are taken out; the sum of the others is that of the rest (if
+//      it is next to nothing, of exps from the rest's own maximum: once more step 1);
 //   3. loss and gradient of the few classes in float64, by rows/distillation.h;
 //   4. gradient: the rest's divided among its classes as their exps are; then those of the given.
 #pragma once
@@ -38,10 +39,48 @@ XENTROPY_INLINE double log_of(double v) {
   return v < 1 ? -log1p_of(1 / v - 1) : log1p_of(v - 1);
 }
 
+// The sum of a row of exps.
+template <class T>
+double sum_of_exps(T* exps, size_t classes, T* chunk) {
+  Total<T> sum;
+  for_chunks<T>(0, classes, [&](size_t begin, size_t n) {
+    T* e = exps + begin;
+    if (begin + n == classes) {  // whole vectors are added
+      __builtin_memset(chunk, 0, kChunk<T> * sizeof(T));
+      __builtin_memcpy(chunk, e, n * sizeof(T));
+      e = chunk;
+    }
+    sum_chunk(e, n, sum);
+  });
+  return sum.value().value;
+}
+
+struct Rest {
+  double sum, log;  // of its exps in the row; log: less the largest logit of all classes
+};
+
+// Step 2 where the exps of the rest underflow beside the largest, `peak`: they are made again from
+// the rest's own maximum.
+template <class T>
+Rest far_rest(const SparseDistillationBlock<T>& b, const T* x, const int64_t* index, T peak,
+              const SparseWorkspace<T>& w) {
+  const size_t C = b.rows.classes;
+  __builtin_memcpy(w.exps, x, C * sizeof(T));
+  for (size_t i = 0; i < b.given; ++i) w.exps[index[i]] = T(-INFINITY);
+  const SoftmaxRow<T> s(w.exps, C, b.rows.logit_scale, w.exps, w.chunks);
+  if (s.total == s.total) {
+    const double gap = double(s.peak.value) - double(peak);
+    return {s.total, gap * b.rows.logit_scale + s.log_peak};
+  }
+  __builtin_memset(w.exps, 0, C * sizeof(T));
+  return {0, -INFINITY};
+}
+
 // Steps 1 and 2: the logits of the few classes, less the largest; returns the sum of the rest.
 template <class T>
 double few_logits(const SparseDistillationBlock<T>& b, const T* x, const int64_t* index,
                   const SparseWorkspace<T>& w) {
+  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-70 : 0x1p-600;  // 0 is far, also over the largest
   const size_t C = b.rows.classes;
   const SoftmaxRow<T> s(x, C, b.rows.logit_scale, w.exps, w.chunks);
   for (size_t i = 0; i < b.given; ++i) {
@@ -50,19 +89,11 @@ double few_logits(const SparseDistillationBlock<T>& b, const T* x, const int64_t
   }
   const double largest = double(w.exps[s.peak.at]);
   for (size_t i = 0; i < b.given; ++i) w.exps[index[i]] = 0;
-  Total<T> rest;
-  for_chunks<T>(0, C, [&](size_t begin, size_t n) {
-    T* e = w.exps + begin;
-    if (begin + n == C) {  // whole vectors are added
-      __builtin_memset(w.chunks, 0, kChunk<T> * sizeof(T));
-      __builtin_memcpy(w.chunks, e, n * sizeof(T));
-      e = w.chunks;
-    }
-    sum_chunk(e, n, rest);
-  });
-  const double sum = rest.value().value;
-  w.x[b.given] = log_of(sum / largest);
-  return sum;
+  const double sum = sum_of_exps(w.exps, C, w.chunks);
+  const bool far = sum < kLeast && b.given < C;
+  const Rest rest = far ? far_rest(b, x, index, s.peak.value, w) : Rest{sum, log_of(sum / largest)};
+  w.x[b.given] = rest.log;
+  return rest.sum;
 }
 
 // Row r, which counts.
@@ -87,7 +118,8 @@ void sparse_distillation_row(const SparseDistillationBlock<T>& b, size_t r,
   distillation_row(few, 0, w.few, false);
   if (!all.gradient) return;
   T* out = all.gradient + ptrdiff_t(r) * all.gradient_stride;
-  const double of_rest = rest > 0 ? w.gradient[b.given] / rest : 0, head = double(T(of_rest));
+  const double of_rest = w.gradient[b.given] / (rest > 0 ? rest : INFINITY);  // nan stays nan
+  const double head = double(T(of_rest));
   const T* next = r + 1 < all.rows ? x + all.x_stride : x;
   store_dense(w.exps, w.exps, all.classes, GradientFactors<T>{T(head), T(of_rest - head), T(0)},
               out, streamed, next);
