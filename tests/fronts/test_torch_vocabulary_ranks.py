@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import ranks
+from helpers import failing_ranks, ranks
 from helpers import vocabulary_ranks as team
 from helpers.shards import TERMS, in_shards
 from helpers.support import assert_bits, case
@@ -67,16 +67,25 @@ def assert_autograd(every):
         torch.testing.assert_close(found["twice"], 2 * own)
         for name in ("no_grad", "integers"):
             torch.testing.assert_close(found[name], loss.detach())
-        assert found["second derivative"][0] is RuntimeError
+        assert_no_second_derivative(found, "cross_entropy", found["gradient"])
         places, gradient = found["in place"]
         assert places == [True]
         assert_bits(gradient, found["gradient"])
         assert "leaf" in found["in place of a leaf"][1]
         assert found["autocast"] is torch.float32
         assert found["numbers"][0] == found["numbers"][1]
-        for name in ("scale", "target"):
-            assert found[name][0] is ValueError
-            assert "requires a gradient" in found[name][1]
+        for name in ("scale", "target", "weight", "sample_weight"):
+            name, (kind, text) = {"scale": "logit_scale"}.get(name, name), found[name]
+            says = f"{name} requires a gradient, and has none here; give {name}.detach()"
+            assert (kind, text) == (ValueError, says)
+
+
+def assert_no_second_derivative(found, name, expected):
+    gradient, kind, text = found["second derivative"]
+    torch.testing.assert_close(gradient, expected)
+    says = f"vocab_parallel_{name} has no derivative of its gradient (create_graph=True) across "
+    says += f"ranks; xentropy.torch.{name} has one: gather the shards for it"
+    assert (kind, text) == (RuntimeError, says)
 
 
 def assert_dtensors(every):
@@ -139,7 +148,9 @@ def assert_layers_otherwise(every):
         torch.testing.assert_close(of_input, x.grad)
         torch.testing.assert_close(of_weight, w.grad[4 * rank : 4 * rank + 4])
         assert found["nothing"] == 0
-        assert found["collectives"] == [2, 0]  # the all-reduces of the gradient of two rows
+        assert_no_second_derivative(found, "linear_cross_entropy", of_weight)
+        # The all-reduces of the gradient of two rows, and what tells that no rank has failed.
+        assert found["collectives"] == [3, 0]
         torch.testing.assert_close(found["twice"], 4 * found["frozen"][1])
 
 
@@ -213,6 +224,17 @@ def test_a_rank_that_dies_ends_the_others(tmp_path):
     assert "gloo" in text  # torch's
 
 
+def test_a_rank_that_fails_says_so_to_the_others(tmp_path):
+    """Whenever it is; and the group is as good as before."""
+    every = ranks.run(failing_ranks.every_failure, 2, tmp_path, 2)
+    failure = RuntimeError, "the loss has failed on rank 1 of the group"
+    for name, (*_, reaches) in failing_ranks.CASES.items():
+        with case(name):
+            assert every[1][name] == (MemoryError, "none is left")
+            assert every[0][name] == (failure if reaches else (None, ""))
+            assert [found[name, "after"] for found in every] == [(None, "")] * 2
+
+
 @pytest.mark.parametrize("terms", TERMS)
 def test_a_group_of_one(terms):
     logits, target, options = team.arguments("labels", terms)
@@ -224,6 +246,11 @@ def test_a_group_of_one(terms):
     assert_bits(*(loss.detach() for loss in losses))
     for loss in losses:
         loss.sum().backward()
+    assert_bits(x.grad, y.grad)
+    for loss, leaf in (vocab_parallel_cross_entropy, x), (xt.cross_entropy, y):
+        total = loss(leaf, target, **options).sum()
+        (gradient,) = torch.autograd.grad(total, leaf, create_graph=True)
+        leaf.grad = torch.autograd.grad(gradient.square().sum(), leaf)[0]
     assert_bits(x.grad, y.grad)
     with pytest.raises(ValueError, match="offset = 3, but a group of one rank has all classes"):
         vocab_parallel_cross_entropy(x, target, offset=3)

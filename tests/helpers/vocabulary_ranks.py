@@ -127,6 +127,7 @@ def layers_otherwise(rank, ranks):
     with torch.no_grad():
         found["loss"] = loss(frozen, leaf, y)
     found["frozen"] = frozen.grad, leaf.grad
+    found["second derivative"] = second_derivative(lambda t: loss(x, t, y), leaf)
     found["collectives"] = _collectives_of_backward(loss, x, w, y)
     twice = leaf.detach().requires_grad_()
     of = loss(x, twice, y, reduction="none")
@@ -197,9 +198,7 @@ def autograd(rank, ranks):
     of.backward()
     found["twice"] = leaf.grad
     found["no_grad"] = _no_grad(loss, leaf, y)
-    found["second derivative"] = _error(
-        lambda: torch.autograd.grad(loss(leaf, y), leaf, create_graph=True)[0].sum().backward()
-    )
+    found["second derivative"] = second_derivative(lambda t: loss(t, y), leaf)
     found["in place"] = _in_place(loss, x, y)
     found["in place of a leaf"] = _error(loss, leaf, y, inplace=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -211,8 +210,16 @@ def autograd(rank, ranks):
     )
     found["scale"] = _error(loss, x, y, logit_scale=scale.requires_grad_())
     found["target"] = _error(loss, x, torch.full_like(x, 0.25).requires_grad_())
+    for name, size in ("weight", 4), ("sample_weight", 3):
+        found[name] = _error(loss, x, y, **{name: torch.ones(size, requires_grad=True)})
     found["integers"] = loss(x, y.to(torch.uint8))
     return found
+
+
+def second_derivative(loss, leaf):
+    """The gradient of create_graph=True, and the error where it is differentiated."""
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    return gradient.detach(), *_error(torch.autograd.grad, gradient.square().sum(), leaf)
 
 
 def _no_grad(loss, leaf, y):

@@ -1,4 +1,7 @@
-"""What the ranks send: a header, then the numbers of their rows (`Part`), in float64."""
+"""What the ranks send: a header, then the numbers of their rows (`Part`), in float64.
+
+The first number of each message is nan if the rank has failed, and otherwise never.
+"""
 
 import zlib
 from typing import Any, NamedTuple
@@ -10,7 +13,7 @@ from ._shards import Part, Shard
 
 # Of the header: the first class of the shard, how many it has, the sum of their weights, how many
 # rows, checksums of what has to be the same on all ranks, and how many rows the rank can work on at
-# a time. A header of nan: this rank has failed.
+# a time.
 FIRST, CLASSES, WEIGHT, ROWS, CHECKSUM, LAYER, AT_A_TIME, HEADER = range(8)
 
 SAME = {
@@ -31,11 +34,20 @@ def header(shard: Shard, offset: int, at_a_time: int = 0, layer: Any = None) -> 
 
 
 def numbers(shard: Shard, part: Part) -> Any:
-    """The numbers of all rows."""
-    fields = [part.lse, part.target_loss]
+    """0 and the numbers of all rows."""
+    fields = [np.zeros(1), part.lse, part.target_loss]
     fields += [part.target_mass] if has_masses(shard) else []
     fields += [] if part.uniform_loss is None else [part.uniform_loss]
     return np.concatenate(fields)
+
+
+def numbers_of_rows(shard: Shard, rows: int) -> int:
+    """How many these are."""
+    return 1 + _each(shard) * rows
+
+
+def _each(shard: Shard) -> int:
+    return 2 + has_masses(shard) + (shard.options.label_smoothing != 0)
 
 
 def checksum(shard: Shard) -> int:
@@ -69,11 +81,8 @@ class Shards(NamedTuple):
 def agreed(shard: Shard, headers: Any) -> Shards:
     """The shards, once it is certain that they belong together, and labels that are classes.
 
-    Every rank raises the same error, but for one that has failed before: its own.
+    Every rank raises the same error.
     """
-    failed = np.isnan(headers[:, CLASSES])
-    if failed.any():
-        raise RuntimeError(f"the loss has failed on rank {failed.argmax()} of the group")
     rows = headers[:, ROWS].astype(np.int64)
     if (other := rows != rows[0]).any():
         rank = other.argmax()
@@ -97,8 +106,7 @@ def agreed(shard: Shard, headers: Any) -> Shards:
 
 def parts(shard: Shard, shards: Shards, messages: Any) -> Part:
     """The `Part`s of all ranks: each field has one row for each rank."""
-    each = 2 + has_masses(shard) + (shard.options.label_smoothing != 0)  # numbers of a row
-    fields = messages.reshape(len(messages), each, shard.rows).swapaxes(0, 1)
+    fields = messages[:, 1:].reshape(len(messages), _each(shard), shard.rows).swapaxes(0, 1)
     lse, loss = fields[:2]
     mass = fields[2] if has_masses(shard) else _owned(shard, shards)
     uniform = fields[-1] if shard.options.label_smoothing else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from .._refusals import in_torchs_words
+
+Found = TypeVar("Found")
 
 
 def size_of(group: dist.ProcessGroup | None) -> int:
@@ -42,18 +44,52 @@ def gathered(numbers: Any, group: dist.ProcessGroup | None, device: Any = None) 
     return gathering(numbers, group, device)()
 
 
+def send_failure(length: int, group: dist.ProcessGroup | None, device: Any = None) -> None:
+    """Take part in an all-gather of so many numbers, the first of which are never nan, by nan."""
+    gathered(np.full(length, math.nan), group, device)
+
+
+def check_failures(every: Any, what: str = "the loss") -> None:
+    """Raise if a rank has sent its failure."""
+    failed = np.isnan(every[:, 0])
+    if failed.any():
+        raise RuntimeError(f"{what} has failed on rank {failed.argmax()} of the group")
+
+
 def exchanged(
-    mine: Callable[[], tuple[Any, Any]], length: int, group: dist.ProcessGroup | None
-) -> tuple[Callable[[], Any], Any]:
+    mine: Callable[[], tuple[Any, Found]], length: int, group: dist.ProcessGroup | None
+) -> tuple[Callable[[], Any], Found]:
     """(a call that waits for the numbers of all ranks, what else `mine` has returned).
 
-    If `mine` raises, this rank sends nan to the others, who wait for so many numbers, and raises.
+    If `mine` raises, this rank sends its failure to the others, who wait for so many numbers, and
+    raises.
     """
     try:
         numbers, others = mine()
     except Exception as error:
-        gathered(np.full(length, math.nan), group)
+        send_failure(length, group)
         if isinstance(error, TypeError | ValueError | IndexError):
             raise type(error)(in_torchs_words(error)) from error
         raise
-    return gathering(numbers, group), others
+    wait = gathering(numbers, group)
+
+    def checked() -> Any:
+        every = wait()
+        check_failures(every)
+        return every
+
+    return checked, others
+
+
+def attempted(work: Callable[[], Found]) -> Callable[[], Found]:
+    """A call that returns what `work`, which is done now, returns, or raises its error."""
+    try:
+        found = work()
+    except Exception as error:
+        failure = error
+
+        def fail() -> Found:
+            raise failure
+
+        return fail
+    return lambda: found

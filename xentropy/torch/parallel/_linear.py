@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..._kernels import Options
 from ..._linear._arguments import PARAMETERS, checked
@@ -18,11 +17,11 @@ from .._arrays import array, loss_tensor
 from .._linear import linear_cross_entropy
 from .._linear_products import TorchProducts, numpy_multiplies
 from . import _exchange, _shards
+from ._derivatives import check_derived, first_derivative
 from ._dtensor import has_dtensors, local_tensors
-from ._group import exchanged, gathered, size_of
+from ._group import exchanged, size_of
 from ._linear_chunks import Agreed, Batch, ShardedLoss, run
 from ._vocabulary import (
-    check_derived,
     check_offset,
     check_one,
     check_tensors,
@@ -97,14 +96,17 @@ def vocab_parallel_linear_cross_entropy(
     Raises
     ------
     TypeError, ValueError, IndexError, RuntimeError
-        As `vocab_parallel_cross_entropy`.
+        As `vocab_parallel_cross_entropy`. If a rank fails in a chunk, the others raise at their
+        next all-gather; in backward (reduction="none"), if `hidden` requires a gradient. A rank
+        that fails after its last all-gather fails alone.
 
     Notes
     -----
     Collectives: before anything is multiplied an all-gather of 7 numbers a rank, and with `weight`,
     for the mean, one of a number a row. For each chunk an all-gather of two float64 numbers a row
     (up to four, as there); and if `hidden` requires a gradient, an all-reduce of its rows, in
-    float32 (float64), while the gradient of the weight is multiplied.
+    float32 (float64), while the gradient of the weight is multiplied; after these an all-gather of
+    one number, which tells whether a rank has failed.
 
     The gradients of a mean and a sum are computed with the loss, so that backward needs no
     collective; for reduction="none" backward makes the logits a second time, and takes the
@@ -177,8 +179,8 @@ class _LinearVocabParallel(torch.autograd.Function):
         ctx.wanted = tuple(name for name, needed in pairs if needed and call.derived)
         batch, agreed = _agreed(call, ctx.wanted)
         later = call.options.reduction == "none"
-        loss = ShardedLoss(batch, agreed)
-        kept = run(loss, () if later else ctx.wanted)
+        loss = ShardedLoss(batch, agreed, () if later else ctx.wanted)
+        kept = run(loss)
         ctx.numbers = agreed, loss.numbers if later else []
         ctx.save_for_backward(*call.tensors, *kept.values())  # all is freed after backward
         dtype = torch.float32 if torch.is_autocast_enabled("cpu") else hidden.dtype
@@ -186,14 +188,14 @@ class _LinearVocabParallel(torch.autograd.Function):
         return loss_tensor(of_rows, torch.promote_types(hidden.dtype, dtype))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @first_derivative("vocab_parallel_linear_cross_entropy", "linear_cross_entropy")
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         call = ctx.call._replace(tensors=saved[: len(NAMES)])
         if call.options.reduction == "none":
             agreed, numbers = ctx.numbers
-            loss = ShardedLoss(_batch(call), agreed, numbers, array(upstream.double()))
-            found = run(loss, ctx.wanted)
+            upstreams = array(upstream.double())
+            found = run(ShardedLoss(_batch(call), agreed, ctx.wanted, numbers, upstreams))
         else:
             kept = zip(ctx.wanted, saved[len(NAMES) :], strict=True)
             found = {name: each * upstream.to(each.dtype) for name, each in kept}
@@ -252,5 +254,10 @@ def _divisor(batch: Batch) -> float:
     own_mean = shard.options.reduction == "mean" and shard.options.normalizer is None
     if shard.weight is None or not shard.has_labels or not own_mean:
         return _shards.divisor(shard, np.ones((1, shard.rows)))
-    masses = shard.masses_of(shard.labels_in(batch.first, shard.classes))
-    return _shards.divisor(shard, gathered(masses, batch.group))
+
+    def mine() -> tuple[Any, None]:
+        masses = shard.masses_of(shard.labels_in(batch.first, shard.classes))
+        return np.concatenate([np.zeros(1), masses]), None
+
+    every, _ = exchanged(mine, 1 + shard.rows, batch.group)
+    return _shards.divisor(shard, every()[:, 1:])

@@ -9,7 +9,7 @@ from torch import Tensor
 from ... import _check
 from ..._counted import counting_rows, row_weights
 from .._arrays import array
-from ._group import gathered, size_of
+from ._group import check_failures, gathered, send_failure, size_of
 
 
 def global_normalizer(
@@ -80,15 +80,13 @@ def global_normalizer(
         mine = _of_this_rank(target, ignore_index, sample_weight, weight, axis)
     except Exception:
         if not alone:  # the others would wait for it
-            gathered(np.array([math.nan]), group, device)
+            send_failure(1, group, device)
         raise
     if alone:
         return mine
-    every = gathered(np.array([mine]), group, device)[:, 0]
-    failed = np.isnan(every)
-    if failed.any():
-        raise RuntimeError(f"global_normalizer has failed on rank {failed.argmax()} of the group")
-    return math.fsum(every)
+    every = gathered(np.array([mine]), group, device)
+    check_failures(every, "global_normalizer")
+    return math.fsum(every[:, 0])
 
 
 def _of_this_rank(target, ignore_index, sample_weight, weight, axis):

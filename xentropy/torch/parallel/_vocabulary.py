@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import increment_version
 
 from ... import _check
@@ -21,8 +20,9 @@ from .._loss import cross_entropy
 from .._refusals import no_tensor
 from .._routing import PLAIN
 from . import _exchange, _shards
+from ._derivatives import check_derived, first_derivative
 from ._dtensor import Axes, axis_of, has_dtensors, local_tensors
-from ._group import exchanged, gathered, size_of
+from ._group import attempted, exchanged, size_of
 
 LARGEST_OFFSET = 2**53  # float64 numbers it
 NAMES = "logits_shard", "target", "weight", "sample_weight"
@@ -109,19 +109,22 @@ def vocab_parallel_cross_entropy(
         The shards do not make up a range of classes; numbers of rows, labels, sample weights or
         options differ between ranks. On every rank.
     RuntimeError
-        Another rank has failed: it has an argument of its own that is wrong. That of torch if a
-        rank is gone.
+        Another rank has failed, by an argument of its own that is wrong or in its share of the work
+        (no memory): that rank raises its own error, all others one that names it, and the group is
+        as before. In backward no rank hears of others. That of torch if a rank is gone. In the
+        derivative of a gradient (create_graph=True), which there is in a group of one only.
 
     Notes
     -----
-    The collective is one all-gather of 2 float64 numbers a row; one more with `weight` or
-    probabilities, one more with `label_smoothing`. Another, of 7 numbers a rank, tells whether the
-    ranks belong together; it is under way while the logits are read. Formulas that exchange the
+    The collective is one all-gather of 2 float64 numbers a row, and one that tells whether the rank
+    has failed; one more a row with `weight` or probabilities, one more with `label_smoothing`.
+    Another, of 7 numbers a rank, tells whether the ranks belong together; it is under way while the
+    logits are read. Formulas that exchange the
     maximum, the sum of exponentials and the logit of the label take three collectives, each after
     the other.
 
     Each rank keeps its logits and some float64 numbers a row for backward, which reads the logits
-    and writes their gradient once. There is no derivative of the gradient.
+    and writes their gradient once.
 
     With targets that have a mass at every class (probabilities, label_smoothing) the logits are
     read several times.
@@ -209,7 +212,7 @@ class _VocabParallel(torch.autograd.Function):
         return loss_tensor(loss, _loss_dtype(call.tensors))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @first_derivative("vocab_parallel_cross_entropy", "cross_entropy")
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         logits = ctx.saved_tensors[0]
         shard = _shard(ctx.saved_tensors, ctx.options)
@@ -228,10 +231,16 @@ def _computed(call: _Call) -> tuple[_shards.Shard, _shards.Part, _shards.Whole]:
     headers, (shard, offset) = exchanged(
         lambda: _of_this_rank(call, rank), _exchange.HEADER, call.group
     )
-    part = _shards.part_of(shard, offset)  # reads the logits, while headers are under way
+    of_this_rank = attempted(lambda: _shards.part_of(shard, offset))  # while headers are under way
     shards = _exchange.agreed(shard, headers())
-    every = gathered(_exchange.numbers(shard, part), call.group)
-    parts = _exchange.parts(shard, shards, every)
+
+    def mine() -> tuple[Any, _shards.Part]:
+        part = of_this_rank()
+        return _exchange.numbers(shard, part), part
+
+    length = _exchange.numbers_of_rows(shard, shard.rows)
+    every, part = exchanged(mine, length, call.group)
+    parts = _exchange.parts(shard, shards, every())
     return shard, part, _shards.whole_of(shard, parts, shards.classes, rank)
 
 
@@ -273,15 +282,6 @@ def check_tensors(names: Any, tensors: tuple[Any, ...], optional: tuple[str, ...
         if type(given) not in PLAIN or given.layout is not torch.strided or not given.is_cpu:
             kind = f"{type(given).__name__}, {given.layout}, on {given.device}"
             raise TypeError(f"{name} must be a plain dense tensor on the CPU, not {kind}")
-
-
-def check_derived(names: Any, tensors: tuple[Any, ...], options: Options) -> None:
-    """Raise for what requires a gradient that it does not get."""
-    given = dict(zip(names, tensors, strict=True))
-    given |= {name: getattr(options, name) for name in _numbers.NAMES}
-    for name, value in given.items():
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise ValueError(f"{name} requires a gradient, and has none here; give {name}.detach()")
 
 
 def plain(options: Options, logits: Tensor) -> Options:
