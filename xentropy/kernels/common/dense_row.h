@@ -53,10 +53,10 @@ XENTROPY_INLINE double label_mass(const Terms& t, double weight) {
 }
 
 // out[i] = e[i] * factor - q[i] * bias for i < n. `streamed`: whole cache lines are stored
-// non-temporally. `next` is the input to prefetch.
+// non-temporally. `next` is the input to prefetch, and `more`, if any, another.
 template <class T>
 void store_dense(const T* e, const T* q, size_t n, GradientFactors<T> f, T* out, bool streamed,
-                 const T* next) {
+                 const T* next, const T* more = nullptr) {
   constexpr size_t L = kLanes<T>;
   const Vec<T> minus_bias = splat(-f.bias), none = {};
   const GradientMap<T> finish(GradientFactors<T>{f.factor, f.rest, 0});
@@ -75,6 +75,7 @@ void store_dense(const T* e, const T* q, size_t n, GradientFactors<T> f, T* out,
     for (; i < head; i += L) store_some(i, head - i < L ? head - i : L);
     for (i = head; i + kLine<T> <= n; i += kLine<T>) {
       prefetch_l2(next + i);
+      if (more) prefetch_l2(more + i);
       for (size_t v = 0; v < kLine<T>; v += L) stream(out + i + v, at(i + v));
     }
   }

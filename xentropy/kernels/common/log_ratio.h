@@ -84,7 +84,14 @@ struct LogRatios {
     d_rest = splat(T((d.value - double(T(d.value))) + lost));
   }
 
-  XENTROPY_INLINE_MEMBER LogRatio<T> operator()(Vec<T> x, Vec<T> y) const {
+  template <size_t n>
+  XENTROPY_INLINE_MEMBER void operator()(const Vec<T> (&x)[n], const Vec<T> (&y)[n],
+                                         LogRatio<T> (&r)[n]) const {
+    for (size_t q = 0; q < n; ++q) r[q] = one_vector(x[q], y[q]);
+  }
+
+ private:
+  XENTROPY_INLINE_MEMBER LogRatio<T> one_vector(Vec<T> x, Vec<T> y) const {
     Vec<T> rest, lost;
     const Vec<T> head = difference(x, y, &rest);
     const Vec<T> p = exact_difference<T>(head, at_head, &lost);
@@ -92,7 +99,6 @@ struct LogRatios {
     return {(p + d_head) + (rest + d_rest), p + rest};
   }
 
- private:
   // t - s.
   XENTROPY_INLINE_MEMBER Vec<T> difference(Vec<T> x, Vec<T> y, Vec<T>* rest) const {
     Vec<T> s_rest, t_rest, lost;
@@ -101,6 +107,58 @@ struct LogRatios {
     *rest = lost + (t_rest - s_rest);
     return head;
   }
+};
+
+// The same with fewer operations, for most rows. Differences are rounded once as they are taken
+// from t - s, which does no harm where d is taken from it directly: a small d is exact then. At m,
+// where it must be d_m to the last digit, that is not so; hence d goes by u where d_m is small, and
+// rounding u is no matter. kScaled: one of the scales is not 1.
+template <class T, bool kScaled>
+class FiniteLogRatios {
+ public:
+  FiniteLogRatios(const LogRatios<T>& all, double s_scale, double t_scale)
+      : own_(s_scale), other_(t_scale), at_(all.at_head), at_rest_(all.at_rest) {
+    const double d = double(all.d_head[0]), at = double(all.at_head[0]);
+    const bool small = __builtin_fabs(d) < kSmall;
+    const Sum c = exact_sum(d, -at);
+    const double head = small ? at : double(T(-c.value));
+    const double rest = double(all.d_rest[0]) - double(at_rest_[0]);
+    from_ = splat(T(head));
+    rest_ = splat(T(small ? d + rest : (c.value + head) + (c.lost + rest)));
+    serves_ = (small || __builtin_fabs(c.value) < kNear) && s_scale < kSteep && t_scale < kSteep;
+  }
+
+  // Is this as good as LogRatios? The logits of the row are finite, and their differences too.
+  bool serve() const { return serves_; }
+
+  template <size_t n>
+  XENTROPY_INLINE_MEMBER void operator()(const Vec<T> (&x)[n], const Vec<T> (&y)[n],
+                                         LogRatio<T> (&r)[n]) const {
+    Vec<T> head[n], moved[n], lost[n], of_s[n], of_t[n];
+    const Vec<T>*s = x, *t = y;
+    Vec<T> scaled_s[n], scaled_t[n];
+    if (kScaled) {
+      for (size_t q = 0; q < n; ++q) scaled_s[q] = scaled<T>(x[q], own_, &of_s[q]);
+      for (size_t q = 0; q < n; ++q) scaled_t[q] = scaled<T>(y[q], other_, &of_t[q]);
+      s = scaled_s;
+      t = scaled_t;
+    }
+    for (size_t q = 0; q < n; ++q) head[q] = t[q] - s[q];
+    for (size_t q = 0; q < n; ++q) moved[q] = head[q] - t[q];
+    for (size_t q = 0; q < n; ++q) lost[q] = (t[q] - (head[q] - moved[q])) - (s[q] + moved[q]);
+    for (size_t q = 0; kScaled && q < n; ++q) lost[q] += of_t[q] - of_s[q];
+    for (size_t q = 0; q < n; ++q) {
+      r[q].d = (head[q] - from_) + (lost[q] + rest_);
+      r[q].u = (head[q] - at_) + (lost[q] - at_rest_);
+    }
+  }
+
+ private:
+  static constexpr double kSmall = 0x1p-3, kNear = 0x1p13, kSteep = 0x1p20;
+  LogitScale<T> own_, other_;
+  Vec<T> at_, at_rest_;  // t_m - s_m
+  Vec<T> from_, rest_;   // d = (t - s - from) + rest
+  bool serves_;
 };
 
 }  // namespace XENTROPY_TIER

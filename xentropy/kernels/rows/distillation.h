@@ -5,12 +5,13 @@
 // logits, gradient). Two scratch rows. Passes over a row, of which all but the first read the
 // cache:
 //
-//   1. maximum and exps of both rows, into scratch, and their sums;
-//   2. chunk by chunk: u and d, the terms of the loss, and a in the place of one of the exps;
+//   1. the maxima of both rows together; exps, into scratch, and their sums;
+//   2. u and d, the terms of the loss, and a in the place of one of the exps;
 //   3. gradient: (a_c - b_c sum a / sum b) * factor, with non-temporal stores if `streamed`.
 #pragma once
 #include "common/dense_row.h"
 #include "common/divergence.h"
+#include "common/softmax_row.h"
 #include "common/workspace.h"
 
 namespace xentropy {
@@ -31,70 +32,139 @@ size_t distillation_bytes(size_t classes) {
   return bytes_of<DistillationWorkspace<T>>(classes);
 }
 
-// A softmax: e_c / total is the probability of class c.
-template <class T>
-struct SoftmaxRow {
-  const T* x;
-  T* e;
-  Peak<T> peak;
-  double total, log_peak;  // log_peak: -log of the largest probability
-
-  SoftmaxRow(const T* row, size_t classes, double scale, T* exps, T* chunk)
-      : x(row), e(exps), peak(peak_of(row, classes)) {
-    const RowSums s =
-        exps_from_maximum<T>({chunks_of(x), classes, peak.at, scale, false, e, chunk}, peak.value);
-    e[peak.at] = T(s.e_target);
-    total = s.total();
-    log_peak = log1p_of(s.tail_sum / s.e_target);
-  }
-};
+// log((1 + a) / (1 + b)): both logarithms at once.
+XENTROPY_INLINE double log_between(double a, double b) {
+  VD v = {};
+  v[0] = a;
+  v[1] = b;
+  v = log1p_of(v);
+  return v[0] - v[1];
+}
 
 struct DivergenceSums {
   double loss, a, moved;
 };
 
-// Step 2. b replaces the exps of S or T that it is made of, and a the others. Terms: as below.
-template <class T, class Terms>
-DivergenceSums divergence_sums(const SoftmaxRow<T>& s, const SoftmaxRow<T>& t, size_t classes,
-                               const LogRatios<T>& ratios, const Terms& terms, T* chunks) {
-  constexpr size_t L = kLanes<T>;
-  const Vec<T> of_s = splat(T(1 / s.total)), of_t = splat(T(1 / t.total)), none = {};
-  Total<T> loss, a, moved;
-  T *losses = chunks, *moves = chunks + kChunk<T>, *to = Terms::kKeepsOwn ? t.e : s.e;
-  T* kept = Terms::kKeepsOwn ? s.e : t.e;
-  for_chunks<T>(0, classes, [&](size_t begin, size_t n) {
-    for (size_t i = 0; i < n; i += L) {
-      const size_t c = begin + i, lanes = n - i < L ? n - i : L;
-      const bool whole = lanes == L;
-      const Vec<T> x = whole ? load(s.x + c) : load_first(s.x + c, lanes, none);
-      const Vec<T> y = whole ? load(t.x + c) : load_first(t.x + c, lanes, none);
-      const Vec<T> S = whole ? load(s.e + c) : load_first(s.e + c, lanes, none);
-      const Vec<T> P = whole ? load(t.e + c) : load_first(t.e + c, lanes, none);
-      const Vec<T> own = S * of_s, other = P * of_t;
-      const DivergenceTerms<T> each = terms(own, other, ratios(x, y));
-      store(losses + i, each.loss);
-      store(to + c, each.a);
-      store(kept + c, Terms::kKeepsOwn ? own : other);
-      if (Terms::kKeepsOwn) store(moves + i, each.moved);
+// Step 2. b replaces the exps of S or T that it is made of, and a the others.
+template <class T, class Ratios, class Terms>
+class DivergencePass {
+  static constexpr size_t L = kLanes<T>, K = kLine<T>;
+  static constexpr size_t n = kVectorBytes < 64 ? 1 : Terms::kTogether;  // vectors: registers
+
+ public:
+  DivergencePass(const SoftmaxRow<T>& s, const SoftmaxRow<T>& t, const Ratios& ratios,
+                 const Terms& terms)
+      : x_(s.x),
+        y_(t.x),
+        s_(s.e),
+        t_(t.e),
+        of_s_(splat(T(1 / s.total))),
+        of_t_(splat(T(1 / t.total))),
+        ratios_(ratios),
+        terms_(terms) {}
+
+  DivergenceSums sums(size_t classes) const {
+    Sums all;
+    const size_t end = classes / (4 * K) * (4 * K);
+    for (size_t v = 0; v < K && end > 0; v += L) lanes(v, end, all);
+    for (size_t c = end; c < classes; c += L) one(c, classes - c < L ? classes - c : L, all);
+    return {all.loss.value().value, all.a.value().value,
+            (Terms::kKeepsOwn ? all.moved : all.a).value().value};
+  }
+
+ private:
+  struct Sums {
+    Total<T> loss, a, moved;
+  };
+
+  // The vectors at v, v + K, ... below `end`, n at a time, which are added in fours. The ratios of
+  // the next n are computed beside the terms of these: most operations of the former are additions,
+  // of the latter multiplications.
+  XENTROPY_INLINE_MEMBER void lanes(size_t v, size_t end, Sums& all) const {
+    const DivergencePass p = *this;  // in registers: what is stored cannot change it
+    LaneTotal<T> loss, a, moved;
+    LogRatio<T> next[n];
+    p.ratios_at(v, next);
+    for (size_t c = v; c < end; c += 4 * K) {
+      DivergenceTerms<T, 4> four;
+      for (size_t q = 0; q < 4; q += n) {
+        LogRatio<T> ratio[n];
+        for (size_t i = 0; i < n; ++i) ratio[i] = next[i];
+        const size_t at = c + q * K, after = at + n * K;
+        p.ratios_at(after < end ? after : v, next);
+        DivergenceTerms<T, n> part;
+        p.terms_at(at, ratio, part);
+        for (size_t i = 0; i < n; ++i) four.set(q + i, part, i);
+      }
+      loss.add((four.loss[0] + four.loss[1]) + (four.loss[2] + four.loss[3]));
+      a.add((four.a[0] + four.a[1]) + (four.a[2] + four.a[3]));
+      if (!Terms::kKeepsOwn) continue;
+      moved.add((four.moved[0] + four.moved[1]) + (four.moved[2] + four.moved[3]));
     }
-    sum_chunk(losses, n, loss);
-    sum_chunk(to + begin, n, a);
-    if (Terms::kKeepsOwn) sum_chunk(moves, n, moved);
-  });
-  const Total<T>& off = Terms::kKeepsOwn ? moved : a;
-  return {loss.value().value, a.value().value, off.value().value};
+    all.loss.at[v / L] = loss;
+    all.a.at[v / L] = a;
+    all.moved.at[v / L] = moved;
+  }
+
+  XENTROPY_INLINE_MEMBER void ratios_at(size_t c, LogRatio<T> (&ratio)[n]) const {
+    Vec<T> x[n], y[n];
+    for (size_t q = 0; q < n; ++q) x[q] = load(x_ + c + q * K);
+    for (size_t q = 0; q < n; ++q) y[q] = load(y_ + c + q * K);
+    ratios_(x, y, ratio);
+  }
+  XENTROPY_INLINE_MEMBER void terms_at(size_t c, const LogRatio<T> (&ratio)[n],
+                                       DivergenceTerms<T, n>& part) const {
+    Vec<T> S[n], P[n];
+    for (size_t q = 0; q < n; ++q) S[q] = load(s_ + c + q * K) * of_s_;
+    for (size_t q = 0; q < n; ++q) P[q] = load(t_ + c + q * K) * of_t_;
+    terms_(S, P, ratio, part);
+    for (size_t q = 0; q < n; ++q) put(c + q * K, S[q], P[q], part.a[q]);
+  }
+  XENTROPY_INLINE_MEMBER void put(size_t c, Vec<T> S, Vec<T> P, Vec<T> a) const {
+    store((Terms::kKeepsOwn ? t_ : s_) + c, a);
+    store((Terms::kKeepsOwn ? s_ : t_) + c, Terms::kKeepsOwn ? S : P);
+  }
+
+  // The vector at c, of which `lanes` are classes.
+  XENTROPY_INLINE_MEMBER void one(size_t c, size_t lanes, Sums& all) const {
+    const auto from = [&](const T* p) XENTROPY_INLINE_LAMBDA {
+      return lanes == L ? load(p + c) : load_first(p + c, lanes, Vec<T>{});
+    };
+    const Vec<T> x[] = {from(x_)}, y[] = {from(y_)}, S[] = {from(s_) * of_s_},
+                 P[] = {from(t_) * of_t_};
+    LogRatio<T> ratio[1];
+    DivergenceTerms<T, 1> part;
+    ratios_(x, y, ratio);
+    terms_(S, P, ratio, part);
+    put(c, S[0], P[0], part.a[0]);
+    const size_t at = c % K / L;
+    all.loss.at[at].add(part.loss[0]);
+    all.a.at[at].add(part.a[0]);
+    if (Terms::kKeepsOwn) all.moved.at[at].add(part.moved[0]);
+  }
+
+  const T *x_, *y_;
+  T *s_, *t_;  // exps
+  Vec<T> of_s_, of_t_;
+  Ratios ratios_;
+  Terms terms_;
+};
+
+template <class T, class Ratios, class Terms>
+DivergenceSums divergence_sums(const SoftmaxRow<T>& s, const SoftmaxRow<T>& t, size_t classes,
+                               const Ratios& ratios, const Terms& terms) {
+  return DivergencePass<T, Ratios, Terms>(s, t, ratios, terms).sums(classes);
 }
 
-template <class T>
+template <class T, class Ratios>
 DivergenceSums sums_of_mode(const DistillationBlock<T>& b, const SoftmaxRow<T>& s,
-                            const SoftmaxRow<T>& t, const LogRatios<T>& ratios, T* chunks) {
+                            const SoftmaxRow<T>& t, size_t m, const Ratios& ratios) {
   const size_t C = b.classes;
-  if (b.beta == 0) return divergence_sums(s, t, C, ratios, ForwardTerms<T>(), chunks);
-  if (b.beta == 1) return divergence_sums(s, t, C, ratios, ReverseTerms<T>(), chunks);
-  const size_t m = s.peak.at;
-  const double own = double(s.e[m]) / s.total, other = double(t.e[m]) / t.total;
+  if (b.beta == 0) return divergence_sums(s, t, C, ratios, ForwardTerms<T>());
+  if (b.beta == 1) return divergence_sums(s, t, C, ratios, ReverseTerms<T>());
+  const double own = double(s.largest) / s.total, other = double(t.e[m]) / t.total;
   const BetweenTerms<T> terms(b.beta, b.log_beta, own, other);
-  return divergence_sums(s, t, C, ratios, terms, chunks);
+  return divergence_sums(s, t, C, ratios, terms);
 }
 
 // Does x exclude a class (-inf) that y has?
@@ -109,13 +179,29 @@ bool excludes(const T* x, const T* y, size_t classes) {
 // exponential less 1. What it adds is of second order.
 template <class T>
 double settle_divergence(const DistillationBlock<T>& b, const T* x, const T* y,
-                         const DivergenceSums& sums) {
+                         const DivergenceSums& sums, bool ordinary) {
   const bool ends = b.beta == 0 || b.beta == 1;
   const double curvature = ends ? 1 : b.beta * (1 - b.beta);
   const double loss = sums.loss - curvature * sums.moved * sums.moved / 2;
-  if (b.beta == 0 && excludes(x, y, b.classes)) return INFINITY;
-  if (b.beta == 1 && excludes(y, x, b.classes)) return INFINITY;
+  if (!ordinary && b.beta == 0 && excludes(x, y, b.classes)) return INFINITY;
+  if (!ordinary && b.beta == 1 && excludes(y, x, b.classes)) return INFINITY;
   return loss < 0 ? 0 : loss;
+}
+
+template <class T>
+DivergenceSums sums_of_row(const DistillationBlock<T>& b, const SoftmaxRow<T>& s,
+                           const SoftmaxRow<T>& t, size_t m, const LogRatios<T>& ratios,
+                           bool ordinary) {
+  const double of_s = b.logit_scale, of_t = b.teacher_scale;
+  if (!ordinary) return sums_of_mode(b, s, t, m, ratios);
+  if (of_s == 1 && of_t == 1) {
+    const FiniteLogRatios<T, false> few(ratios, of_s, of_t);
+    if (few.serve()) return sums_of_mode(b, s, t, m, few);
+  } else {
+    const FiniteLogRatios<T, true> few(ratios, of_s, of_t);
+    if (few.serve()) return sums_of_mode(b, s, t, m, few);
+  }
+  return sums_of_mode(b, s, t, m, ratios);
 }
 
 // Row r, which counts.
@@ -124,8 +210,9 @@ void distillation_row(const DistillationBlock<T>& b, size_t r, const Distillatio
                       bool streamed) {
   const size_t C = b.classes;
   const T *x = b.x + ptrdiff_t(r) * b.x_stride, *y = b.teacher + ptrdiff_t(r) * b.teacher_stride;
-  const SoftmaxRow<T> s(x, C, b.logit_scale, w.own, w.chunks);
-  const SoftmaxRow<T> t(y, C, b.teacher_scale, w.other, w.chunks);
+  const PairPeaks<T> peaks = peaks_of(x, y, C);
+  const SoftmaxRow<T> s(x, C, b.logit_scale, peaks.own.value, w.own, w.chunks);
+  const SoftmaxRow<T> t(y, C, b.teacher_scale, peaks.other, w.other, w.chunks);
   T* out = b.gradient ? b.gradient + ptrdiff_t(r) * b.gradient_stride : nullptr;
   const double total = s.total + t.total;
   if (total != total) {  // one of them has no softmax
@@ -133,20 +220,21 @@ void distillation_row(const DistillationBlock<T>& b, size_t r, const Distillatio
     for (size_t c = 0; out && c < C; ++c) out[c] = T(NAN);
     return;
   }
-  const size_t m = s.peak.at;
-  const LogRatios<T> ratios(b.logit_scale, b.teacher_scale, x[m], y[m], t.peak.value,
-                            s.log_peak - t.log_peak);
-  const DivergenceSums sums = sums_of_mode(b, s, t, ratios, w.chunks);
-  b.loss[r] = settle_divergence(b, x, y, sums);
+  const size_t m = peaks.own.at;
+  const LogRatios<T> ratios(b.logit_scale, b.teacher_scale, x[m], y[m], t.peak,
+                            log_between(s.odds, t.odds));
+  const DivergenceSums sums = sums_of_row(b, s, t, m, ratios, peaks.ordinary);
+  b.loss[r] = settle_divergence(b, x, y, sums, peaks.ordinary);
   if (!out) return;
   const bool forward = b.beta == 0;
   double factor = b.factor[r] * b.logit_scale;
   factor *= forward ? 1 / (1 + sums.a) : b.beta == 1 ? 1 : 1 - b.beta;
   if (b.beta == 1 && b.loss[r] == INFINITY) factor = NAN;
   const double head = double(T(factor)), bias = factor * sums.a;
-  const T* next = r + 1 < b.rows ? x + b.x_stride : x;
+  const T *next = r + 1 < b.rows ? x + b.x_stride : x,
+          *after = r + 1 < b.rows ? y + b.teacher_stride : y;
   store_dense(forward ? w.own : w.other, forward ? w.other : w.own, C,
-              GradientFactors<T>{T(head), T(factor - head), T(bias)}, out, streamed, next);
+              GradientFactors<T>{T(head), T(factor - head), T(bias)}, out, streamed, next, after);
 }
 
 template <class T>

@@ -82,12 +82,12 @@ double few_logits(const SparseDistillationBlock<T>& b, const T* x, const int64_t
                   const SparseWorkspace<T>& w) {
   constexpr double kLeast = sizeof(T) == 4 ? 0x1p-70 : 0x1p-600;  // 0 is far, also over the largest
   const size_t C = b.rows.classes;
-  const SoftmaxRow<T> s(x, C, b.rows.logit_scale, w.exps, w.chunks);
+  const SoftmaxRow<T> s(x, C, b.rows.logit_scale, max_of(x, C), w.exps, w.chunks);
   for (size_t i = 0; i < b.given; ++i) {
-    const double gap = double(x[index[i]]) - double(s.peak.value);
+    const double gap = double(x[index[i]]) - double(s.peak);
     w.x[i] = s.total == s.total ? gap * b.rows.logit_scale : NAN;
   }
-  const double largest = double(w.exps[s.peak.at]);
+  const double largest = double(s.largest);
   for (size_t i = 0; i < b.given; ++i) w.exps[index[i]] = 0;
   const double sum = sum_of_exps(w.exps, C, w.chunks);
   const bool far = sum < kLeast && b.given < C;
