@@ -131,9 +131,12 @@ struct ReverseTerms {
 };
 
 // 1 - exp(-x) for 0 <= x < 1.
-template <class T>
-XENTROPY_INLINE Vec<T> decay(Vec<T> x) {
-  return fma(x * -x, exp_remainder<T>(-x), x);
+template <class T, size_t n>
+XENTROPY_INLINE void decays(const Vec<T> (&x)[n], Vec<T> (&lost)[n]) {
+  Vec<T> minus[n];
+  for (size_t q = 0; q < n; ++q) minus[q] = -x[q];
+  exp_remainders<T>(minus, lost);
+  for (size_t q = 0; q < n; ++q) lost[q] = fma(x[q] * minus[q], lost[q], x[q]);
 }
 
 // 0 < beta < 1. Ratios of S and T are quotients where they are far from 1: exp(d) would lose digits
@@ -142,7 +145,7 @@ template <class T>
 class BetweenTerms {
  public:
   static constexpr bool kKeepsOwn = true;
-  static constexpr size_t kTogether = 1;
+  static constexpr size_t kTogether = 2;
 
   // S, P: the probabilities of class m.
   BetweenTerms(double beta, double log_beta, double S, double P)
@@ -155,54 +158,87 @@ class BetweenTerms {
     log_per_ratio_ = splat(T(log_beta - log));
   }
 
+  // Chains of operations are long: those of the loss and of w go side by side.
   template <size_t n>
   XENTROPY_INLINE_MEMBER void operator()(const Vec<T> (&S)[n], const Vec<T> (&P)[n],
                                          const LogRatio<T> (&r)[n],
                                          DivergenceTerms<T, n>& t) const {
-    for (size_t q = 0; q < n; ++q) one_vector(S[q], P[q], r[q], t.loss[q], t.a[q], t.moved[q]);
+    Vec<T> sizes[2 * n], lost[2 * n], odds[3 * n], logs[3 * n];
+    for (size_t q = 0; q < n; ++q) sizes[q] = magnitude_of<T>(r[q].d);
+    for (size_t q = 0; q < n; ++q) sizes[n + q] = magnitude_of<T>(r[q].u);
+    decays<T>(sizes, lost);
+    Mixed of[n];
+    for (size_t q = 0; q < n; ++q) {
+      of[q] = mixed(S[q], P[q], r[q].d, sizes[q], lost[q]);
+      odds[q] = of[q].rest * of[q].lost / of[q].mean;
+      odds[2 * n + q] = of[q].weight * of[q].lost / max(splat(kLeast), of[q].left);
+      odds[n + q] = odds_of_w(of[q], r[q], sizes[n + q], lost[n + q]);
+      const Vec<T> moved = of[q].more * of[q].lost;
+      t.moved[q] = r[q].d < T(0) ? -moved : moved;
+    }
+    log1p_vectors(odds, logs);
+    for (size_t q = 0; q < n; ++q) {
+      const Vec<T> w = r[q].u < T(0) ? -logs[n + q] : logs[n + q], far = r[q].d + log_per_ratio_;
+      t.a[q] = -(S[q] * (far > kFar ? far : w));
+    }
+    losses(of, sizes, logs, t.loss);
   }
 
  private:
   static constexpr T kLeast = sizeof(T) == 4 ? T(0x1p-126) : T(0x1p-1000);
+  static constexpr T kFar = sizeof(T) == 4 ? 20 : 40;  // exp(-kFar) is nothing beside 1
 
-  XENTROPY_INLINE_MEMBER void one_vector(Vec<T> S, Vec<T> P, LogRatio<T> r, Vec<T>& loss, Vec<T>& a,
-                                         Vec<T>& moved) const {
-    const Vec<T> one = splat(T(1)), size = magnitude_of<T>(r.d);
-    const auto above = r.d >= T(0);  // which is the larger of S and T?
-    const Vec<T> more = above ? P : S, less = above ? S : P;
-    const Vec<T> quotient = less / max(splat(kLeast), more), near = decay<T>(size);
-    const Vec<T> lost = size < one ? near : one - quotient;
-    loss = loss_of(above ? beta_ : not_beta_, above ? not_beta_ : beta_, more, less, lost,
-                   size < one ? one - near : quotient, size);
-    moved = size < one ? more * (above ? lost : -lost) : P - S;
-    a = -(S * w_of(S, P, r));
+  // The larger one of S and T, the other one by it, and that taken from 1. weight, rest: of the
+  // two in M. mean: M by the larger one.
+  struct Mixed {
+    Vec<T> more, left, lost, weight, rest, mean;
+  };
+  XENTROPY_INLINE_MEMBER Mixed mixed(Vec<T> S, Vec<T> P, Vec<T> d, Vec<T> size, Vec<T> lost) const {
+    const Vec<T> one = splat(T(1));
+    const auto above = d >= T(0), near = size < one;
+    Mixed m;
+    m.more = above ? P : S;
+    const Vec<T> quotient = (above ? S : P) / max(splat(kLeast), m.more);
+    m.lost = near ? lost : one - quotient;
+    m.left = near ? one - lost : quotient;
+    m.weight = above ? beta_ : not_beta_;
+    m.rest = above ? not_beta_ : beta_;
+    m.mean = fma(m.rest, m.left, m.weight);
+    return m;
   }
 
-  // weight, rest: of `more`, the larger one of S and T, and of `less` in M. left = less / more,
-  // lost = 1 - left.
-  XENTROPY_INLINE_MEMBER Vec<T> loss_of(Vec<T> weight, Vec<T> rest, Vec<T> more, Vec<T> less,
-                                        Vec<T> lost, Vec<T> left, Vec<T> size) const {
-    const Vec<T> p = weight * more, q = rest * less;
-    const Vec<T> below = log1p_vector(rest * lost / fma(rest, left, weight));  // log(more / M)
-    const Vec<T> above = left > kLeast ? log1p_vector(weight * lost / max(splat(kLeast), left))
-                                       : size - below;  // log(M / less)
-    const Vec<T> small = fma(p * below * below, exp_remainder<T>(-below),
-                             q * above * above * exp_remainder<T>(above));
-    return size < T(1) ? small : fma(p, below, -(q * above));
-  }
-
-  XENTROPY_INLINE_MEMBER Vec<T> w_of(Vec<T> S, Vec<T> P, LogRatio<T> r) const {
-    constexpr T kFar = sizeof(T) == 4 ? 20 : 40;  // exp(-kFar) is nothing beside 1
-    const Vec<T> zero = {}, one = splat(T(1)), size = magnitude_of<T>(r.u);
-    const auto below = r.u < zero, near = size < one;
-    const Vec<T> lost = decay<T>(size), q = r.d + log_per_ratio_;
-    const Vec<T> k_exp_u = per_ratio_ * P / max(splat(kLeast), S);
-    const Vec<T> far = max(zero, below ? k_ - k_exp_u : k_exp_u - k_);
-    const Vec<T> upper = near ? k_ * lost : far;
+  // exp(|w|) - 1. size, lost: of u.
+  XENTROPY_INLINE_MEMBER Vec<T> odds_of_w(const Mixed& m, LogRatio<T> r, Vec<T> size,
+                                          Vec<T> lost) const {
+    const Vec<T> zero = {}, one = splat(T(1));
+    const auto above = r.d >= T(0), below = r.u < zero, near = size < one;
+    const Vec<T> P = above ? one : m.left, S = above ? m.left : one;  // by the larger one
+    const Vec<T> k = k_ * S, k_exp_u = per_ratio_ * P;                // both times S
+    const Vec<T> far = max(zero, below ? k - k_exp_u : k_exp_u - k);
+    const Vec<T> of_k = k_ * lost, least = max(splat(kLeast * T(0x1p26)), S);
     const Vec<T> lower =
-        below ? (near ? one - k_ * lost : not_k_ + k_exp_u) : (near ? one - lost : one);
-    const Vec<T> log = log1p_vector(upper / lower);
-    return q > kFar ? q : below ? -log : log;
+        below ? (near ? one - of_k : fma(not_k_, S, k_exp_u)) : (near ? one - lost : least);
+    return (near ? of_k : far) / lower;
+  }
+
+  // logs: first log(more / M), last log(M / less).
+  template <size_t n>
+  XENTROPY_INLINE_MEMBER void losses(const Mixed (&of)[n], const Vec<T> (&sizes)[2 * n],
+                                     const Vec<T> (&logs)[3 * n], Vec<T> (&loss)[n]) const {
+    Vec<T> both[2 * n], series[2 * n];
+    for (size_t q = 0; q < n; ++q) both[q] = -logs[q];
+    for (size_t q = 0; q < n; ++q) {
+      both[n + q] = of[q].left > kLeast ? logs[2 * n + q] : sizes[q] - logs[q];
+    }
+    exp_remainders<T>(both, series);
+    for (size_t q = 0; q < 2 * n; ++q) series[q] *= both[q] * both[q];
+    for (size_t q = 0; q < n; ++q) {
+      const Vec<T> rest = of[q].rest * of[q].left;
+      const auto near = sizes[q] < T(1);
+      const Vec<T> small = fma(of[q].weight, series[q], rest * series[n + q]);
+      const Vec<T> far = fma(of[q].weight, logs[q], -(rest * both[n + q]));
+      loss[q] = of[q].more * (near ? small : far);
+    }
   }
 
   Vec<T> beta_, not_beta_, k_, not_k_;

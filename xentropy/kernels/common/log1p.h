@@ -65,22 +65,32 @@ XENTROPY_INLINE VD log1p_lanes(VD x) {
   }
 }
 
-// log1p of vectors of T itself, for divergences: off by 1.5 ulp at most (2 without fma), for x up
-// to 2^126 (float64: 2^1000).
-XENTROPY_INLINE VF log1p_vector(VF x) {
+// log1p of n vectors of T itself, for divergences, step by step as in common/exp.h: off by 1.5 ulp
+// at most (2 without fma), for x up to 2^126 (float64: 2^1000).
+template <size_t n>
+XENTROPY_INLINE void log1p_vectors(const VF (&x)[n], VF (&log)[n]) {
   typedef uint32_t U __attribute__((vector_size(kVectorBytes)));
   constexpr uint32_t kRootHalf = 0x3f3504f3, kOne = 0x3f800000;
-  const U above = (U)(x + 1.0f) - kRootHalf;
-  const VF scale = (VF)(kOne - (above & 0x7f800000));
-  const VF k = (VF)((above >> 23) | (U)splat(0x1p23f)) - 0x1p23f;
-  const VF f = fma(x, scale, scale - 1.0f);
-  VF p = splat(float(Log1p<float>::kPolynomial[0]));
-  for (size_t i = 1; i < sizeof(Log1p<float>::kPolynomial) / sizeof(double); ++i) {
-    p = fma(p, f, splat(float(Log1p<float>::kPolynomial[i])));
+  VF k[n], f[n], cube[n];
+  for (size_t q = 0; q < n; ++q) {
+    const U above = (U)(x[q] + 1.0f) - kRootHalf;
+    const VF scale = (VF)(kOne - (above & 0x7f800000));
+    k[q] = (VF)((above >> 23) | (U)splat(0x1p23f)) - 0x1p23f;
+    f[q] = fma(x[q], scale, scale - 1.0f);
   }
-  return fma(k, splat(float(kLn2)), f + fma(f * f * f, p, -0.5f * f * f));
+  for (size_t q = 0; q < n; ++q) log[q] = splat(float(Log1p<float>::kPolynomial[0]));
+  for (size_t i = 1; i < sizeof(Log1p<float>::kPolynomial) / sizeof(double); ++i) {
+    const VF next = splat(float(Log1p<float>::kPolynomial[i]));
+    for (size_t q = 0; q < n; ++q) log[q] = fma(log[q], f[q], next);
+  }
+  for (size_t q = 0; q < n; ++q) cube[q] = f[q] * f[q] * f[q];
+  for (size_t q = 0; q < n; ++q) log[q] = fma(cube[q], log[q], -0.5f * f[q] * f[q]);
+  for (size_t q = 0; q < n; ++q) log[q] = fma(k[q], splat(float(kLn2)), f[q] + log[q]);
 }
-XENTROPY_INLINE VD log1p_vector(VD x) { return log1p_lanes<double>(x); }
+template <size_t n>
+XENTROPY_INLINE void log1p_vectors(const VD (&x)[n], VD (&log)[n]) {
+  for (size_t q = 0; q < n; ++q) log[q] = log1p_lanes<double>(x[q]);
+}
 
 // log1p of one number. Unlike the functions of mathematical libraries, it has the same bits on
 // every machine.
