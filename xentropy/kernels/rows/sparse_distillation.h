@@ -67,10 +67,14 @@ Rest far_rest(const SparseDistillationBlock<T>& b, const T* x, const int64_t* in
   const size_t C = b.rows.classes;
   __builtin_memcpy(w.exps, x, C * sizeof(T));
   for (size_t i = 0; i < b.given; ++i) w.exps[index[i]] = T(-INFINITY);
-  const SoftmaxRow<T> s(w.exps, C, b.rows.logit_scale, w.exps, w.chunks);
-  if (s.total == s.total) {
-    const double gap = double(s.peak.value) - double(peak);
-    return {s.total, gap * b.rows.logit_scale + s.log_peak};
+  const Peak<T> top = peak_of(w.exps, C);
+  const RowSums s = exps_from_maximum<T>(
+      {chunks_of(w.exps), C, top.at, b.rows.logit_scale, false, w.exps, w.chunks}, top.value);
+  const double total = s.total();
+  if (total == total) {
+    w.exps[top.at] = T(s.e_target);
+    const double gap = double(top.value) - double(peak);
+    return {total, gap * b.rows.logit_scale + log1p_of(s.tail_sum / s.e_target)};
   }
   __builtin_memset(w.exps, 0, C * sizeof(T));
   return {0, -INFINITY};
@@ -91,7 +95,7 @@ double few_logits(const SparseDistillationBlock<T>& b, const T* x, const int64_t
   for (size_t i = 0; i < b.given; ++i) w.exps[index[i]] = 0;
   const double sum = sum_of_exps(w.exps, C, w.chunks);
   const bool far = sum < kLeast && b.given < C;
-  const Rest rest = far ? far_rest(b, x, index, s.peak.value, w) : Rest{sum, log_of(sum / largest)};
+  const Rest rest = far ? far_rest(b, x, index, s.peak, w) : Rest{sum, log_of(sum / largest)};
   w.x[b.given] = rest.log;
   return rest.sum;
 }
