@@ -33,17 +33,17 @@ struct Masses {
   const T* chunk(size_t b) const { return b == begin ? copy : row + b; }
 };
 
-// q[c] = weight_c ((1 - smoothing) p_c + smoothing / C). p is null for 0.
+// q[c] = weight_c ((1 - smoothing) p_c + smoothing / C) for n classes; a null weight is 1, a null p
+// 0.
 template <class T>
-void make_masses(const Terms& t, const double* weight, const T* p, T* q) {
-  const size_t C = t.classes;
-  const double uniform = t.label_smoothing / double(C), hard = 1 - t.label_smoothing;
+void make_masses(const Terms& t, const double* weight, const T* p, size_t n, T* q) {
+  const double uniform = t.label_smoothing / double(t.classes), hard = 1 - t.label_smoothing;
   if (p && weight) {
-    for (size_t c = 0; c < C; ++c) q[c] = T(weight[c] * (hard * double(p[c]) + uniform));
+    for (size_t c = 0; c < n; ++c) q[c] = T(weight[c] * (hard * double(p[c]) + uniform));
   } else if (p) {
-    for (size_t c = 0; c < C; ++c) q[c] = T(hard * double(p[c]) + uniform);
+    for (size_t c = 0; c < n; ++c) q[c] = T(hard * double(p[c]) + uniform);
   } else {
-    for (size_t c = 0; c < C; ++c) q[c] = T(weight[c] * uniform);
+    for (size_t c = 0; c < n; ++c) q[c] = T(weight[c] * uniform);
   }
 }
 
@@ -79,38 +79,65 @@ void store_dense(const T* e, const T* q, size_t n, GradientFactors<T> f, T* out,
       for (size_t v = 0; v < kLine<T>; v += L) stream(out + i + v, at(i + v));
     }
   }
+  for (; i + kLine<T> <= n; i += kLine<T>) {
+    prefetch_write(out + i + (1 << 10) / sizeof(T));
+    for (size_t v = 0; v < kLine<T>; v += L) store(out + i + v, at(i + v));
+  }
   for (; i + L <= n; i += L) store(out + i, at(i));
   if (i < n) store_some(i, n - i);
 }
 
-// Steps 2 to 5 of rows/dense.h for row r with masses q. e is the scratch row of the exps; null: the
-// loss only.
+// The sums of a row. The most probable class m has mass q_m, all other classes q_tail; distance =
+// sum_c q_c (x_m - x_c), before logit_scale.
 template <class T>
-void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T* chunks,
-               bool streamed) {
+struct DenseSums {
+  RowSums exps;
+  size_t m;
+  double q_m, q_tail, distance;
+};
+
+// The sums of a row with masses q from its maximum, and its exps in e. Null e: the sums only.
+template <class T>
+DenseSums<T> dense_sums_from_maximum(const Terms& t, const T* x, const Masses<T>& masses,
+                                     const Peak<T>& peak, T* e, T* chunk) {
   const size_t C = t.classes;
-  const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
-  const Peak<T> peak = peak_of(x, C);
-  const Masses<T> masses(q, C, peak.at, chunks + kChunk<T>);
   MassAccumulator<T> sums;
   for_chunks<T>(0, C,
                 [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
-  const RowSums s =
-      exps_from_maximum<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunks}, peak.value);
-  const Settled settled =
-      settle_dense<double>(t, masses.of_m, sums.total(), sums.distance(), sample_weight_of(b, r),
-                           upstream_of(b, r), row_logs<T>(s), s.tail_sum, s.e_target, s.origin);
+  const RowSums exps =
+      exps_from_maximum<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunk}, peak.value);
+  return {exps, peak.at, masses.of_m, sums.total(), sums.distance()};
+}
+
+// Stores the loss of row r; returns the factors of its gradient and sets the entry of m in e.
+template <class T>
+GradientFactors<T> settle_dense_row(const Terms& t, const Block<T>& b, size_t r,
+                                    const DenseSums<T>& s, const T* q, T* e) {
+  const Settled settled = settle_dense<double>(
+      t, s.q_m, s.q_tail, s.distance, sample_weight_of(b, r), upstream_of(b, r),
+      row_logs<T>(s.exps), s.exps.tail_sum, s.exps.e_target, s.exps.origin);
   b.loss[r] = settled.loss;
+  if (e == nullptr) return {0, 0, 0};
+  return finish_row(t, settled, s.exps, s.m, q, e);
+}
+
+// Loss and gradient of row r with masses q, from its maximum. e is the scratch row of the exps;
+// null: the loss only.
+template <class T>
+void dense_row(const Terms& t, const Block<T>& b, size_t r, const T* q, T* e, T* chunks) {
+  const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
+  const Peak<T> peak = peak_of(x, t.classes);
+  const Masses<T> masses(q, t.classes, peak.at, chunks + kChunk<T>);
+  const DenseSums<T> sums = dense_sums_from_maximum(t, x, masses, peak, e, chunks);
+  const GradientFactors<T> finish = settle_dense_row(t, b, r, sums, q, e);
   if (e == nullptr) return;
-  const GradientFactors<T> finish = finish_row(t, settled, s, peak.at, q, e);
   T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
-  const T* next = r + 1 < b.rows ? x + b.logits_stride : x;
   const auto store_piece = [&](const T* piece, size_t begin, size_t end) {
-    store_dense(e + begin, piece, end - begin, finish, out + begin, streamed, next + begin);
+    store_dense(e + begin, piece, end - begin, finish, out + begin, false, x);
   };
   store_piece(q, 0, masses.begin);
   store_piece(masses.copy, masses.begin, masses.end);
-  store_piece(q + masses.end, masses.end, C);
+  store_piece(q + masses.end, masses.end, t.classes);
 }
 
 }  // namespace XENTROPY_TIER

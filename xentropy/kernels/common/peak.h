@@ -1,8 +1,8 @@
 // Exps of a row relative to its maximum, exp(scale * (x - max(x))): correct for every finite x.
 //
 // Cost: after the search for the maximum the row is read once more, from cache. This is the
-// fallback of the row kernel for rows whose range it could not guess; softmax and dense targets
-// start with it.
+// fallback of the row kernels for rows whose range they could not guess; the entropy of softmax
+// starts with it.
 #pragma once
 #include "common/sums.h"
 

@@ -29,6 +29,12 @@ XENTROPY_INLINE SumOf<D> exact_sum(D a, D b) {
   return {sum, (a - (sum - moved)) + (b - moved)};
 }
 
+// The same for a sum with the rounding errors of earlier additions.
+XENTROPY_INLINE Sum exact_sum(const Sum& a, double b) {
+  const Sum sum = exact_sum(a.value, b);
+  return {sum.value, a.lost + sum.lost};
+}
+
 // Sums have as many lanes as a cache line has elements, whatever the tier's vectors, so that all
 // tiers with fused multiply-add compute the same bits. A LaneTotal is one vector of T of these
 // lanes, in float64; compensated if T is float64 itself.
@@ -46,6 +52,7 @@ struct LaneTotal<double> {
     add(more.lanes);
     lost += more.lost;
   }
+  XENTROPY_INLINE_MEMBER VD sum() const { return lanes; }
 };
 template <>
 struct LaneTotal<float> {
@@ -58,6 +65,7 @@ struct LaneTotal<float> {
     lower += more.lower;
     upper += more.upper;
   }
+  XENTROPY_INLINE_MEMBER VD sum() const { return lower + upper; }
 };
 
 // The sum over the n vectors v and over their lanes, in halves: the second half is added to the
@@ -101,14 +109,20 @@ struct Total {
     for (size_t v = 0; v < kLine<T> / kLanes<T>; ++v) at[v].add(more.at[v]);
   }
   XENTROPY_INLINE_MEMBER Sum value() const { return sum_of(at); }
+  XENTROPY_INLINE_MEMBER bool any_nan() const {
+    VD sum = at[0].sum();
+    for (size_t v = 1; v < kLine<T> / kLanes<T>; ++v) sum += at[v].sum();
+    return any(sum != sum);
+  }
 };
 
-// Adds f(i, lanes) to `total` for the vectors at i = 0, L, 2L, ... below n; `lanes` is L, or less
-// for the last. An exp is rounded at most twice on its way into the total (16 lines in 8 sums, the
-// sums in pairs), so that no gradient is off by more than 4 ulp; once for float64 without fma,
-// whose exp is off by 1.05 ulp. Sums 4 additions deep would be 3 % faster and reach 4.4 ulp.
-template <class T, class F>
-XENTROPY_INLINE void add_vectors(size_t n, Total<T>& total, const F& f) {
+// Adds f(i, lanes) to `total`, a Total<T> or its like, for the vectors at i = 0, L, ... below n;
+// `lanes` is L, or less for the last. An exp is rounded at most twice on its way into the total (16
+// lines in 8 sums, the sums in pairs), so that no gradient is off by more than 4 ulp; once for
+// float64 without fma, whose exp is off by 1.05 ulp. Sums 4 additions deep would be 3 % faster and
+// reach 4.4 ulp.
+template <class T, class Sums, class F>
+XENTROPY_INLINE void add_vectors(size_t n, Sums& total, const F& f) {
   constexpr size_t L = kLanes<T>, K = kLine<T>;
   constexpr bool kTwice = kHasFma || sizeof(T) == 4;
   size_t i = 0;

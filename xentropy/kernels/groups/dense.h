@@ -49,7 +49,7 @@ struct DenseScratch : GroupScratch<T> {
 template <class T>
 void spread_base(const Terms& t, const Block<T>& b, const DenseScratch<T>& s) {
   const size_t C = t.classes, capacity = group_rows(C);
-  make_masses(t, s.weight, static_cast<const T*>(nullptr), s.base);
+  make_masses(t, s.weight, static_cast<const T*>(nullptr), C, s.base);
   for (size_t c = 0; c < C; ++c) s.labelled[c] = T(label_mass(t, s.weight[c]));
   for (size_t q = 0; q < capacity && q < b.rows + kRowMultiple; ++q) {
     __builtin_memcpy(s.g.masses + q * C, s.base, C * sizeof(T));
@@ -213,7 +213,7 @@ void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t 
   one.sample_weight = b.sample_weight ? b.sample_weight + r : nullptr;
   one.upstream = b.upstream ? b.upstream + r : nullptr;
   g.masses[place] = T(s.peak_mass[q]);
-  dense_row<T>(t, one, 0, g.masses + begin, e, s.chunks, false);
+  dense_row<T>(t, one, 0, g.masses + begin, e, s.chunks);
   if (g.verdict[q] == kRowFallback) b.loss[r] = loss;
   if (!e) return;
   __builtin_memcpy(g.exps + begin, e, C * sizeof(T));

@@ -10,10 +10,27 @@
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-template <class T>
-DirectExp<T, false> guessed_exp(const T* x, size_t classes) {
-  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), 1);
-  return {ExponentOffset<T>(k), LogitScale<T>(1)};
+// kScaled: scale may differ from 1.
+template <class T, bool kScaled = false>
+DirectExp<T, kScaled> guessed_exp(const T* x, size_t classes, double scale = 1) {
+  const double k = guess_offset<T>(max_of(x, classes < kProbe ? classes : kProbe), scale);
+  return {ExponentOffset<T>(k, scale), LogitScale<T>(scale)};
+}
+
+// exp_chunk that also returns a vector whose largest lane is the maximum.
+template <bool kPrefetch, class T, class Exp, class Sums>
+XENTROPY_INLINE Vec<T> exps_and_maximum(const T* x, size_t n, const Exp& exp, T* e, Sums& total) {
+  const Vec<T> none = splat(T(-INFINITY));
+  Vec<T> most = none;
+  add_vectors<T>(n, total, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
+    if (kPrefetch && i % kLine<T> == 0) prefetch_read(x + i);
+    const Vec<T> logits = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, none);
+    const Vec<T> v = exp(logits);
+    most = max(most, logits);
+    store(e + i, v);
+    return v;
+  });
+  return most;
 }
 
 template <class T>
@@ -31,17 +48,7 @@ struct TailSums {
   template <bool kPrefetch>
   XENTROPY_INLINE_MEMBER void chunk(size_t begin, size_t n, T* e) {
     const Total<T> before = tail_sum;
-    const Vec<T> none = splat(T(-INFINITY));
-    Vec<T> most = none;
-    add_vectors<T>(n, tail_sum, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-      if (kPrefetch && i % kLine<T> == 0) prefetch_read(x + begin + i);
-      const T* p = x + begin + i;
-      const Vec<T> logits = lanes == kLanes<T> ? load(p) : load_first(p, lanes, none);
-      const Vec<T> v = exp(logits);
-      most = max(most, logits);
-      store(e + i, v);
-      return v;
-    });
+    const Vec<T> most = exps_and_maximum<kPrefetch>(x + begin, n, exp, e, tail_sum);
     if (!any(most > splat(peak))) return;
     peak = max_lanes<T>(most);
     passed += e_peak;
