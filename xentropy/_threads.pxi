@@ -6,6 +6,16 @@ from cython.parallel cimport parallel, threadid
 
 cdef extern from *:
     """
+    #include <omp.h>
+    #include <time.h>
+    // Of this thread. Where no clock of short times tells, the time that has passed.
+    static inline double xentropy_processor_seconds(void) {
+    #if defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)
+      struct timespec t;
+      if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0) return t.tv_sec + 1e-9 * t.tv_nsec;
+    #endif
+      return omp_get_wtime();
+    }
     static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
       return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
     }
@@ -20,6 +30,7 @@ cdef extern from *:
       __atomic_store(to, &value, __ATOMIC_RELAXED);
     }
     """
+    double processor_seconds "xentropy_processor_seconds"() nogil
     Py_ssize_t fetch_add "xentropy_fetch_add"(Py_ssize_t* at, Py_ssize_t n) nogil
     double load "xentropy_load"(double* source) nogil
     int load_int "xentropy_load"(int* source) nogil
@@ -85,8 +96,12 @@ cdef size_t PARALLEL_ELEMENTS = 1 << 16
 # to AT_MOST times the delay, which bounds the loss to 1 % of the time. `python -m bench.contention`
 # shows it.
 cdef double LATE = 50e-6     # seconds; a shorter delay is not counted
-cdef double SLICE = 2e-3     # seconds; a descheduled thread loses its core for longer than this
 cdef double AT_MOST = 100
+# The processor's time of a thread tells how long it has worked, if it was without a core for some
+# time. To ask for it takes 1 us. Calls of fewer elements are done in SLICE by any kernel: a thread
+# that takes longer has lost its core.
+cdef size_t BRIEF_ELEMENTS = 1 << 19
+cdef double SLICE = 2e-3     # seconds
 # Shared by all calls; read and written atomically.
 cdef double debt = 0          # seconds
 cdef double serial_until = 0  # on the clock of omp_get_wtime
@@ -135,6 +150,7 @@ cdef struct Plan:
     Py_ssize_t chunks
     int team
     bint helps  # who has done its own share of the chunks takes from the others'
+    bint brief  # see BRIEF_ELEMENTS
 
 
 cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept nogil:
@@ -145,6 +161,7 @@ cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
     p.team = <int>min(team_for(elements, asked), <size_t>p.chunks)
     p.helps = True
+    p.brief = elements < BRIEF_ELEMENTS
     return p
 
 
@@ -177,8 +194,7 @@ cdef struct Job:
     size_t each                 # bytes of scratch per thread
     int shares
     Py_ssize_t[MOST_SHARES] next  # the first chunk of each share that no thread has claimed
-    Py_ssize_t brief, brief_ns  # number and total time of the chunks shorter than SLICE
-    Py_ssize_t long_ns          # total time of the longer ones
+    Py_ssize_t busy_ns          # what all threads have worked, together
 
 
 cdef inline Py_ssize_t share_begin(const Job* job, int share) noexcept nogil:
@@ -210,40 +226,36 @@ cdef Py_ssize_t claim(Job* job, int thread, int threads, int* past) noexcept nog
     return -1
 
 
+cdef inline double clock(bint brief) noexcept nogil:
+    return openmp.omp_get_wtime() if brief else processor_seconds()
+
+
 cdef void take_chunks(Job* job, int thread) noexcept nogil:
     """The loop of one thread: claim the next chunk until none is left."""
     cdef uint64_t modes = set_default_modes()
     cdef char* scratch = job.scratch + job.each * <size_t>thread
     cdef int past = 0, threads = openmp.omp_get_num_threads()
-    cdef Py_ssize_t chunk = claim(job, thread, threads, &past), brief = 0
-    cdef double begun = openmp.omp_get_wtime(), brief_time = 0, long_time = 0, now
+    cdef double begun = clock(job.p.brief), busy
+    cdef Py_ssize_t chunk = claim(job, thread, threads, &past)
     while chunk >= 0:
         job.work(job.call, job.p, chunk, job.results, scratch)
-        now = openmp.omp_get_wtime()
-        if now - begun < SLICE:
-            brief += 1
-            brief_time += now - begun
-        else:
-            long_time += now - begun
-        begun = now
         chunk = claim(job, thread, threads, &past)
-    fetch_add(&job.brief, brief)
-    fetch_add(&job.brief_ns, <Py_ssize_t>(1e9 * brief_time))
-    fetch_add(&job.long_ns, <Py_ssize_t>(1e9 * long_time))
+    busy = clock(job.p.brief) - begun
+    if job.p.brief:
+        busy = min(busy, SLICE)
+    fetch_add(&job.busy_ns, <Py_ssize_t>(1e9 * busy))
     restore_modes(modes)
 
 
 cdef void run_parallel(Job* job) noexcept nogil:
     """All chunks, by a team of the planned size; the calling thread is part of it."""
-    cdef double begun = openmp.omp_get_wtime(), serial
-    job.brief = job.brief_ns = job.long_ns = 0
+    cdef double begun = openmp.omp_get_wtime()
+    job.busy_ns = 0
     deal(job)
     with parallel(num_threads=job.p.team):
         take_chunks(job, threadid())
-    # What one thread would have needed. A long chunk among brief ones was descheduled: it counts
-    # as one of them.
-    serial = 1e-9 * job.brief_ns * job.p.chunks / job.brief if job.brief else 1e-9 * job.long_ns
-    account(serial - (openmp.omp_get_wtime() - begun))
+    # One thread would have worked as long as all together.
+    account(1e-9 * job.busy_ns - (openmp.omp_get_wtime() - begun))
 
 
 cdef void run_serial(Job* job) noexcept nogil:

@@ -10,8 +10,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 import xentropy as xe
-from xentropy.torch import distillation_loss, kl_divergence
-from xentropy.torch._distillation_operator import Options, by_torch
+from xentropy.torch import _distillation_operator, distillation_loss, kl_divergence
+from xentropy.torch._distillation_operator import Options, by_torch, computed
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 REDUCTIONS = ["mean", "sum", "none"]
@@ -119,6 +119,27 @@ def test_derivatives_of_first_and_second_order(beta, reduction):
 
     assert torch.autograd.gradcheck(loss, (x, y))
     assert torch.autograd.gradgradcheck(loss, (x, y))
+
+
+@pytest.mark.parametrize(("factor", "calls"), [(1.0, 1), (0.3, 2)])
+def test_16_bits_are_rounded_once_and_computed_once_where_that_is_enough(
+    monkeypatch, factor, calls
+):
+    counted = []
+
+    def count(with_grad, *arguments):
+        counted.append(with_grad)
+        return computed(with_grad, *arguments)
+
+    monkeypatch.setattr(_distillation_operator, "computed", count)
+    x, y = (t.half() for t in pair(grad=False))
+    loss = distillation_loss(x.requires_grad_(), y)
+    (loss * factor).backward()
+    assert counted == [True] * calls
+    upstream = float(torch.tensor(factor).half())
+    given = x.detach().numpy(), y.numpy()
+    exact = xe.distillation_loss_with_grad(*given, grad_output=upstream)[1]
+    assert np.array_equal(x.grad.numpy().view(np.int16), exact.view(np.int16))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

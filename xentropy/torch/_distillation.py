@@ -175,7 +175,7 @@ def _routed(tensors: Tensors, options: Options) -> Tensor:
         options = checked_numbers(options)
     if not by_operator:
         return by_torch(*tensors, options).to(dtype)
-    keeps = options.reduction != "none" and logits.dtype not in BITS16
+    keeps = options.reduction != "none" and not (is_compiling() and logits.dtype in BITS16)
     keeps = keeps and logits.requires_grad and torch.is_grad_enabled()
     try:
         return operator(*tensors, *options, dtype, keeps, **numbers)[0]

@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from .. import _check
 from .._distillation._call import Call, computed, options_of
 from .._kernels import LARGEST_SCALE, LEAST_SCALE
-from ._arrays import SMALL_BYTES, array, loss_tensor, tensor
+from ._arrays import BITS16, SMALL_BYTES, array, loss_tensor, tensor
 from ._autograd import graph_is_retained
 from ._operator import one_by_one
 from ._routing import on_kernels
@@ -173,7 +173,7 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None,
         options = with_numbers(ctx.options, ctx.names, numbers)
         return *_differentiable(tensors, options, upstream, wanted), *unused
     of_logits = of_teacher = None
-    if wanted[0] and ctx.keeps:
+    if wanted[0] and ctx.keeps and not _rounds_twice(kept, upstream):
         of_logits = _times(kept, upstream)
     elif wanted[0]:
         of_logits = distillation_loss_backward(
@@ -188,6 +188,13 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None,
 
 distillation_loss.register_autograd(_backward, setup_context=_setup_context)
 one_by_one(distillation_loss_backward)
+
+
+def _rounds_twice(kept: Tensor, upstream: Tensor) -> bool:
+    """Is the kept gradient one of 16 bits, and not what is wanted? It is computed anew then."""
+    if kept.dtype not in BITS16:
+        return False
+    return not on_kernels(upstream) or upstream.item() != 1
 
 
 def _times(kept: Tensor, upstream: Tensor) -> Tensor:
