@@ -245,7 +245,9 @@ cdef void compute_chunk(const void* call, const Plan* p, Py_ssize_t chunk, void*
 
 cdef double run(const CrossEntropyCall* c, int n_threads, Memory* m) noexcept nogil:
     """Returns the summed loss; writes the gradient and the rows' losses if c has arrays."""
-    cdef Plan p = plan(c.rows, c.terms.classes, c.rows * c.terms.classes, n_threads)
+    cdef size_t elements = c.rows * c.terms.classes
+    cdef Plan p = plan(c.rows, c.terms.classes, elements, n_threads)
+    p.brief = elements < BRIEF_ELEMENTS
     cdef size_t parts = parts_of(c[0]), team = team_of_a_row(c.rows, c.terms.classes, parts,
                                                              n_threads)
     if team > 1:
@@ -269,6 +271,7 @@ cdef struct RowStep:
     char* scratch
     Py_ssize_t row
     Step step
+    bint brief  # as in Plan
 
 
 cdef size_t team_of_a_row(size_t rows, size_t classes, size_t parts, int asked) noexcept nogil:
@@ -285,6 +288,7 @@ cdef void split_rows(Work part, RowStep* s, Py_ssize_t rows, size_t parts, int t
     whole.rows = whole.chunks = whole.team = 1
     all_parts.per_chunk = whole.per_chunk = 1
     all_parts.team = team
+    all_parts.brief = whole.brief = s.brief
     all_parts.helps = whole.helps = False  # a part is in the cache of who has computed its exps
     for s.row in range(rows):
         s.step = Step.kCap
@@ -316,7 +320,7 @@ cdef double run_split(const CrossEntropyCall* c, const Plan* p, size_t parts, in
                                       split_workspace_bytes(current[0], c[0]))
     if loss == NULL:
         return 0
-    s.call, s.scratch = c, m.scratch
+    s.call, s.scratch, s.brief = c, m.scratch, c.terms.classes < BRIEF_ELEMENTS
     split_rows(compute_part, &s, c.rows, parts, team, c.softcap != 0, c.gradient.data is not NULL,
                loss)
     for chunk in range(p.chunks):

@@ -89,7 +89,7 @@ cdef int run_statistics(const StatisticsCall* c, int n_threads) except -1:
     cdef Memory memory
     leave_python(&memory, rows * classes)
     if take(&memory, 0, split_workspace_bytes(current[0], c[0])) != NULL:
-        s.call, s.scratch = c, memory.scratch
+        s.call, s.scratch, s.brief = c, memory.scratch, classes < BRIEF_ELEMENTS
         split_rows(statistics_part, &s, rows, parts, <int>team, False, False, NULL)
         release(&memory)
     return back_to_python(&memory)

@@ -8,13 +8,34 @@ cdef extern from *:
     """
     #include <omp.h>
     #include <time.h>
-    // Of this thread. Where no clock of short times tells, the time that has passed.
-    static inline double xentropy_processor_seconds(void) {
-    #if defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)
-      struct timespec t;
-      if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0) return t.tv_sec + 1e-9 * t.tv_nsec;
+    #if defined(__linux__)
+    #include <sys/resource.h>
     #endif
-      return omp_get_wtime();
+    // The time that has passed, the processor's time of this thread, and how often it has waited
+    // for a disk. Without a fine clock of the processor's time it is the time that has passed.
+    struct XentropyClock { double passed, processor; long waits; };
+    static inline XentropyClock xentropy_clock(bool brief) {
+      XentropyClock c = {omp_get_wtime(), 0, 0};
+      c.processor = c.passed;
+    #if defined(__linux__)
+      struct rusage r;
+      if (brief || getrusage(RUSAGE_THREAD, &r) != 0) return c;
+      const long us = r.ru_utime.tv_usec + r.ru_stime.tv_usec;
+      c.processor = r.ru_utime.tv_sec + r.ru_stime.tv_sec + 1e-6 * us;
+      c.waits = r.ru_majflt;
+      if (us % 1000 == 0) c.waits = -1;  // some systems count ticks
+    #elif defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)
+      struct timespec t;
+      if (brief || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) != 0) return c;
+      c.processor = t.tv_sec + 1e-9 * t.tv_nsec;
+    #endif
+      return c;
+    }
+    // What the thread has worked since then. A wait for a disk is work: no other had its core.
+    static inline double xentropy_worked(const XentropyClock* begun, bool brief) {
+      const XentropyClock now = xentropy_clock(brief);
+      if (now.waits != begun->waits || now.waits < 0) return now.passed - begun->passed;
+      return now.processor - begun->processor;
     }
     static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
       return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
@@ -30,7 +51,10 @@ cdef extern from *:
       __atomic_store(to, &value, __ATOMIC_RELAXED);
     }
     """
-    double processor_seconds "xentropy_processor_seconds"() nogil
+    ctypedef struct Clock "XentropyClock":
+        pass
+    Clock clock "xentropy_clock"(bint brief) nogil
+    double worked "xentropy_worked"(const Clock* begun, bint brief) nogil
     Py_ssize_t fetch_add "xentropy_fetch_add"(Py_ssize_t* at, Py_ssize_t n) nogil
     double load "xentropy_load"(double* source) nogil
     int load_int "xentropy_load"(int* source) nogil
@@ -98,9 +122,9 @@ cdef size_t PARALLEL_ELEMENTS = 1 << 16
 cdef double LATE = 50e-6     # seconds; a shorter delay is not counted
 cdef double AT_MOST = 100
 # The processor's time of a thread tells how long it has worked, if it was without a core for some
-# time. To ask for it takes 1 us. Calls of fewer elements are done in SLICE by any kernel: a thread
-# that takes longer has lost its core.
-cdef size_t BRIEF_ELEMENTS = 1 << 19
+# time. To ask for it takes 1 us. A cross entropy of fewer elements, or the statistics of a row with
+# fewer, is done in SLICE even on old machines: a thread that takes longer has lost its core.
+cdef size_t BRIEF_ELEMENTS = 1 << 18
 cdef double SLICE = 2e-3     # seconds
 # Shared by all calls; read and written atomically.
 cdef double debt = 0          # seconds
@@ -161,7 +185,7 @@ cdef Plan plan(size_t rows, size_t classes, size_t elements, int asked) noexcept
     p.chunks = (rows + p.per_chunk - 1) // p.per_chunk
     p.team = <int>min(team_for(elements, asked), <size_t>p.chunks)
     p.helps = True
-    p.brief = elements < BRIEF_ELEMENTS
+    p.brief = False
     return p
 
 
@@ -226,21 +250,18 @@ cdef Py_ssize_t claim(Job* job, int thread, int threads, int* past) noexcept nog
     return -1
 
 
-cdef inline double clock(bint brief) noexcept nogil:
-    return openmp.omp_get_wtime() if brief else processor_seconds()
-
-
 cdef void take_chunks(Job* job, int thread) noexcept nogil:
     """The loop of one thread: claim the next chunk until none is left."""
     cdef uint64_t modes = set_default_modes()
     cdef char* scratch = job.scratch + job.each * <size_t>thread
     cdef int past = 0, threads = openmp.omp_get_num_threads()
-    cdef double begun = clock(job.p.brief), busy
+    cdef Clock begun = clock(job.p.brief)
+    cdef double busy
     cdef Py_ssize_t chunk = claim(job, thread, threads, &past)
     while chunk >= 0:
         job.work(job.call, job.p, chunk, job.results, scratch)
         chunk = claim(job, thread, threads, &past)
-    busy = clock(job.p.brief) - begun
+    busy = worked(&begun, job.p.brief)
     if job.p.brief:
         busy = min(busy, SLICE)
     fetch_add(&job.busy_ns, <Py_ssize_t>(1e9 * busy))

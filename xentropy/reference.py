@@ -520,8 +520,9 @@ def _relative_terms(p, log_p, q, log_q):
     series = 1.0
     for n in (8, 7, 6, 5, 4, 3):
         series = 1 - z / n * series
-    each = np.where(np.abs(z) < 0.01, z * z / 2 * series, np.expm1(-z) + z)
-    each = np.where((p > 0) | np.isnan(p), p * each, q)
+    each = p * np.where(np.abs(z) < 0.01, z * z / 2 * series, np.expm1(-z) + z)
+    each = np.where(z < -1, q - p + p * z, each)  # exp(-z) may overflow where p has underflown
+    each = np.where((p > 0) | np.isnan(p), each, q)
     return np.where((log_p > -np.inf) & np.isneginf(log_q), np.inf, each)  # p may underflow
 
 

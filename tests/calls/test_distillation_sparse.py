@@ -223,6 +223,26 @@ def test_nothing_and_all_of_a_distribution(beta, missing):
         assert_within(found[1][sloped], wanted[1][sloped], size * (1 + largest))
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_a_teacher_that_excludes_the_most_probable_class(beta, temperature):
+    x, y = np.float32([[1.1, 0.3, -0.2, 0.1]]), np.float32([[NO, 0.1, 0.4, -0.3]])
+    options = {"beta": beta, "temperature": temperature}
+    loss, gradient = xe.distillation_loss_with_grad(x, y, **options)
+    exact = reference.distillation_loss_with_grad(x, y, **options)
+    if beta == 1:
+        assert loss == exact[0] == np.inf
+        return
+    assert loss == pytest.approx(exact[0], rel=1e-6)
+    assert_within(gradient, exact[1], 8 * eps("f4") * np.abs(exact[1]).max())
+
+
+def test_the_reference_where_a_probability_underflows():
+    """M is half of T where S is 0: T adds log 2 / 2 there, and S as much."""
+    loss = reference.distillation_loss([[0.0, -720.0]], [[0.0, 0.0]], beta=0.5)
+    assert loss == pytest.approx((np.log(4 / 3) + np.log(2) / 2 + np.log(2 / 3) / 2) / 2)
+
+
 def test_rows_of_weight_0_may_hold_anything():
     x = make_logits((4, 9))
     log_probs, index = sparse((4, 9), 3)

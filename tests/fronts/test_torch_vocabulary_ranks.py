@@ -68,6 +68,7 @@ def assert_autograd(every):
         for name in ("no_grad", "integers"):
             torch.testing.assert_close(found[name], loss.detach())
         assert_no_second_derivative(found, "cross_entropy", found["gradient"])
+        assert_bits(found["checkpoint"], found["gradient"])
         places, gradient = found["in place"]
         assert places == [True]
         assert_bits(gradient, found["gradient"])
@@ -149,6 +150,7 @@ def assert_layers_otherwise(every):
         torch.testing.assert_close(of_weight, w.grad[4 * rank : 4 * rank + 4])
         assert found["nothing"] == 0
         assert_no_second_derivative(found, "linear_cross_entropy", of_weight)
+        torch.testing.assert_close(found["checkpoint"], of_weight)
         # The all-reduces of the gradient of two rows, and what tells that no rank has failed.
         assert found["collectives"] == [3, 0]
         torch.testing.assert_close(found["twice"], 4 * found["frozen"][1])

@@ -4,6 +4,7 @@ import os
 
 import torch
 import torch.distributed as dist
+from torch.utils.checkpoint import checkpoint
 
 from .ranks import GONE
 from .shards import TERMS
@@ -128,6 +129,7 @@ def layers_otherwise(rank, ranks):
         found["loss"] = loss(frozen, leaf, y)
     found["frozen"] = frozen.grad, leaf.grad
     found["second derivative"] = second_derivative(lambda t: loss(x, t, y), leaf)
+    found["checkpoint"] = _checkpointed(lambda t, y: loss(x, t, y), w, y)
     found["collectives"] = _collectives_of_backward(loss, x, w, y)
     twice = leaf.detach().requires_grad_()
     of = loss(x, twice, y, reduction="none")
@@ -199,6 +201,7 @@ def autograd(rank, ranks):
     found["twice"] = leaf.grad
     found["no_grad"] = _no_grad(loss, leaf, y)
     found["second derivative"] = second_derivative(lambda t: loss(t, y), leaf)
+    found["checkpoint"] = _checkpointed(loss, x, y)
     found["in place"] = _in_place(loss, x, y)
     found["in place of a leaf"] = _error(loss, leaf, y, inplace=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -220,6 +223,13 @@ def second_derivative(loss, leaf):
     """The gradient of create_graph=True, and the error where it is differentiated."""
     (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
     return gradient.detach(), *_error(torch.autograd.grad, gradient.square().sum(), leaf)
+
+
+def _checkpointed(loss, x, y):
+    """The gradient where saved tensors may be unpacked once."""
+    leaf = x.detach().clone().requires_grad_()
+    checkpoint(loss, leaf, y, use_reentrant=False).backward()
+    return leaf.grad
 
 
 def _no_grad(loss, leaf, y):

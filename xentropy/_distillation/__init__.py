@@ -236,7 +236,8 @@ def distillation_loss_with_grad(
     Notes
     -----
     An entry is off by at most 8 units in the last place of the largest entry of its row, however
-    close student and teacher are. The gradients of a row add up to 0 to that precision. Where the
+    close student and teacher are; if all entries are smaller than that, by eps^2 (1 - max S), with
+    the eps of the type. The gradients of a row add up to 0 to that precision. Where the
     loss is inf for beta = 1 they are nan; for beta = 0 they are what the formula says, and 0 in a
     "tail" that the student excludes.
 

@@ -39,7 +39,7 @@ XENTROPY_INLINE T lowest_below(double peak) {
   return T(low > -0x1p126 ? low : -0x1p126);
 }
 
-// Scales the logits of one distribution. -inf becomes `lowest`, and its rest may be nan.
+// Scales the logits of one distribution. -inf becomes `lowest`.
 template <class T>
 struct ScaledLogits {
   LogitScale<T> scale;
@@ -53,7 +53,9 @@ struct ScaledLogits {
     Vec<T> head = x;
     *rest = Vec<T>{};
     if (!exact) head = scaled<T>(x, scale, rest);
-    return head == splat(T(-INFINITY)) ? lowest : head;
+    const auto excluded = head == splat(T(-INFINITY));
+    *rest = excluded ? Vec<T>{} : *rest;
+    return excluded ? lowest : head;
   }
 };
 

@@ -240,8 +240,9 @@ void distillation_row(const DistillationBlock<T>& b, size_t r, const Distillatio
 template <class T>
 void ignore_row(const DistillationBlock<T>& b, size_t r) {
   b.loss[r] = 0;
+  if (!b.gradient) return;
   T* out = b.gradient + ptrdiff_t(r) * b.gradient_stride;
-  if (b.gradient) __builtin_memset(out, 0, b.classes * sizeof(T));
+  __builtin_memset(out, 0, b.classes * sizeof(T));
 }
 
 template <class T>

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._kernels import Options
 from .. import _numbers
 
-Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
+Backward = Callable[[Any, Any, Tensor], tuple[Tensor | None, ...]]
 
 
 def check_derived(names: Any, tensors: tuple[Any, ...], options: Options) -> None:
@@ -24,22 +24,24 @@ def check_derived(names: Any, tensors: tuple[Any, ...], options: Options) -> Non
             raise ValueError(f"{name} requires a gradient, and has none here; give {name}.detach()")
 
 
-def first_derivative(name: str, instead: str) -> Callable[[Backward], Backward]:
-    """Decorates a `backward` whose gradients have no derivative: who asks for one gets an error.
+def first_derivative(name: str, instead: str) -> Callable[[Backward], Any]:
+    """Decorates a backward(ctx, saved tensors, upstream): who derives its gradients gets an error.
 
-    `once_differentiable` of torch takes them for constants if the upstream gradient is one.
+    `once_differentiable` of torch takes them for constants if the upstream gradient is one. Saved
+    tensors are unpacked once, as torch.utils.checkpoint wants it.
     """
     text = (
         f"{name} has no derivative of its gradient (create_graph=True) across ranks; "
         f"xentropy.torch.{instead} has one: gather the shards for it"
     )
 
-    def decorate(backward: Backward) -> Backward:
+    def decorate(backward: Backward) -> Any:
         @functools.wraps(backward)
         def once(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-            sources = upstream, *(t for t in ctx.saved_tensors if t is not None)
+            saved = ctx.saved_tensors
+            sources = upstream, *(t for t in saved if t is not None)
             with torch.no_grad():
-                found = backward(ctx, upstream)
+                found = backward(ctx, saved, upstream)
             if not torch.is_grad_enabled():
                 return found
             given = [gradient for gradient in found if gradient is not None]

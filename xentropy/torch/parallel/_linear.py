@@ -189,8 +189,7 @@ class _LinearVocabParallel(torch.autograd.Function):
 
     @staticmethod
     @first_derivative("vocab_parallel_linear_cross_entropy", "linear_cross_entropy")
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
+    def backward(ctx: Any, saved: Any, upstream: Tensor) -> tuple[Any, ...]:
         call = ctx.call._replace(tensors=saved[: len(NAMES)])
         if call.options.reduction == "none":
             agreed, numbers = ctx.numbers

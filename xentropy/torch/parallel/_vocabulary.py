@@ -213,9 +213,9 @@ class _VocabParallel(torch.autograd.Function):
 
     @staticmethod
     @first_derivative("vocab_parallel_cross_entropy", "cross_entropy")
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        logits = ctx.saved_tensors[0]
-        shard = _shard(ctx.saved_tensors, ctx.options)
+    def backward(ctx: Any, saved: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        logits = saved[0]
+        shard = _shard(saved, ctx.options)
         part, whole = ctx.numbers
         over = array(logits) if ctx.inplace and not graph_is_retained() else None
         gradient = tensor(_shards.gradient(shard, part, whole, array(upstream.double()), over))
