@@ -11,31 +11,39 @@ cdef extern from *:
     #if defined(__linux__)
     #include <sys/resource.h>
     #endif
-    // The time that has passed, the processor's time of this thread, and how often it has waited
-    // for a disk. Without a fine clock of the processor's time it is the time that has passed.
-    struct XentropyClock { double passed, processor; long waits; };
+    // The time that has passed, and the processor time of this thread if there is a fine clock of
+    // that. (getrusage is none: Linux brings it up to date every few milliseconds.)
+    struct XentropyClock { double passed, processor; bool fine; };
     static inline XentropyClock xentropy_clock(bool brief) {
-      XentropyClock c = {omp_get_wtime(), 0, 0};
-      c.processor = c.passed;
-    #if defined(__linux__)
-      struct rusage r;
-      if (brief || getrusage(RUSAGE_THREAD, &r) != 0) return c;
-      const long us = r.ru_utime.tv_usec + r.ru_stime.tv_usec;
-      c.processor = r.ru_utime.tv_sec + r.ru_stime.tv_sec + 1e-6 * us;
-      c.waits = r.ru_majflt;
-      if (us % 1000 == 0) c.waits = -1;  // some systems count ticks
-    #elif defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)
+      XentropyClock c = {omp_get_wtime(), 0, false};
+    #if defined(CLOCK_THREAD_CPUTIME_ID) && !defined(_WIN32)
       struct timespec t;
       if (brief || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) != 0) return c;
       c.processor = t.tv_sec + 1e-9 * t.tv_nsec;
+      c.fine = t.tv_nsec % 1000000 != 0;  // some systems count ticks
     #endif
       return c;
     }
-    // What the thread has worked since then. A wait for a disk is work: no other had its core.
+    // Has this thread waited for a disk since it was last asked?
+    static inline bool xentropy_waited() {
+    #if defined(__linux__)
+      static thread_local long before = 0;
+      struct rusage r;
+      if (getrusage(RUSAGE_THREAD, &r) != 0 || r.ru_majflt == before) return false;
+      before = r.ru_majflt;
+      return true;
+    #else
+      return false;
+    #endif
+    }
+    // How long the thread has worked since then. Waits for a disk count: they do not tell that
+    // others have the cores.
     static inline double xentropy_worked(const XentropyClock* begun, bool brief) {
       const XentropyClock now = xentropy_clock(brief);
-      if (now.waits != begun->waits || now.waits < 0) return now.passed - begun->passed;
-      return now.processor - begun->processor;
+      const double passed = now.passed - begun->passed;
+      if (!now.fine || !begun->fine) return passed;
+      const double worked = now.processor - begun->processor;
+      return passed - worked > 5e-5 && xentropy_waited() ? passed : worked;
     }
     static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
       return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
@@ -121,9 +129,10 @@ cdef size_t PARALLEL_ELEMENTS = 1 << 16
 # shows it.
 cdef double LATE = 50e-6     # seconds; a shorter delay is not counted
 cdef double AT_MOST = 100
-# The processor's time of a thread tells how long it has worked, if it was without a core for some
-# time. To ask for it takes 1 us. A cross entropy of fewer elements, or the statistics of a row with
-# fewer, is done in SLICE even on old machines: a thread that takes longer has lost its core.
+# Processor time tells how long a thread has worked, even if it lost its core in between; the system
+# takes 1 us to tell it. In a brief call, a cross entropy of fewer elements or the statistics of a
+# row with fewer, each thread is done in SLICE even on old machines: one that takes longer has lost
+# its core.
 cdef size_t BRIEF_ELEMENTS = 1 << 18
 cdef double SLICE = 2e-3     # seconds
 # Shared by all calls; read and written atomically.
@@ -218,7 +227,7 @@ cdef struct Job:
     size_t each                 # bytes of scratch per thread
     int shares
     Py_ssize_t[MOST_SHARES] next  # the first chunk of each share that no thread has claimed
-    Py_ssize_t busy_ns          # what all threads have worked, together
+    Py_ssize_t busy_ns          # how long the threads have worked, together
 
 
 cdef inline Py_ssize_t share_begin(const Job* job, int share) noexcept nogil:
@@ -275,7 +284,7 @@ cdef void run_parallel(Job* job) noexcept nogil:
     deal(job)
     with parallel(num_threads=job.p.team):
         take_chunks(job, threadid())
-    # One thread would have worked as long as all together.
+    # One thread would have taken as long as all together.
     account(1e-9 * job.busy_ns - (openmp.omp_get_wtime() - begun))
 
 
@@ -296,6 +305,16 @@ cdef void execute(Work work, const void* call, const Plan* p, void* results, cha
         run_parallel(&job)
     else:
         run_serial(&job)
+
+
+def _worked(double seconds):
+    """For the tests: (passed, worked) of a thread that does nothing else for so long."""
+    cdef double start = openmp.omp_get_wtime()
+    cdef Clock begun = clock(False)
+    while openmp.omp_get_wtime() - start < seconds:
+        pass
+    cdef double spent = worked(&begun, False)
+    return openmp.omp_get_wtime() - start, spent
 
 
 def _claimed(size_t rows, size_t classes, int team, int started, bint helps, list order):

@@ -79,6 +79,13 @@ def test_python_threads_do_not_disturb_each_other(thread_count, cases):
         list(pool.map(run, range(24)))
 
 
+def test_the_time_that_a_thread_has_worked_is_known_for_short_calls():
+    """A clock that is brought up to date every few milliseconds says 0 to most of these."""
+    for _ in range(50):
+        passed, worked = _kernels._worked(3e-4)
+        assert 0 < worked <= passed
+
+
 def test_threads_that_cost_time_are_left_alone_for_as_long():
     _kernels._forget_debt()
     began = time.perf_counter()

@@ -142,7 +142,7 @@ class _Collectives:
         next(self._left)
         try:
             yield
-        except BaseException:  # the others have it as well
+        except BaseException:  # the group is broken, or all know who has failed
             self._left = iter(())
             raise
 

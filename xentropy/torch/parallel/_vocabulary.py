@@ -109,19 +109,18 @@ def vocab_parallel_cross_entropy(
         The shards do not make up a range of classes; numbers of rows, labels, sample weights or
         options differ between ranks. On every rank.
     RuntimeError
-        Another rank has failed, by an argument of its own that is wrong or in its share of the work
-        (no memory): that rank raises its own error, all others one that names it, and the group is
-        as before. In backward no rank hears of others. That of torch if a rank is gone. In the
-        derivative of a gradient (create_graph=True), which there is in a group of one only.
+        Another rank has failed, by a wrong argument of its own or for want of memory, say: that
+        rank raises its own error, all others one that names it, and the group is as before. In
+        backward no rank hears of others. If a rank is gone, the error is torch's. A gradient
+        (create_graph=True) is differentiated: only a group of one has that derivative.
 
     Notes
     -----
-    The collective is one all-gather of 2 float64 numbers a row, and one that tells whether the rank
-    has failed; one more a row with `weight` or probabilities, one more with `label_smoothing`.
-    Another, of 7 numbers a rank, tells whether the ranks belong together; it is under way while the
-    logits are read. Formulas that exchange the
-    maximum, the sum of exponentials and the logit of the label take three collectives, each after
-    the other.
+    The collective is one all-gather of 2 float64 numbers a row, and of one number that tells
+    whether the rank has failed; of one more a row with `weight` or probabilities, and one more with
+    `label_smoothing`. Another all-gather, of 7 numbers a rank, tells whether the ranks belong
+    together; it is under way while the logits are read. Formulas that exchange the maximum, the sum
+    of exponentials and the logit of the label take three collectives, each after the other.
 
     Each rank keeps its logits and some float64 numbers a row for backward, which reads the logits
     and writes their gradient once.
