@@ -36,14 +36,15 @@ cdef extern from *:
       return false;
     #endif
     }
-    // How long the thread has worked since then. Waits for a disk count: they do not tell that
-    // others have the cores.
+    // How long the thread has worked since then, at most the time that has passed: the two clocks
+    // differ by some microseconds. Waits for a disk count: they do not tell that others have the
+    // cores.
     static inline double xentropy_worked(const XentropyClock* begun, bool brief) {
       const XentropyClock now = xentropy_clock(brief);
       const double passed = now.passed - begun->passed;
       if (!now.fine || !begun->fine) return passed;
       const double worked = now.processor - begun->processor;
-      return passed - worked > 5e-5 && xentropy_waited() ? passed : worked;
+      return worked > passed || (passed - worked > 5e-5 && xentropy_waited()) ? passed : worked;
     }
     static inline Py_ssize_t xentropy_fetch_add(Py_ssize_t* at, Py_ssize_t n) {
       return __atomic_fetch_add(at, n, __ATOMIC_RELAXED);
