@@ -15,26 +15,12 @@
 //
 // Lanes are independent: no bit of a row depends on its neighbours or on its layout.
 #pragma once
+#include "common/lanes.h"
 #include "common/statistics.h"
 #include "common/workspace.h"
-#include "simd/trees.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
-
-// An integer as wide as T, and vectors of them in memory.
-template <class T>
-using LaneInt = decltype(IntVec<T>{}[0] + 0);
-template <class T>
-XENTROPY_INLINE IntVec<T> load_integers(const LaneInt<T>* p) {
-  IntVec<T> v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-template <class T>
-XENTROPY_INLINE void store_integers(LaneInt<T>* p, IntVec<T> v) {
-  __builtin_memcpy(p, &v, sizeof v);
-}
 
 // The sums of step 3, a row a lane, and the exp of the maximum.
 template <class T>
@@ -42,14 +28,6 @@ struct LaneMoments {
   LaneTotal<T> tail, distance, square;  // as in StatisticsSums
   Vec<T> e_peak;
 };
-
-constexpr size_t kBatchBytes = 16 << 10, kBatchRows = 128;
-template <class T>
-XENTROPY_INLINE size_t batch_rows(size_t classes) {
-  constexpr size_t L = kLanes<T>;
-  const size_t n = kBatchBytes / sizeof(T) / classes / L * L;
-  return n < L ? L : n > kBatchRows ? kBatchRows : n;
-}
 
 // A batch of rows between the steps: numbers of rows, and of vectors of kLanes<T> rows.
 template <class T>
@@ -117,18 +95,6 @@ struct LaneRanks {
   }
 };
 
-// The sum of n vectors, at most 4.
-template <class V, size_t n>
-XENTROPY_INLINE V sum_of_few(const V (&v)[n]) {
-  if constexpr (n == 4) {
-    return (v[0] + v[1]) + (v[2] + v[3]);
-  } else {
-    V sum = v[0];
-    for (size_t q = 1; q < n; ++q) sum += v[q];
-    return sum;
-  }
-}
-
 // Adds kClasses classes, at most 4. Products with the distance are rounded before they are added:
 // in a fused operation exps below kMinExactExp, which differ between tiers, would decide ties.
 template <size_t kClasses, class T, class Exp>
@@ -159,12 +125,6 @@ LaneMoments<T> sum_lanes(const T* columns, size_t classes, const Exp& exp, Vec<T
   sums.e_peak = exp(peak, anchor);
   return sums;
 }
-
-// The lanes of half h as float64; float64 has no second half.
-XENTROPY_INLINE VD half_of(VF v, size_t h) { return h ? widen_upper(v) : widen_lower(v); }
-XENTROPY_INLINE VD half_of(VD v, size_t) { return v; }
-XENTROPY_INLINE VD half_of(const LaneTotal<float>& t, size_t h) { return h ? t.upper : t.lower; }
-XENTROPY_INLINE VD half_of(const LaneTotal<double>& t, size_t) { return t.lanes + t.lost; }
 
 // Step 4 for the kLanes<double> rows at r, which are i in the batch. Returns where the numbers are
 // right.
