@@ -26,6 +26,7 @@ cdef struct Exchange:
 cdef enum:
     DL_MAJOR = 1
     DL_CPU = 1
+    DL_FLOAT = 2
     MOST_DIMENSIONS = 32
 
 
@@ -58,15 +59,7 @@ cdef object exchanged_one(object tensor, Exchange* table, cnp.dtype dtype):
     cdef cnp.npy_intp[MOST_DIMENSIONS] shape, strides
     cdef cnp.ndarray array
     cdef int d
-    try:
-        table.dltensor_from_py_object_no_sync(<void*>tensor, &t)
-    except Exception:  # sparse, or without memory
-        return None
-    if t.data == NULL or t.device_type != DL_CPU or t.ndim > MOST_DIMENSIONS:
-        return None
-    if t.strides == NULL and t.ndim:  # before DLPack 1.2: contiguous
-        return None
-    if t.bits * t.lanes != 8 * dtype.itemsize:
+    if not describe_tensor(tensor, table, &t) or t.bits * t.lanes != 8 * dtype.itemsize:
         return None
     for d in range(t.ndim):
         shape[d], strides[d] = t.shape[d], t.strides[d] * dtype.itemsize
@@ -77,3 +70,56 @@ cdef object exchanged_one(object tensor, Exchange* table, cnp.dtype dtype):
     )
     cnp.set_array_base(array, tensor)
     return array
+
+
+cdef bint describe_tensor(object tensor, Exchange* table, DLTensor* t):
+    """Can the memory of this tensor be had? *t says where it is."""
+    try:
+        table.dltensor_from_py_object_no_sync(<void*>tensor, t)
+    except Exception:  # sparse, or without memory
+        return False
+    if t.data == NULL or t.device_type != DL_CPU or t.ndim > MOST_DIMENSIONS:
+        return False
+    return t.strides != NULL or t.ndim == 0  # before DLPack 1.2: contiguous
+
+
+cdef void* place_of(object tensor, object exchange, int* bits):
+    """Where the one number of a tensor of float32 or float64 is, and its size; NULL if it has none.
+
+    Torch's own .item() takes 2 us, of the 35 of a step on 32 x 10 logits.
+    """
+    cdef DLTensor t
+    cdef Exchange* table
+    if exchange is None:
+        return NULL
+    table = <Exchange*>PyCapsule_GetPointer(exchange, "dlpack_exchange_api")
+    if table.major != DL_MAJOR or table.dltensor_from_py_object_no_sync == NULL:
+        return NULL
+    if tensor.is_neg() or not describe_tensor(tensor, table, &t) or t.ndim or t.lanes != 1:
+        return NULL
+    if t.type_code != DL_FLOAT or (t.bits != 32 and t.bits != 64):
+        return NULL
+    bits[0] = t.bits
+    return t.data + t.byte_offset
+
+
+def number_of(tensor, exchange):
+    """The number in a tensor of shape () and type float32 or float64; None if it cannot be had."""
+    cdef int bits
+    cdef void* place = place_of(tensor, exchange, &bits)
+    if place == NULL:
+        return None
+    return (<float*>place)[0] if bits == 32 else (<double*>place)[0]
+
+
+def put_number(tensor, exchange, double value):
+    """Store a number there, rounded, inf where it is too large; False if it cannot be done."""
+    cdef int bits
+    cdef void* place = place_of(tensor, exchange, &bits)
+    if place == NULL:
+        return False
+    if bits == 32:
+        (<float*>place)[0] = <float>value
+    else:
+        (<double*>place)[0] = value
+    return True

@@ -34,6 +34,9 @@ DTYPES = {
 if bfloat16 is not None:
     DTYPES[torch.bfloat16] = np.dtype(bfloat16)
 
+# Tensors of one number, to make others like them: the fastest way to a tensor.
+LIKE: dict[torch.dtype, torch.Tensor] = {}
+
 # Gradients smaller than this are allocated by torch: to wrap an array takes 2 us more. Larger ones
 # are allocated by the kernels, which reuse the memory of a freed result (_results.pxi).
 SMALL_BYTES = 1 << 20
@@ -67,7 +70,22 @@ def loss_tensor(loss, dtype):
     """A loss of the kernels, a number or an array, as a tensor of this dtype."""
     if isinstance(loss, np.ndarray):
         return torch.from_numpy(loss).to(dtype)
-    return torch.scalar_tensor(loss, dtype=dtype, device=CPU)  # whatever the default device is
+    like = LIKE.get(dtype)
+    if like is not None:
+        result = torch.empty_like(like)
+        if _kernels.put_number(result, EXCHANGE, loss):
+            return result
+    # On the CPU, whatever the default device is; by float64, as too large a number is inf then.
+    result = torch.scalar_tensor(loss, dtype=torch.float64, device=CPU).to(dtype)
+    if dtype not in BITS16:
+        LIKE[dtype] = torch.empty_like(result)
+    return result
+
+
+def number(tensor):
+    """The number in a tensor of one."""
+    value = _kernels.number_of(tensor, EXCHANGE)
+    return tensor.item() if value is None else value
 
 
 def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=False):
@@ -81,7 +99,7 @@ def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=Fal
     if with_grad and out is None and logits.nbytes < SMALL_BYTES and logits.is_contiguous():
         out = torch.empty_like(logits)
     if upstream is not None:
-        upstream = array(upstream) if upstream.dim() else upstream.item()
+        upstream = array(upstream) if upstream.dim() else number(upstream)
     x, target, weight, sample_weight, place = arrays((*tensors, out))
     call = with_grad, x, target, weight, sample_weight, options, upstream, place
     result = _kernels.compute_cross_entropy(*call, checked=trusted)

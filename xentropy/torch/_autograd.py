@@ -20,7 +20,7 @@ from torch.autograd.graph import increment_version
 
 from .._softmax import log_softmax
 from . import _operator
-from ._arrays import BITS16, array, compute, loss_tensor
+from ._arrays import BITS16, array, compute, loss_tensor, number
 from ._formula import capped, formula
 from ._routing import direct_apply
 
@@ -79,7 +79,7 @@ class CrossEntropy(torch.autograd.Function):
         logits, target, kept, *weights = ctx.saved_tensors
         derivable = torch.is_grad_enabled()  # create_graph
         given = kept is not None and not derivable and not graph_is_retained()
-        whole = given and upstream.item() == 1
+        whole = given and number(upstream) == 1
         for_logits, for_target, _ = ctx.needs_input_grad
         if whole and not for_target:
             return kept, None, None

@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from .. import _check
 from .._distillation._call import Call, computed, options_of
 from .._kernels import LARGEST_SCALE, LEAST_SCALE
-from ._arrays import BITS16, SMALL_BYTES, array, loss_tensor, tensor
+from ._arrays import BITS16, SMALL_BYTES, array, loss_tensor, number, tensor
 from ._autograd import graph_is_retained
 from ._operator import one_by_one
 from ._routing import on_kernels
@@ -144,7 +144,7 @@ def distillation_loss_backward(
     options = with_numbers(options, names, numbers)
     call = _call((logits, teacher, index, sample_weight), options)
     call = call.swapped() if of_teacher else call
-    given = array(upstream) if upstream.dim() else upstream.item()
+    given = array(upstream) if upstream.dim() else number(upstream)
     call = call._replace(upstream=given)
     return _with_gradient(call, array(index), missing, teacher if of_teacher else logits)[1]
 
@@ -194,14 +194,14 @@ def _rounds_twice(kept: Tensor, upstream: Tensor) -> bool:
     """Is the kept gradient one of 16 bits, and not what is wanted? It is computed anew then."""
     if kept.dtype not in BITS16:
         return False
-    return not on_kernels(upstream) or upstream.item() != 1
+    return not on_kernels(upstream) or number(upstream) != 1
 
 
 def _times(kept: Tensor, upstream: Tensor) -> Tensor:
     """The kept gradient times the upstream one; a retained graph keeps it as it is."""
     if graph_is_retained() or not on_kernels(upstream):
         return kept * upstream.to(kept.dtype)
-    return kept if upstream.item() == 1 else kept.mul_(upstream)
+    return kept if number(upstream) == 1 else kept.mul_(upstream)
 
 
 def _differentiable(

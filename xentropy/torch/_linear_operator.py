@@ -22,7 +22,7 @@ from .._kernels import make_options
 from .._linear import computed, loss_of
 from .._linear._arguments import PARAMETERS, checked
 from . import _operator
-from ._arrays import array, loss_tensor, tensor
+from ._arrays import array, loss_tensor, number, tensor
 from ._autograd import graph_is_retained
 from ._linear_products import kind_of
 from ._routing import on_kernels
@@ -203,7 +203,7 @@ def _times(kept: Tensor, upstream: Tensor, like: Tensor | None) -> Tensor:
     dtype = kept.dtype if like is None else like.dtype
     if graph_is_retained() or not on_kernels(upstream):
         return (kept * upstream.to(kept.dtype)).to(dtype)
-    return (kept if upstream.item() == 1 else kept.mul_(upstream)).to(dtype)
+    return (kept if number(upstream) == 1 else kept.mul_(upstream)).to(dtype)
 
 
 def _differentiable(
