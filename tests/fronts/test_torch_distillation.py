@@ -84,6 +84,18 @@ def test_backward_twice_on_a_retained_graph():
     assert torch.allclose(x.grad, 4 * first)
 
 
+def test_rows_that_do_not_count_get_0_of_an_infinite_upstream_gradient_too():
+    x, y = pair()
+    weight = torch.ones(len(x))
+    weight[::2] = 0
+    for retained in (False, True):
+        x.grad = None
+        loss = distillation_loss(x, y, sample_weight=weight)
+        loss.backward(torch.tensor(torch.inf), retained)
+        assert (x.grad[::2] == 0).all()
+        assert not x.grad[1::2].isfinite().any()
+
+
 def test_weights_and_options():
     x, y = pair()
     weights = torch.arange(13) % 3

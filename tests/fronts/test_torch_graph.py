@@ -70,6 +70,24 @@ def test_in_16_bits_the_upstream_gradient_comes_before_the_rounding(calls, dtype
     assert calls[1][1] == calls[0][1] == x.grad.data_ptr()  # into the memory that was kept
 
 
+@pytest.mark.parametrize("retained", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS + BITS16, ids=str)
+def test_rows_that_do_not_count_get_0_of_an_infinite_upstream_gradient_too(
+    dtype, inplace, retained
+):
+    x, y = logits_and_labels(8, 5, dtype=dtype)
+    y[::2] = -100
+    found = []
+    for call in (lambda: cross_entropy(1 * x, y, inplace=inplace), lambda: F.cross_entropy(x, y)):
+        x.grad = None
+        call().backward(torch.tensor(torch.inf, dtype=dtype), retain_graph=retained)
+        found.append(x.grad)
+    for gradient in found:
+        assert (gradient[::2] == 0).all()
+        assert not gradient[1::2].isfinite().any()
+
+
 @pytest.mark.parametrize("dtype", FLOATS + BITS16, ids=str)
 @pytest.mark.parametrize("upstream", [1.0, 3.0])
 def test_a_retained_graph_gives_the_same_again_whatever_became_of_the_first(dtype, upstream):

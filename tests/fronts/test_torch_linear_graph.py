@@ -95,3 +95,13 @@ def test_autocast():
     assert [t.dtype for t in ours] == [t.dtype for t in theirs] == [torch.float32] * 4
     for a, t in zip(ours, theirs, strict=True):
         assert (a - t).abs().max() <= 4 * torch.finfo(torch.bfloat16).eps * t.abs().max()
+
+
+def test_rows_that_do_not_count_get_0_of_an_infinite_upstream_gradient_too():
+    hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    target = torch.tensor([0, -100, 1, -100, 2, 4])
+    for retained in (False, True):
+        hidden.grad = None
+        xt.linear_cross_entropy(hidden, weight, target).backward(torch.tensor(torch.inf), retained)
+        assert (hidden.grad[target < 0] == 0).all()
+        assert not hidden.grad[target >= 0].isfinite().any()

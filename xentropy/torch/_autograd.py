@@ -96,6 +96,19 @@ class CrossEntropy(torch.autograd.Function):
 apply = direct_apply(CrossEntropy)
 
 
+def times(kept, upstream, given):
+    """The kept gradient times the upstream one, in its memory if that is `given` up.
+
+    0, the gradient of rows that do not count, stays 0 whatever the upstream gradient is.
+    """
+    factor = number(upstream)
+    if given and factor == 1:
+        return kept
+    if math.isfinite(factor):
+        return kept.mul_(upstream) if given else kept * upstream.to(kept.dtype)
+    return (kept * upstream.to(kept.dtype)).masked_fill_(kept == 0, 0)
+
+
 def _of_logits(ctx, tensors, kept, given, upstream):
     """The gradient in the logits, made of the kept one if that is `given` up.
 
@@ -104,10 +117,8 @@ def _of_logits(ctx, tensors, kept, given, upstream):
     which saves small float16 gradients from underflow, must precede the rounding.
     """
     logits = tensors[0]  # None if overwritten
-    if given and (logits is None or logits.dtype not in BITS16):
-        return kept.mul_(upstream)
-    if logits is None:
-        return kept * upstream.to(kept.dtype)
+    if logits is None or (given and logits.dtype not in BITS16):
+        return times(kept, upstream, given)
     if ctx.inplace and not graph_is_retained():
         kept = logits.detach()
         compute(True, tensors, ctx.options, upstream, kept)

@@ -14,7 +14,7 @@ from .. import _check
 from .._distillation._call import Call, computed, options_of
 from .._kernels import LARGEST_SCALE, LEAST_SCALE
 from ._arrays import BITS16, SMALL_BYTES, array, loss_tensor, number, tensor
-from ._autograd import graph_is_retained
+from ._autograd import graph_is_retained, times
 from ._operator import one_by_one
 from ._routing import on_kernels
 from ._softmax_autograd import wide
@@ -199,9 +199,9 @@ def _rounds_twice(kept: Tensor, upstream: Tensor) -> bool:
 
 def _times(kept: Tensor, upstream: Tensor) -> Tensor:
     """The kept gradient times the upstream one; a retained graph keeps it as it is."""
-    if graph_is_retained() or not on_kernels(upstream):
+    if not on_kernels(upstream):
         return kept * upstream.to(kept.dtype)
-    return kept if number(upstream) == 1 else kept.mul_(upstream)
+    return times(kept, upstream, not graph_is_retained())
 
 
 def _differentiable(

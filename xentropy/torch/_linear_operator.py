@@ -22,8 +22,8 @@ from .._kernels import make_options
 from .._linear import computed, loss_of
 from .._linear._arguments import PARAMETERS, checked
 from . import _operator
-from ._arrays import array, loss_tensor, number, tensor
-from ._autograd import graph_is_retained
+from ._arrays import array, loss_tensor, tensor
+from ._autograd import graph_is_retained, times
 from ._linear_products import kind_of
 from ._routing import on_kernels
 
@@ -201,9 +201,9 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
 def _times(kept: Tensor, upstream: Tensor, like: Tensor | None) -> Tensor:
     """A kept gradient times the upstream one; a retained graph keeps it as it is."""
     dtype = kept.dtype if like is None else like.dtype
-    if graph_is_retained() or not on_kernels(upstream):
+    if not on_kernels(upstream):
         return (kept * upstream.to(kept.dtype)).to(dtype)
-    return (kept if number(upstream) == 1 else kept.mul_(upstream)).to(dtype)
+    return times(kept, upstream, not graph_is_retained()).to(dtype)
 
 
 def _differentiable(
