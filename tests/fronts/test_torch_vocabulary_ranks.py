@@ -105,6 +105,8 @@ def assert_dtensors(every):
             assert "must be placed" in found[name][1], name
         assert "offset of its own" in found["group"][1]
         assert found["target"][0] is TypeError
+    kinds = [found["replicated on the last"][0] for found in every]
+    assert kinds == [RuntimeError] * (len(every) - 1) + [ValueError]
 
 
 def assert_layers(every):
@@ -230,10 +232,10 @@ def test_a_rank_that_fails_says_so_to_the_others(tmp_path):
     """Whenever it is; and the group is as good as before."""
     every = ranks.run(failing_ranks.every_failure, 2, tmp_path, 2)
     failure = RuntimeError, "the loss has failed on rank 1 of the group"
-    for name, (*_, reaches) in failing_ranks.CASES.items():
+    for name, fails in failing_ranks.CASES.items():
         with case(name):
-            assert every[1][name] == (MemoryError, "none is left")
-            assert every[0][name] == (failure if reaches else (None, ""))
+            assert every[1][name] == (fails.error, "none is left")
+            assert every[0][name] == (failure if fails.reaches else (None, ""))
             assert [found[name, "after"] for found in every] == [(None, "")] * 2
 
 

@@ -70,7 +70,7 @@ def in_shards(logits, target, first, sizes, upstream=1.0, **options):
     numbers = [_exchange.numbers(*each) for each in zip(shards, parts, strict=True)]
     gradient, losses = np.full_like(logits, np.nan), []
     for rank, (shard, part) in enumerate(zip(shards, parts, strict=True)):
-        agreed = _exchange.agreed(shard, np.stack(headers))
+        agreed = _exchange.shards_of(shard, np.stack(headers))
         every = _exchange.parts(shard, agreed, np.stack(numbers))
         whole = _shards.whole_of(shard, every, agreed.classes, rank)
         losses.append(_shards.reduced(shard, whole, empty_mean))

@@ -266,7 +266,9 @@ def dtensors(rank, ranks):
     found = {"loss": of.detach(), "gradient": x.grad.full_tensor()}
     found["dense"] = loss(x, distribute_tensor(dense, mesh, [Shard(1)])).detach()
     found["local"] = loss(x, target).detach()
-    found["replicated"] = _error(loss, distribute_tensor(logits, mesh, [Replicate()]), target)
+    whole = distribute_tensor(logits, mesh, [Replicate()])
+    found["replicated"] = _error(loss, whole, target)
+    found["replicated on the last"] = _error(loss, whole if rank == ranks - 1 else x, target)
     found["rows"] = _error(loss, distribute_tensor(logits, mesh, [Shard(0)]), target)
     found["labels"] = _error(loss, x, distribute_tensor(target, mesh, [Shard(0)]))
     found["group"] = _error(loss, x, target, offset=0)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._kernels import Options
 from .. import _numbers
+from ._group import Collectives
 
 Backward = Callable[[Any, Any, Tensor], tuple[Tensor | None, ...]]
 
@@ -27,6 +28,8 @@ def check_derived(names: Any, tensors: tuple[Any, ...], options: Options) -> Non
 def first_derivative(name: str, instead: str) -> Callable[[Backward], Any]:
     """Decorates a backward(ctx, saved tensors, upstream): who derives its gradients gets an error.
 
+    `ctx.later` are the group and the collectives of backward, in which `ctx.ranks` takes part.
+
     `once_differentiable` of torch takes them for constants if the upstream gradient is one. Saved
     tensors are unpacked once, as torch.utils.checkpoint wants it.
     """
@@ -38,10 +41,11 @@ def first_derivative(name: str, instead: str) -> Callable[[Backward], Any]:
     def decorate(backward: Backward) -> Any:
         @functools.wraps(backward)
         def once(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-            saved = ctx.saved_tensors
-            sources = upstream, *(t for t in saved if t is not None)
-            with torch.no_grad():
-                found = backward(ctx, saved, upstream)
+            with Collectives(*ctx.later) as ctx.ranks:
+                saved = ctx.saved_tensors
+                sources = upstream, *(t for t in saved if t is not None)
+                with torch.no_grad():
+                    found = backward(ctx, saved, upstream)
             if not torch.is_grad_enabled():
                 return found
             given = [gradient for gradient in found if gradient is not None]

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._routing import PLAIN
 
 Axes = dict[str, Any]  # along which each is sharded; None: replicated
+LOCAL = "; its to_local() is taken as the rank's own"
 
 
 def has_dtensors(tensors: tuple[Any, ...]) -> bool:
@@ -21,10 +22,21 @@ def has_dtensors(tensors: tuple[Any, ...]) -> bool:
     return any(isinstance(tensor, DTensor) for tensor in tensors)
 
 
+def group_of(tensors: tuple[Any, ...], given: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
+    """That of the first DTensor, or the one that is given."""
+    for tensor in tensors:
+        if has_dtensors((tensor,)):
+            mesh = tensor.device_mesh
+            if mesh.ndim != 1:
+                raise ValueError(f"DTensors must be on a mesh of one dimension, not {mesh}{LOCAL}")
+            return mesh.get_group()
+    return given
+
+
 def local_tensors(
     named: dict[str, Any], axes: Axes, shard: str, group: dist.ProcessGroup | None, offset: Any
-) -> tuple[tuple[Any, ...], dist.ProcessGroup, int]:
-    """The tensors of this rank, the group, and the first class, of which `shard` tells."""
+) -> tuple[tuple[Any, ...], int]:
+    """The tensors of this rank, and the first class, of which `shard` tells."""
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     whole = named[shard]
@@ -40,19 +52,18 @@ def local_tensors(
         local.append(_local(name, tensor, wanted, mesh, shard))
     classes = whole.shape[axes[shard]]
     size = -(-classes // mesh.size())  # as torch.chunk has it
-    return tuple(local), mesh.get_group(), min(mesh.get_local_rank() * size, classes)
+    return tuple(local), min(mesh.get_local_rank() * size, classes)
 
 
 def _local(name: str, tensor: Any, wanted: Any, mesh: Any, shard: str) -> Any:
-    """The local tensor of a DTensor that is placed as wanted, on a mesh of one dimension."""
+    """The local tensor of a DTensor that is placed as wanted."""
     if not has_dtensors((tensor,)):
         return tensor
     if tensor.device_mesh != mesh:
         raise ValueError(f"{name} is on another mesh than {shard}: {tensor.device_mesh}")
-    if mesh.ndim != 1 or tuple(tensor.placements) != (wanted,):
+    if tuple(tensor.placements) != (wanted,):
         raise ValueError(
-            f"{name} must be placed ({wanted},) on a mesh of one dimension, "
-            f"not {tuple(tensor.placements)} on {mesh}; its to_local() is taken as the rank's own"
+            f"{name} must be placed ({wanted},), not {tuple(tensor.placements)} on {mesh}{LOCAL}"
         )
     return tensor.to_local()
 

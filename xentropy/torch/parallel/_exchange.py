@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._kernels import Options, label_error
+from ._group import Collectives
 from ._shards import Part, Shard
 
 # Of the header: the first class of the shard, how many it has, the sum of their weights, how many
@@ -78,11 +79,14 @@ class Shards(NamedTuple):
         return int(self.sizes.sum())
 
 
-def agreed(shard: Shard, headers: Any) -> Shards:
-    """The shards, once it is certain that they belong together, and labels that are classes.
+def agreed(shard: Shard, ranks: Collectives, headers: Any) -> Shards:
+    """The shards, once it is certain that they belong together, and labels that are classes."""
+    with ranks.known_to_all(ValueError, IndexError):
+        return shards_of(shard, headers)
 
-    Every rank raises the same error.
-    """
+
+def shards_of(shard: Shard, headers: Any) -> Shards:
+    """The same. Every rank raises the same ValueError or IndexError."""
     rows = headers[:, ROWS].astype(np.int64)
     if (other := rows != rows[0]).any():
         rank = other.argmax()

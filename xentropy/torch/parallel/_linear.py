@@ -18,9 +18,9 @@ from .._linear import linear_cross_entropy
 from .._linear_products import TorchProducts, numpy_multiplies
 from . import _exchange, _shards
 from ._derivatives import check_derived, first_derivative
-from ._dtensor import has_dtensors, local_tensors
-from ._group import exchanged, size_of
-from ._linear_chunks import Agreed, Batch, ShardedLoss, run
+from ._dtensor import group_of, has_dtensors, local_tensors
+from ._group import Collectives
+from ._linear_chunks import Agreed, Batch, ShardedLoss, first_step, planned, run
 from ._vocabulary import (
     check_offset,
     check_one,
@@ -28,6 +28,7 @@ from ._vocabulary import (
     is_dense,
     options_of,
     plain,
+    torchs_words,
 )
 
 NAMES = "hidden", "weight_shard", "bias_shard", "target", "weight", "sample_weight"
@@ -96,9 +97,9 @@ def vocab_parallel_linear_cross_entropy(
     Raises
     ------
     TypeError, ValueError, IndexError, RuntimeError
-        As `vocab_parallel_cross_entropy`. If a rank fails in a chunk, the others raise at their
-        next all-gather; in backward (reduction="none"), if `hidden` requires a gradient. A rank
-        that fails after its last all-gather fails alone.
+        As `vocab_parallel_cross_entropy`. If a rank fails, the others raise at their next
+        all-gather; so they do in backward (reduction="none"), if `hidden` requires a gradient. A
+        rank that fails after its last all-gather fails alone.
 
     Notes
     -----
@@ -126,18 +127,20 @@ def vocab_parallel_linear_cross_entropy(
     >>> f"{loss.item():.6f}", hidden.grad.shape
     ('1.006409', torch.Size([3, 2]))
     """
-    options = options_of({"axis": 1, **locals()})
     tensors: tuple[Any, ...] = hidden, weight_shard, bias_shard, target, weight, sample_weight
-    if has_dtensors(tensors):
-        axes = None, 0, 0, hidden.dim() - 1 if is_dense(target) else None, 0, None
-        named, places = (dict(zip(NAMES, each, strict=True)) for each in (tensors, axes))
-        tensors, group, offset = local_tensors(named, places, NAMES[1], group, offset)
-    derived = torch.is_grad_enabled()
-    call = _Call(tensors, options, empty_mean, logits_bytes, group, offset, derived)
-    if size_of(group) == 1:
-        return _alone(call)
-    loss: Tensor = _LinearVocabParallel.apply(*tensors[:3], call)
-    return loss
+    members = group_of((weight_shard, *tensors), group)
+    with Collectives(members, [_exchange.HEADER]) as ranks:
+        options = options_of({"axis": 1, **locals()})
+        if has_dtensors(tensors):
+            axes = None, 0, 0, hidden.dim() - 1 if is_dense(target) else None, 0, None
+            named, places = (dict(zip(NAMES, each, strict=True)) for each in (tensors, axes))
+            tensors, offset = local_tensors(named, places, NAMES[1], group, offset)
+        derived = torch.is_grad_enabled()
+        call = _Call(tensors, options, empty_mean, logits_bytes, offset, derived)
+        if ranks.size == 1:
+            return _alone(call)
+        loss: Tensor = _LinearVocabParallel.apply(*tensors[:3], call, ranks)
+        return loss
 
 
 class _Call(NamedTuple):
@@ -145,7 +148,6 @@ class _Call(NamedTuple):
     options: Options
     empty_mean: float
     logits_bytes: int | None
-    group: dist.ProcessGroup | None
     offset: Any
     derived: bool  # are gradients enabled?
 
@@ -169,17 +171,22 @@ def _alone(call: _Call) -> Tensor:
 
 
 class _LinearVocabParallel(torch.autograd.Function):
-    """apply(*layer, call); gradients come with the loss, but of "none"."""
+    """apply(*layer, call, ranks); gradients come with the loss, but of "none"."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, *others: Any) -> Tensor:
-        call = others[-1]
+        *_, call, ranks = others
         ctx.call = call._replace(tensors=())
         pairs = zip(PARAMETERS, ctx.needs_input_grad, strict=False)
         ctx.wanted = tuple(name for name, needed in pairs if needed and call.derived)
-        batch, agreed = _agreed(call, ctx.wanted)
         later = call.options.reduction == "none"
-        loss = ShardedLoss(batch, agreed, () if later else ctx.wanted)
+        now = () if later else ctx.wanted
+        batch, agreed = _agreed(call, ranks, ctx.wanted, now)
+        ctx.later = None, ()
+        if later and "input" in ctx.wanted:
+            sums = planned(batch, agreed.at_a_time, gathers=False, sums=True)
+            ctx.later = ranks.group, sums
+        loss = ShardedLoss(batch, agreed, ranks, now)
         kept = run(loss)
         ctx.numbers = agreed, loss.numbers if later else []
         ctx.save_for_backward(*call.tensors, *kept.values())  # all is freed after backward
@@ -194,38 +201,48 @@ class _LinearVocabParallel(torch.autograd.Function):
         if call.options.reduction == "none":
             agreed, numbers = ctx.numbers
             upstreams = array(upstream.double())
-            found = run(ShardedLoss(_batch(call), agreed, ctx.wanted, numbers, upstreams))
+            batch = _batch(call, ctx.ranks.rank)
+            found = run(ShardedLoss(batch, agreed, ctx.ranks, ctx.wanted, numbers, upstreams))
         else:
             kept = zip(ctx.wanted, saved[len(NAMES) :], strict=True)
             found = {name: each * upstream.to(each.dtype) for name, each in kept}
         like = dict(zip(PARAMETERS, call.tensors, strict=False))
-        return *(found[n].to(like[n].dtype) if n in found else None for n in PARAMETERS), None
+        return *(found[n].to(like[n].dtype) if n in found else None for n in PARAMETERS), None, None
 
 
-def _agreed(call: _Call, wanted: tuple[str, ...]) -> tuple[Batch, Agreed]:
+def _agreed(
+    call: _Call, ranks: Collectives, wanted: tuple[str, ...], now: tuple[str, ...]
+) -> tuple[Batch, Agreed]:
     """The batch of this rank, and what it has to know of the others."""
-    headers, batch = exchanged(lambda: _prepared(call, wanted), _exchange.HEADER, call.group)
-    found = headers()
-    shards = _exchange.agreed(batch.shard, found)
-    at_a_time = int(found[:, _exchange.AT_A_TIME].min())
-    return batch, Agreed(shards, _divisor(batch), at_a_time)
+    with torchs_words():
+        batch, header = _prepared(call, ranks.rank, wanted)
+    shard, sums = batch.shard, "input" in now
+    weighs = _weighs(shard)
+    ranks.plan([1 + shard.rows] if weighs else [])
+    headers = ranks.gathered(header)
+    at_a_time = int(headers[:, _exchange.AT_A_TIME].min())
+    ranks.plan(first_step(batch, at_a_time, sums=sums))
+    shards = _exchange.agreed(shard, ranks, headers)
+    steps = planned(batch, at_a_time, gathers=True, sums=sums)
+    divisor = _divisor(batch, ranks) if weighs else _shards.divisor(shard, np.ones((1, shard.rows)))
+    ranks.plan(steps[1:])
+    return batch, Agreed(shards, divisor, at_a_time)
 
 
-def _prepared(call: _Call, wanted: tuple[str, ...]) -> tuple[Any, Batch]:
-    """The header of this rank, of arguments that are valid here, and its batch."""
+def _prepared(call: _Call, rank: int, wanted: tuple[str, ...]) -> tuple[Batch, Any]:
+    """The batch of this rank, of arguments that are valid here, and its header."""
     check_tensors(NAMES, call.tensors, OPTIONAL)
     if call.derived:
         check_derived(NAMES[3:], call.tensors[3:], call.options)
-    batch = _batch(call)
-    given, shard = batch.arguments, batch.shard
+    batch = _batch(call, rank)
+    given = batch.arguments
     room = given.dtype, given.logits_bytes, wanted
-    n_counted = int(shard.counted.sum())
-    at_a_time = batch.kind.at_a_time(n_counted, given.linear_weight.shape, *room)  # type: ignore[arg-type]
+    at_a_time = batch.kind.at_a_time(batch.n_counted, given.linear_weight.shape, *room)  # type: ignore[arg-type]
     sums = given.input.shape[-1], given.dtype.name, "input" in wanted  # of the gradient in it
-    return _exchange.header(shard, batch.first, at_a_time, sums), batch
+    return batch, _exchange.header(batch.shard, batch.first, at_a_time, sums)
 
 
-def _batch(call: _Call) -> Batch:
+def _batch(call: _Call, rank: int) -> Batch:
     """The arguments, checked."""
     options = plain(call.options, call.tensors[0])
     terms = {name: getattr(options, name) for name in Options.NAMES} | {"axis": -1}
@@ -242,21 +259,20 @@ def _batch(call: _Call) -> Batch:
     nothing = np.broadcast_to(given.dtype.type(0), shape)
     rows = given.target, given.weight, given.sample_weight
     shard = _shards.Shard(nothing, *rows, given.options)
-    first = check_offset(call.offset, dist.get_rank(call.group), shard.classes)
+    first = check_offset(call.offset, rank, shard.classes)
     kind = NumpyProducts if numpy_multiplies() else TorchProducts
-    return Batch(given, shard, kind, first, call.group)
+    return Batch(given, shard, kind, first, int(shard.counted.sum()))
 
 
-def _divisor(batch: Batch) -> float:
-    """That of the mean; class weights of labels take an all-gather."""
-    shard = batch.shard
+def _weighs(shard: _shards.Shard) -> bool:
+    """Does the divisor of the mean take an all-gather, of class weights of labels?"""
     own_mean = shard.options.reduction == "mean" and shard.options.normalizer is None
-    if shard.weight is None or not shard.has_labels or not own_mean:
-        return _shards.divisor(shard, np.ones((1, shard.rows)))
+    return shard.weight is not None and shard.has_labels and own_mean
 
-    def mine() -> tuple[Any, None]:
-        masses = shard.masses_of(shard.labels_in(batch.first, shard.classes))
-        return np.concatenate([np.zeros(1), masses]), None
 
-    every, _ = exchanged(mine, 1 + shard.rows, batch.group)
-    return _shards.divisor(shard, every()[:, 1:])
+def _divisor(batch: Batch, ranks: Collectives) -> float:
+    """The sum of these weights."""
+    shard = batch.shard
+    masses = shard.masses_of(shard.labels_in(batch.first, shard.classes))
+    every = ranks.gathered(np.concatenate([np.zeros(1), masses]))
+    return _shards.divisor(shard, every[:, 1:])

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
 
 from ..._linear import _driver
 from ..._linear._arguments import Arguments
 from ..._linear._loss import BatchLoss
 from ..._linear._products import NumpyProducts
-from ..._linear._rows import Rows, index_of, n_rows
+from ..._linear._rows import CountedRows, Rows, index_of, n_rows
 from .._arrays import tensor
 from . import _exchange, _shards
-from ._group import check_failures, gathered, gathering, send_failure
+from ._group import Collectives, Step, Sum
 
 
 class Batch(NamedTuple):
@@ -28,7 +25,7 @@ class Batch(NamedTuple):
     shard: _shards.Shard  # with logits that take no memory
     kind: type[NumpyProducts]
     first: int  # class of this rank
-    group: dist.ProcessGroup | None
+    n_counted: int  # rows
 
 
 class Agreed(NamedTuple):
@@ -39,16 +36,31 @@ class Agreed(NamedTuple):
     at_a_time: int  # rows of a chunk
 
 
+def first_step(batch: Batch, at_a_time: int, *, sums: bool) -> list[Step]:
+    """The first of those that are `planned`: all that a rank needs to know to fail before it."""
+    rows = min(batch.n_counted, at_a_time)
+    if not rows:
+        return [1] if sums else []
+    return [_exchange.numbers_of_rows(batch.shard, rows)]
+
+
+def planned(batch: Batch, at_a_time: int, *, gathers: bool, sums: bool) -> list[Step]:
+    """The collectives of the chunks.
+
+    Of each an all-gather of `numbers`, and the sum of its rows of the gradient in the input; after
+    the sums, an all-gather that tells whether a rank has failed.
+    """
+    given, steps = batch.arguments, list[Step]()
+    for rows in CountedRows(batch.shard.counted).chunks(at_a_time):
+        if gathers:
+            steps.append(_exchange.numbers_of_rows(batch.shard, n_rows(rows)))
+        if sums:
+            steps.append(Sum((n_rows(_span(rows)), given.input.shape[-1]), given.dtype))
+    return [*steps, 1] if sums else steps
+
+
 def run(loss: ShardedLoss) -> dict[str, Tensor]:
-    """Fills in the loss; returns the wanted gradients by name. Errors reach all ranks."""
-    try:
-        return _run(loss)
-    except Exception:
-        loss.collectives.fail()
-        raise
-
-
-def _run(loss: ShardedLoss) -> dict[str, Tensor]:
+    """Fills in the loss; returns the wanted gradients by name."""
     batch, at_a_time, wanted = loss.batch, loss.agreed.at_a_time, loss.wanted
     given = batch.arguments
     places = {name: np.zeros(getattr(given, name).shape, given.dtype) for name in wanted}
@@ -56,7 +68,7 @@ def _run(loss: ShardedLoss) -> dict[str, Tensor]:
     one_chunk = loss.n_counted <= at_a_time
     with np.errstate(all="ignore"):
         multiplied = batch.kind(*layer, places, at_a_time, given.dtype, one_chunk=one_chunk)
-        products = _SummedProducts(multiplied, places, loss.collectives)
+        products = _SummedProducts(multiplied, places, loss.ranks)
         _driver.run(loss, products, at_a_time, wanted)
     return {name: tensor(place) for name, place in places.items()}
 
@@ -71,18 +83,18 @@ class ShardedLoss(BatchLoss):
         self,
         batch: Batch,
         agreed: Agreed,
+        ranks: Collectives,
         wanted: tuple[str, ...],
         numbers: list[tuple[_shards.Part, _shards.Whole]] | None = None,
         upstream: Any = None,
     ) -> None:
         a = batch.arguments
-        self.batch, self.agreed, self.wanted = batch, agreed, wanted
+        self.batch, self.agreed, self.ranks, self.wanted = batch, agreed, ranks, wanted
         self.numbers: list[tuple[_shards.Part, _shards.Whole]] = []  # of each chunk
         self._known = None if numbers is None else iter(numbers)
         classes = agreed.shards.classes if batch.shard.has_labels else batch.shard.classes
         rows = a.target, classes, a.weight, a.sample_weight, upstream
         super().__init__(*rows, a.options, a.empty_mean)
-        self.collectives = _Collectives(self, gathers=numbers is None, sums="input" in wanted)
 
     def _divisor(self, normalizer: float | None) -> float:
         return self.agreed.divisor
@@ -102,100 +114,31 @@ class ShardedLoss(BatchLoss):
             self.numbers.append((part, whole))
 
     def _gathered(self, shard: _shards.Shard) -> tuple[_shards.Part, _shards.Whole]:
-        shards, group = self.agreed.shards, self.batch.group
+        shards = self.agreed.shards
         part = _shards.part_of(shard, self.batch.first)
-        every = self.collectives.gathered(_exchange.numbers(shard, part))
+        every = self.ranks.gathered(_exchange.numbers(shard, part))
         parts = _exchange.parts(shard, shards, every)
-        return part, _shards.whole_of(shard, parts, shards.classes, dist.get_rank(group))
-
-
-class _Collectives:
-    """The collectives of a run, in the order in which every rank takes part in them.
-
-    Of each chunk an all-gather of `numbers`, and the sum of its rows of the gradient in the input;
-    after the sums, an all-gather that tells whether a rank has failed.
-    """
-
-    def __init__(self, loss: ShardedLoss, *, gathers: bool, sums: bool) -> None:
-        batch = loss.batch
-        like = batch.arguments.input
-        self._group, self._sums = batch.group, sums
-        self._row = np.zeros((1, like.shape[-1]), batch.arguments.dtype)
-        self._works: list[Any] = []
-        chunks = loss.chunks(loss.agreed.at_a_time)
-        self._left = self._planned(batch.shard, chunks, gathers)
-
-    def _planned(
-        self, shard: _shards.Shard, chunks: Iterator[Rows], gathers: bool
-    ) -> Iterator[tuple[bool, int]]:
-        """(is it an all-gather?, of how many numbers or rows)."""
-        for rows in chunks:
-            if gathers:
-                yield True, _exchange.numbers_of_rows(shard, n_rows(rows))
-            if self._sums:
-                yield False, n_rows(_span(rows))
-        if self._sums:
-            yield True, 1
-
-    @contextmanager
-    def _next(self) -> Iterator[None]:
-        next(self._left)
-        try:
-            yield
-        except BaseException:  # the group is broken, or all know who has failed
-            self._left = iter(())
-            raise
-
-    def gathered(self, numbers: Any) -> Any:
-        """The numbers of all ranks."""
-        with self._next():
-            every = gathered(numbers, self._group)
-            check_failures(every)
-            return every
-
-    def sum(self, rows: Tensor) -> None:
-        """Begin to add those of all ranks to these rows."""
-        with self._next():
-            self._works.append(dist.all_reduce(rows, group=self._group, async_op=True))
-
-    def finish(self) -> None:
-        """Wait for the sums."""
-        if not self._sums:
-            return
-        with self._next():
-            wait = gathering(np.zeros(1), self._group)
-            for work in self._works:
-                work.wait()
-            check_failures(wait())
-
-    def fail(self) -> None:
-        """Take part in what the others wait for, until they learn that this rank has failed."""
-        for is_gather, size in self._left:
-            if is_gather:
-                send_failure(size, self._group)
-                return
-            dist.all_reduce(tensor(self._row.repeat(size, axis=0)), group=self._group)
+        return part, _shards.whole_of(shard, parts, shards.classes, self.ranks.rank)
 
 
 class _SummedProducts:
     """Products of a layer; the gradient of the input is summed over ranks while others are made."""
 
-    def __init__(
-        self, products: NumpyProducts, places: dict[str, Any], collectives: _Collectives
-    ) -> None:
+    def __init__(self, products: NumpyProducts, places: dict[str, Any], ranks: Collectives) -> None:
         self.logits = products.logits
         self.grad_linear_weight = products.grad_linear_weight
         self.grad_linear_bias = products.grad_linear_bias
-        self._products, self._places, self._collectives = products, places, collectives
+        self._products, self._places, self._ranks = products, places, ranks
 
     def grad_input(self, rows: Any, grad_logits: Any) -> None:
         self._products.grad_input(rows, grad_logits)
         whole = self._places["input"]
-        self._collectives.sum(tensor(whole.reshape(-1, whole.shape[-1])[_span(rows)]))
+        self._ranks.sum(tensor(whole.reshape(-1, whole.shape[-1])[_span(rows)]))
 
     def finish(self) -> None:
         self._products.finish()
-        self._collectives.finish()
+        if "input" in self._places:
+            self._ranks.finish_sums()
 
 
 def _span(rows: Rows) -> slice:

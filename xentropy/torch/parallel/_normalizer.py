@@ -9,7 +9,7 @@ from torch import Tensor
 from ... import _check
 from ..._counted import counting_rows, row_weights
 from .._arrays import array
-from ._group import check_failures, gathered, send_failure, size_of
+from ._group import Collectives
 
 
 def global_normalizer(
@@ -75,18 +75,11 @@ def global_normalizer(
     2.0
     """
     device = target.device if isinstance(target, Tensor) else None
-    alone = size_of(group) == 1
-    try:
+    with Collectives(group, [1], "global_normalizer", device) as ranks:
         mine = _of_this_rank(target, ignore_index, sample_weight, weight, axis)
-    except Exception:
-        if not alone:  # the others would wait for it
-            send_failure(1, group, device)
-        raise
-    if alone:
-        return mine
-    every = gathered(np.array([mine]), group, device)
-    check_failures(every, "global_normalizer")
-    return math.fsum(every[:, 0])
+        if ranks.size == 1:
+            return mine
+        return math.fsum(ranks.gathered(np.array([mine]))[:, 0])
 
 
 def _of_this_rank(target, ignore_index, sample_weight, weight, axis):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +19,12 @@ from .. import _numbers
 from .._arrays import BITS16, array, loss_tensor, tensor
 from .._autograd import check_in_place, graph_is_retained
 from .._loss import cross_entropy
-from .._refusals import no_tensor
+from .._refusals import in_torchs_words, no_tensor
 from .._routing import PLAIN
 from . import _exchange, _shards
 from ._derivatives import check_derived, first_derivative
-from ._dtensor import Axes, axis_of, has_dtensors, local_tensors
-from ._group import attempted, exchanged, size_of
+from ._dtensor import Axes, axis_of, group_of, has_dtensors, local_tensors
+from ._group import Collectives, attempted
 
 LARGEST_OFFSET = 2**53  # float64 numbers it
 NAMES = "logits_shard", "target", "weight", "sample_weight"
@@ -142,19 +144,20 @@ def vocab_parallel_cross_entropy(
     >>> f"{loss.item():.2e}", [f"{g:.2e}" for g in logits.grad[0].tolist()]
     ('2.06e-09', ['-2.06e-09', '2.06e-09'])
     """
-    options = options_of(locals())
     tensors: tuple[Any, ...] = logits_shard, target, weight, sample_weight
-    if has_dtensors(tensors):
-        axes = _axes(logits_shard, target, axis)
-        named = dict(zip(NAMES, tensors, strict=True))
-        tensors, group, offset = local_tensors(named, axes, NAMES[0], group, offset)
-    size = size_of(group)
-    if size == 1:
-        check_one(offset)
-        return _alone(tensors, options, empty_mean, inplace)
-    call = _Call(tensors, options, empty_mean, group, offset, inplace, torch.is_grad_enabled())
-    loss: Tensor = _VocabParallel.apply(tensors[0], call)
-    return loss
+    with Collectives(group_of(tensors, group), [_exchange.HEADER]) as ranks:
+        options = options_of(locals())
+        if has_dtensors(tensors):
+            axes = _axes(logits_shard, target, axis)
+            named = dict(zip(NAMES, tensors, strict=True))
+            tensors, offset = local_tensors(named, axes, NAMES[0], group, offset)
+        if ranks.size == 1:
+            check_one(offset)
+            return _alone(tensors, options, empty_mean, inplace)
+        derived = torch.is_grad_enabled()
+        call = _Call(tensors, options, empty_mean, ranks, offset, inplace, derived)
+        loss: Tensor = _VocabParallel.apply(tensors[0], call)
+        return loss
 
 
 def _axes(logits: Tensor, target: Tensor, axis: int) -> Axes:
@@ -192,7 +195,7 @@ class _Call(NamedTuple):
     tensors: tuple[Any, ...]  # logits, target, weight, sample_weight
     options: Options
     empty_mean: float
-    group: dist.ProcessGroup | None
+    ranks: Collectives
     offset: Any
     inplace: bool
     derived: bool  # are gradients enabled?
@@ -206,6 +209,7 @@ class _VocabParallel(torch.autograd.Function):
         shard, part, whole = _computed(call)
         ctx.options, ctx.inplace = shard.options, call.inplace
         ctx.numbers = part, whole
+        ctx.later = None, ()
         ctx.save_for_backward(*call.tensors)
         loss = _shards.reduced(shard, whole, call.empty_mean)
         return loss_tensor(loss, _loss_dtype(call.tensors))
@@ -226,25 +230,31 @@ class _VocabParallel(torch.autograd.Function):
 
 def _computed(call: _Call) -> tuple[_shards.Shard, _shards.Part, _shards.Whole]:
     """The numbers of this shard, and those of whole rows, by an all-gather."""
-    rank = dist.get_rank(call.group)
-    headers, (shard, offset) = exchanged(
-        lambda: _of_this_rank(call, rank), _exchange.HEADER, call.group
-    )
+    ranks, rank = call.ranks, call.ranks.rank
+    with torchs_words():
+        shard, offset = _of_this_rank(call, rank)
+    header = _exchange.header(shard, offset)
+    ranks.plan([_exchange.numbers_of_rows(shard, shard.rows)])
+    headers = ranks.gathering(header)
     of_this_rank = attempted(lambda: _shards.part_of(shard, offset))  # while headers are under way
-    shards = _exchange.agreed(shard, headers())
-
-    def mine() -> tuple[Any, _shards.Part]:
-        part = of_this_rank()
-        return _exchange.numbers(shard, part), part
-
-    length = _exchange.numbers_of_rows(shard, shard.rows)
-    every, part = exchanged(mine, length, call.group)
-    parts = _exchange.parts(shard, shards, every())
+    shards = _exchange.agreed(shard, ranks, headers())
+    part = of_this_rank()
+    every = ranks.gathered(_exchange.numbers(shard, part))
+    parts = _exchange.parts(shard, shards, every)
     return shard, part, _shards.whole_of(shard, parts, shards.classes, rank)
 
 
-def _of_this_rank(call: _Call, rank: int) -> tuple[Any, tuple[_shards.Shard, int]]:
-    """The header of this rank, its shard, checked, and its first class."""
+@contextmanager
+def torchs_words() -> Iterator[None]:
+    """Errors of checks speak of tensors."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError) as error:
+        raise type(error)(in_torchs_words(error)) from error
+
+
+def _of_this_rank(call: _Call, rank: int) -> tuple[_shards.Shard, int]:
+    """The shard of this rank, checked, and its first class."""
     check_tensors(NAMES, call.tensors, OPTIONAL)
     if call.inplace and call.derived and call.tensors[0].requires_grad:
         check_in_place(call.tensors[0], None)
@@ -255,7 +265,7 @@ def _of_this_rank(call: _Call, rank: int) -> tuple[Any, tuple[_shards.Shard, int
         _check.empty_mean(call.empty_mean, options.reduction)
     shard = _shard(call.tensors, options)
     offset = check_offset(call.offset, rank, shard.classes)
-    return _exchange.header(shard, offset), (shard, offset)
+    return shard, offset
 
 
 def check_offset(given: Any, rank: int, classes: int) -> int:
