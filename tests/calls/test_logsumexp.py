@@ -1,4 +1,4 @@
-"""logsumexp with weights, signs and complex numbers; test_softmax.py has the plain sums."""
+"""logsumexp with weights and signs; test_softmax.py has the plain sums."""
 
 import itertools
 import math
@@ -6,27 +6,13 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from helpers.support import assert_bits, assert_within, case, eps, make_logits
-from hypothesis import assume, example, given
+from helpers.signed_sums import EPS, INF, NAN, ROWS, WEIGHTS, exact_sum, parts
+from helpers.support import assert_bits, assert_within, case, make_logits
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special
 
 import xentropy as xe
 from xentropy import reference
-
-EPS = eps("float64")
-NAN, INF = np.nan, np.inf
-
-
-def exact_sum(x, b):
-    """log|S|, S/|S| and sum|b e^x| / |S| of one row, by mpmath; S = 0 gives -inf, 0 and 0."""
-    with mpmath.workdps(400):
-        pairs = [[mpmath.mpmathify(each) for each in pair] for pair in zip(x, b, strict=True)]
-        terms = [w * mpmath.exp(v) for v, w in pairs if w]
-        total, size = mpmath.fsum(terms), mpmath.fsum(map(abs, terms))
-        if total == 0:
-            return -INF, 0, 0
-        return mpmath.log(abs(total)), total / abs(total), float(size / abs(total))
 
 
 def assert_sum(x, b, *, cancels=True):
@@ -44,10 +30,7 @@ def assert_sum(x, b, *, cancels=True):
     assert math.isnan(without) if sign < 0 else without == log
 
 
-# ---- how exact the sums are
-
-WEIGHTS = st.floats(-1e6, 1e6, allow_subnormal=False).filter(lambda w: abs(w) > 1e-12)
-ROWS = st.lists(st.tuples(st.floats(-50, 50), WEIGHTS), min_size=1, max_size=12)
+# --- how exact the sums are ---
 
 
 @given(ROWS)
@@ -176,12 +159,6 @@ def test_long_rows_and_many(shape):
     assert_bits(sign, np.sign(total).astype("f8"))
 
 
-def parts(values):
-    """Complex numbers as pairs of real ones, for comparisons of bits."""
-    values = np.atleast_1d(values)
-    return np.stack([values.real, values.imag])
-
-
 def test_a_row_does_not_depend_on_the_others():
     x, b = make_logits((40, 33), "float64").copy(), make_logits((40, 33), "float64", seed=1).copy()
     b[::3] = np.abs(b[::3])
@@ -195,7 +172,7 @@ def test_a_row_does_not_depend_on_the_others():
                 assert_bits(parts(values[row]), parts(one))
 
 
-# ---- special values
+# --- special values ---
 
 
 def ieee_sum(x, b):
@@ -236,227 +213,3 @@ def test_no_warning_and_nothing_written():
             xe.logsumexp(terms, 0, weights)
     assert_bits(x, kept[0])
     assert_bits(b, kept[1])
-
-
-# ---- complex numbers
-
-
-def complex_rows(rows, classes, dtype="complex128"):
-    x, y, b, c = (make_logits((rows, classes), "float64", seed=seed) for seed in range(4))
-    return (x + 3j * y).astype(dtype), (b + 1j * c).astype(dtype)
-
-
-@pytest.mark.parametrize("classes", [1, 2, 5, 17])
-@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-def test_complex_sums(classes, dtype):
-    x, b = complex_rows(6, classes, dtype)
-    unit = EPS if dtype == "complex128" else eps("float32")
-    for terms, weights in ((x, None), (x, b), (x.real, b), (x, b.real)):
-        result = xe.logsumexp(terms, 1, weights)
-        log, phase = xe.logsumexp(terms, 1, weights, return_sign=True)
-        assert result.dtype == phase.dtype == dtype
-        assert_bits(log, result.real)
-        for row in range(len(x)):
-            with case(f"row {row}"):
-                w = np.ones(classes) if weights is None else weights[row]
-                exact, exact_phase, condition = exact_sum(terms[row], w)
-                size = float(abs(exact)) + np.max(np.abs(terms[row].real)) + condition
-                assert abs(log[row] - float(exact)) <= 2 * unit * size
-                assert abs(phase[row] - complex(exact_phase)) <= 4 * unit * condition
-                angle = float(mpmath.arg(exact_phase))
-                assert abs(np.exp(1j * (result[row].imag - angle)) - 1) <= 4 * unit * (
-                    condition + 4
-                )
-
-
-@given(ROWS)
-@example([(25.0, 1e-10)])  # its term is the largest, and so 25 is added to the logarithm
-def test_equal_complex_terms_cancel_exactly(row):
-    x, b = np.array(row).T
-    x = x + 1j * b
-    log, phase = xe.logsumexp(np.r_[x, 2j, x], b=np.r_[b, 3j, -b], return_sign=True)
-    exact = 3j * np.exp(2j)
-    assume(not (x == 2j).any())
-    # As for every sum, units are those of the largest |x|.
-    assert abs(log - np.log(3)) <= 2 * EPS * max(1, np.max(np.abs(x.real)))
-    assert abs(phase - exact / 3) <= 2 * EPS
-
-
-def test_angles_are_in_the_principal_range():
-    x, b = complex_rows(300, 3)
-    result = xe.logsumexp(20 * x, 1, b)
-    assert (np.abs(result.imag) <= np.pi).all()
-    assert np.max(np.abs(result.imag)) > 3
-    _, phase = xe.logsumexp(20 * x, 1, b, return_sign=True)
-    assert_within(parts(np.exp(1j * result.imag)), parts(phase), 8 * EPS)
-    for minus in (-1, complex(-1, -0.0), complex(-1, 0.0)):  # on the cut: pi, never -pi
-        for one in (0, complex(0, -0.0), complex(0, 0.0)):
-            assert xe.logsumexp([one + 0j], b=minus) == 1j * np.pi
-    assert xe.logsumexp([0, 2.0**-60 * 1j]).imag == 2.0**-61
-
-
-def test_complex_infinities():
-    infinite = np.array([complex(INF, angle) for angle in (0.0, 0.5, 2.5, -2.5, -0.5)])
-    for x in infinite:
-        for others in ([], [800 + 1j], [complex(-INF, 2), complex(-INF, INF)]):
-            log, phase = xe.logsumexp([x, *others], return_sign=True)
-            assert log == INF
-            assert_within(np.angle(phase), np.angle(np.exp(x)), EPS)
-            assert xe.logsumexp([x, *others]) == np.log(np.exp(x))
-    assert np.isnan(xe.logsumexp([INF, complex(INF, 2.5)]).imag)
-    assert xe.logsumexp([complex(-INF, 2), complex(-INF, INF)]) == -INF
-    assert xe.logsumexp([NAN + 1j, INF, 1j], b=[0, 0, 1]) == 1j
-    assert np.isnan(xe.logsumexp([NAN + 1j, 1j]))
-    assert xe.logsumexp([0, 0j], b=[-INF, 1], return_sign=True) == (INF, -1)
-
-
-# ---- arguments and results
-
-
-@pytest.mark.parametrize("axis", [None, 0, -1, 1, (0, 1), (-1, 0), (0, 1, 2), ()], ids=str)
-@pytest.mark.parametrize("keepdims", [False, True])
-@pytest.mark.parametrize(
-    ("shape", "weights"),
-    [
-        ((3, 5, 4), (3, 5, 4)),
-        ((3, 5, 4), ()),
-        ((3, 5, 4), (4,)),
-        ((3, 5, 4), (5, 1)),
-        ((4,), (3, 5, 4)),
-        ((3, 1, 4), (5, 1)),
-        ((), (3, 5, 4)),
-    ],
-)
-def test_axes_and_broadcasting(shape, weights, axis, keepdims):
-    x = make_logits(shape, "float64") * np.ones(())
-    for b in (make_logits(weights, "float64", seed=1), np.abs(make_logits(weights, "float64"))):
-        for scale in (1, 1 + 0.5j):
-            given = scale * x, axis, b
-            actual = xe.logsumexp(*given, keepdims, True)
-            for each, exact, theirs in zip(
-                actual,
-                reference.logsumexp(*given, keepdims=keepdims, return_sign=True),
-                special.logsumexp(*given, keepdims, True),
-                strict=True,
-            ):
-                assert each.shape == exact.shape == theirs.shape
-                assert each.dtype == theirs.dtype
-                assert_within(parts(each), parts(exact), 1e-12)  # no row cancels much
-                assert type(each) is type(theirs)
-
-
-@pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1), ()], ids=str)
-@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (0, 0), (2, 0, 3)], ids=str)
-def test_no_elements(shape, axis):
-    if axis in (1, (0, 1)) and len(shape) < 2:
-        return
-    x = np.zeros(shape)
-    expected = np.sum(x, axis)
-    for keepdims in (False, True):
-        for terms, b in ((x, None), (x, x), (x, -1.0), (x + 0j, None), (x, 1j)):
-            log, sign = xe.logsumexp(terms, axis, b, keepdims, return_sign=True)
-            assert log.shape == sign.shape == np.sum(x, axis, keepdims=keepdims).shape
-            assert np.all(log == -INF)
-            assert np.all(sign == 0)
-            assert np.all(xe.logsumexp(terms, axis, b, keepdims) == -INF)
-    assert xe.logsumexp(x, axis).shape == expected.shape
-
-
-def test_no_axis_is_the_logarithm_of_every_term():
-    x, b = make_logits((3, 4), "float64"), make_logits((3, 4), "float64", seed=1)
-    assert_bits(xe.logsumexp(x, ()), x)
-    log, sign = xe.logsumexp(x, (), b, return_sign=True)
-    assert_within(log, x + np.log(np.abs(b)), 4 * EPS * 16)
-    assert_bits(sign, np.sign(b))
-
-
-def test_scalars():
-    for x in (3, 3.0, np.float64(3), np.array(3.0), True + 2, 3 + 0j, np.complex64(3)):
-        for axis in (None, 0, -1, ()):
-            for b in (None, 1, np.ones(())):
-                result = xe.logsumexp(x, axis, b)
-                assert result == 3
-                assert isinstance(result, np.generic)
-        assert xe.logsumexp(x, b=-1, return_sign=True) == (3, -1)
-    for axis in (1, -2, (0, 0)):
-        with pytest.raises(ValueError, match="axis"):
-            xe.logsumexp(3.0, axis)
-
-
-def test_arguments_have_the_places_and_names_of_scipy():
-    x, b = make_logits((3, 4), "float64"), make_logits((3, 4), "float64", seed=1)
-    by_place = xe.logsumexp(x, 1, b, True, True)
-    by_name = xe.logsumexp(a=x, axis=1, b=b, keepdims=True, return_sign=True)
-    for each, same in zip(by_place, by_name, strict=True):
-        assert_bits(each, same)
-        assert each.shape == (3, 1)
-    assert_bits(xe.logsumexp(a=x, axis=1), xe.logsumexp(x, 1))
-    with pytest.raises(TypeError, match="x and a"):
-        xe.logsumexp(x, a=x)
-    with pytest.raises(TypeError, match="x must be"):
-        xe.logsumexp()
-
-
-TYPES = ["bool", "int8", "int16", "int64", "float32", "float64", "complex64", "complex128"]
-
-
-@pytest.mark.parametrize("x_type", TYPES)
-@pytest.mark.parametrize("b_type", TYPES)
-def test_dtypes_are_those_of_scipy(x_type, b_type):
-    x, b = np.array([2, 1]).astype(x_type), np.array([1, 1]).astype(b_type)
-    for order in ("=", ">"):
-        given = x.astype(x.dtype.newbyteorder(order)), None, b.astype(b.dtype.newbyteorder(order))
-        for ours, theirs in (
-            (xe.logsumexp(*given, return_sign=True)[0], xe.logsumexp(*given).real),
-            (xe.logsumexp(*given, return_sign=True)[1], xe.logsumexp(*given) * 0 + 1),
-            (xe.logsumexp(*given), special.logsumexp(x, b=b)),
-            (xe.logsumexp(given[0]), special.logsumexp(x)),
-            (xe.logsumexp(given[0], b=2), special.logsumexp(x, b=2)),
-            (xe.logsumexp(given[0], b=-2.5), special.logsumexp(x, b=-2.5)),
-            (xe.logsumexp(given[0], b=1j), special.logsumexp(x, b=1j)),
-            (xe.logsumexp(1.0, b=given[2]), special.logsumexp(1.0, b=b)),
-        ):
-            assert ours.dtype == theirs.dtype
-            assert_within(ours.real, theirs.real, 1e-6)
-
-
-def test_sixteen_bits_are_summed_to_float32(dtype):
-    for b in (None, -1, np.ones(2, dtype)):
-        for result in xe.logsumexp(np.zeros(2, dtype), b=b, return_sign=True):
-            assert result.dtype == ("float64" if dtype == np.float64 else "float32")
-    assert xe.logsumexp(np.zeros(2, dtype), b=1j).dtype == (
-        "complex128" if dtype == np.float64 else "complex64"
-    )
-
-
-@pytest.mark.usefixtures("tier")
-def test_the_sign_of_a_plain_sum_and_weights_of_1_change_nothing(dtype):
-    x = make_logits((7, 33), dtype).copy()
-    x[1], x[2, 3], x[3, 4] = -INF, INF, NAN
-    plain = xe.logsumexp(x, 1)
-    log, sign = xe.logsumexp(x, 1, return_sign=True)
-    assert_bits(log, plain)
-    assert_bits(sign, np.array([1, 0, 1, NAN, 1, 1, 1], plain.dtype))
-    weighted = xe.logsumexp(x, 1, np.ones(33, dtype))
-    assert_bits(weighted, xe.logsumexp(x.astype("f8"), 1).astype(plain.dtype))
-
-
-def test_layouts_and_subclasses():
-    x, b = make_logits((6, 5, 4), "float64"), make_logits((6, 5, 4), "float64", seed=1)
-    for axis in (0, 1, (0, 2), None):
-        expected = xe.logsumexp(x, axis, b, return_sign=True)
-        for lay_out in (np.asfortranarray, lambda a: a[::-1][::-1], lambda a: a.view(np.memmap)):
-            given = lay_out(x), axis, lay_out(b)
-            for each, same in zip(xe.logsumexp(*given, return_sign=True), expected, strict=True):
-                assert type(each) in (np.ndarray, np.float64)
-                assert_within(each, same, 1e-13)
-
-
-def test_weights_of_0_are_a_mask():
-    """What SciPy's documentation recommends for masked arrays, which are refused."""
-    masked = np.ma.array([np.log(2), NAN, np.log(3)], mask=[False, True, False])
-    log = xe.logsumexp(masked.data, b=~masked.mask)
-    assert_within(log, np.log(5), 2 * EPS)
-    for arguments in ({"x": masked}, {"x": [1.0, 2, 3], "b": masked}):
-        with pytest.raises(TypeError, match="masked"):
-            xe.logsumexp(**arguments)

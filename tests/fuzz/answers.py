@@ -144,7 +144,7 @@ class Trial(Call):
     def check_logsumexp(self, result, arguments):
         x, b = as_float(arguments["x"]), np.asarray(arguments.get("b", 1.0))
         if "c" in (x.dtype.kind, b.dtype.kind) or b.size == 0:
-            return  # test_logsumexp.py has the answers
+            return  # test_logsumexp*.py have the answers
         wide, weights = x.astype(np.float64), np.abs(b.astype(np.float64))
         size = np.max(np.abs(wide), initial=0.0, where=np.isfinite(wide))
         size = size + np.max(np.abs(np.log(np.where(weights > 0, weights, 1.0))), initial=0.0)
