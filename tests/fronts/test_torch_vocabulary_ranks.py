@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import failing_ranks, ranks
+from helpers import vocabulary_layers as layers
 from helpers import vocabulary_ranks as team
 from helpers.shards import TERMS, in_shards
 from helpers.support import assert_bits, case
@@ -114,7 +115,7 @@ def assert_layers(every):
     size = len(every)
     for (kind, terms, how, dtype), (loss, *_) in every[0].items():
         with case((kind, terms, how, dtype)):
-            hidden, weight, bias, target, options = team.layer(kind, terms, dtype)
+            hidden, weight, bias, target, options = layers.layer(kind, terms, dtype)
             leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
             expected = xt.linear_cross_entropy(
                 *leaves[:2], target, linear_bias=leaves[2], **options
@@ -159,7 +160,7 @@ def assert_layers_otherwise(every):
 
 
 def assert_layers_of_dtensors(every):
-    hidden, weight, bias, target, _ = team.layer("labels", "plain")
+    hidden, weight, bias, target, _ = layers.layer("labels", "plain")
     leaves = [t.clone().requires_grad_() for t in (hidden, weight[:11], bias[:11])]
     weights = {"weight": torch.linspace(0, 1, 11), "sample_weight": torch.linspace(1, 2, 5)}
     layer = {"linear_bias": leaves[2]}
@@ -211,7 +212,9 @@ def test_cases(size, tmp_path):
 
 
 def test_all_else(tmp_path):
-    found = ranks.run(team.everything, 3, tmp_path, 3)
+    parts = team.every_case, team.every_mistake, team.autograd, team.dtensors, team.other_rows
+    parts += layers.every_layer, layers.layers_otherwise, layers.linear_dtensors
+    found = ranks.run(team.several, 3, tmp_path, 3, parts)
     assert_cases([each["every_case"] for each in found])
     assert_mistakes([each["every_mistake"] for each in found])
     assert_autograd([each["autograd"] for each in found])

@@ -69,90 +69,7 @@ def every_case(rank, ranks):
     return found
 
 
-def layer(kind, terms, dtype=torch.float32):
-    """Hidden states, weight and bias of all classes, target, and options with tensors."""
-    _, target, options = arguments(kind, terms)
-    numbers = torch.from_numpy(make_logits((5 + CLASSES, 7), seed=5).copy()).to(dtype)
-    return numbers[:5], numbers[5:] / 4, numbers[5:, 0], target, options
-
-
-def linear_on_rank(function, rank, ranks, kind, terms, how="even", dtype=torch.float32, **more):
-    """(loss, gradients) of this rank's part of a layer."""
-    hidden, weight, bias, target, options = layer(kind, terms, dtype)
-    first, sizes = (each[rank] for each in shards(ranks, how))
-    own = slice(first, first + sizes)
-    if "weight" in options:
-        options["weight"] = options["weight"][own]
-    target = target[:, own] if kind == "probabilities" else target
-    leaves = [t.clone().requires_grad_() for t in (hidden, weight[own], bias[own])]
-    more |= {} if how == "even" else {"offset": first}
-    loss = function(*leaves[:2], target, bias_shard=leaves[2], **options, **more)
-    loss.backward(torch.linspace(-1, 1, 5).to(loss.dtype) if loss.dim() else torch.tensor(0.7))
-    return loss.detach(), *(leaf.grad for leaf in leaves)
-
-
-def every_layer(rank, ranks):
-    """Answers of the linear form by name of the case."""
-    from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as loss
-
-    found = {}
-    for kind in TARGETS:
-        for terms in TERMS:
-            call = kind, terms, "even", torch.float32
-            found[call] = linear_on_rank(loss, rank, ranks, *call, logits_bytes=100)
-        for dtype in DTYPES:
-            call = kind, "plain", "even", dtype
-            found[call] = linear_on_rank(loss, rank, ranks, *call)
-        for terms in ("all", "weight"):
-            call = kind, terms, "uneven", torch.float32
-            found[call] = linear_on_rank(loss, rank, ranks, *call, logits_bytes=60)
-    return found
-
-
-def layers_otherwise(rank, ranks):
-    """Mistakes, and gradients that are not wanted."""
-    from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as loss
-
-    x, w, y = torch.zeros(3, 2), torch.zeros(4, 2), torch.tensor([0, 1, -100])
-    found = {
-        "no class": _error(loss, x, w, torch.tensor([0, 4 * ranks, 1])),
-        "bad weight": _error(
-            loss, x, w, y, weight=torch.tensor([1.0, torch.inf if rank else 1, 1, 1])
-        ),
-        "bad shape": _error(loss, x, w.T, y),
-        "target": _error(loss, x, w, torch.full((3, 4), 0.1).requires_grad_()),
-    }
-    frozen, leaf = x.clone().requires_grad_(), w.clone().requires_grad_()
-    loss(x, leaf, y).backward()
-    loss(frozen, w, y).backward()
-    with torch.no_grad():
-        found["loss"] = loss(frozen, leaf, y)
-    found["frozen"] = frozen.grad, leaf.grad
-    found["second derivative"] = second_derivative(lambda t: loss(x, t, y), leaf)
-    found["checkpoint"] = _checkpointed(lambda t, y: loss(x, t, y), w, y)
-    found["collectives"] = _collectives_of_backward(loss, x, w, y)
-    twice = leaf.detach().requires_grad_()
-    of = loss(x, twice, y, reduction="none")
-    for _ in range(2):
-        of.sum().backward(retain_graph=True)
-    found["twice"] = twice.grad
-    found["nothing"] = loss(x, w, torch.full((3,), -100), empty_mean=0.0)
-    return found
-
-
-def _collectives_of_backward(loss, x, w, y):
-    """Where the losses of rows have two chunks: of hidden states with a gradient, and without."""
-    group, found = dist.distributed_c10d._get_default_group(), []
-    for needed in (True, False):
-        hidden, layer = x.clone().requires_grad_(needed), w.clone().requires_grad_()
-        losses = loss(hidden, layer, y, reduction="none", logits_bytes=1)
-        before = group._get_sequence_number_for_group()
-        losses.sum().backward()
-        found.append(group._get_sequence_number_for_group() - before)
-    return found
-
-
-def _error(call, *arguments, **options):
+def error_of(call, *arguments, **options):
     try:
         call(*arguments, **options)
     except Exception as error:
@@ -180,7 +97,7 @@ def every_mistake(rank, ranks):
         "fine": {},
     }
     return {
-        name: _error(loss, **{"logits_shard": x, "target": y, **call})
+        name: error_of(loss, **{"logits_shard": x, "target": y, **call})
         for name, call in calls.items()
     }
 
@@ -201,9 +118,9 @@ def autograd(rank, ranks):
     found["twice"] = leaf.grad
     found["no_grad"] = _no_grad(loss, leaf, y)
     found["second derivative"] = second_derivative(lambda t: loss(t, y), leaf)
-    found["checkpoint"] = _checkpointed(loss, x, y)
+    found["checkpoint"] = checkpointed(loss, x, y)
     found["in place"] = _in_place(loss, x, y)
-    found["in place of a leaf"] = _error(loss, leaf, y, inplace=True)
+    found["in place of a leaf"] = error_of(loss, leaf, y, inplace=True)
     with torch.autocast("cpu", torch.bfloat16):
         found["autocast"] = loss(x.bfloat16(), y).dtype
     scale = torch.tensor(2.0)
@@ -211,10 +128,10 @@ def autograd(rank, ranks):
         loss(x, y, logit_scale=scale, normalizer=scale),
         loss(x, y, logit_scale=2.0, normalizer=2.0),
     )
-    found["scale"] = _error(loss, x, y, logit_scale=scale.requires_grad_())
-    found["target"] = _error(loss, x, torch.full_like(x, 0.25).requires_grad_())
+    found["scale"] = error_of(loss, x, y, logit_scale=scale.requires_grad_())
+    found["target"] = error_of(loss, x, torch.full_like(x, 0.25).requires_grad_())
     for name, size in ("weight", 4), ("sample_weight", 3):
-        found[name] = _error(loss, x, y, **{name: torch.ones(size, requires_grad=True)})
+        found[name] = error_of(loss, x, y, **{name: torch.ones(size, requires_grad=True)})
     found["integers"] = loss(x, y.to(torch.uint8))
     return found
 
@@ -222,10 +139,10 @@ def autograd(rank, ranks):
 def second_derivative(loss, leaf):
     """The gradient of create_graph=True, and the error where it is differentiated."""
     (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
-    return gradient.detach(), *_error(torch.autograd.grad, gradient.square().sum(), leaf)
+    return gradient.detach(), *error_of(torch.autograd.grad, gradient.square().sum(), leaf)
 
 
-def _checkpointed(loss, x, y):
+def checkpointed(loss, x, y):
     """The gradient where saved tensors may be unpacked once."""
     leaf = x.detach().clone().requires_grad_()
     checkpoint(loss, leaf, y, use_reentrant=False).backward()
@@ -267,47 +184,12 @@ def dtensors(rank, ranks):
     found["dense"] = loss(x, distribute_tensor(dense, mesh, [Shard(1)])).detach()
     found["local"] = loss(x, target).detach()
     whole = distribute_tensor(logits, mesh, [Replicate()])
-    found["replicated"] = _error(loss, whole, target)
-    found["replicated on the last"] = _error(loss, whole if rank == ranks - 1 else x, target)
-    found["rows"] = _error(loss, distribute_tensor(logits, mesh, [Shard(0)]), target)
-    found["labels"] = _error(loss, x, distribute_tensor(target, mesh, [Shard(0)]))
-    found["group"] = _error(loss, x, target, offset=0)
-    found["target"] = _error(loss, logits, labels)
-    return found
-
-
-def linear_dtensors(rank, ranks):
-    """A layer whose weight is sharded along the classes, of any number."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-    from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as loss
-
-    mesh = init_device_mesh("cpu", (ranks,))
-    hidden, weight, bias, target, _ = layer("labels", "plain")
-    dense, target = weight.new_full((5, 11), 1 / 11), target % 11
-    names = ["hidden", "weight_shard", "bias_shard", "target", "weight", "sample_weight"]
-    by_class, by_row = torch.linspace(0, 1, 11), torch.linspace(1, 2, 5)
-    given = hidden, weight[:11], bias[:11], target, by_class, by_row
-    parts = Replicate(), Shard(0), Shard(0), Replicate(), Shard(0), Replicate()
-    each = zip(names, given, parts, strict=True)
-    placed = {name: distribute_tensor(t, mesh, [place]) for name, t, place in each}
-    leaves = [placed[name].requires_grad_() for name in names[:3]]
-    of = loss(**placed)
-    of.backward()
-    found = {"loss": of.detach(), "gradients": [leaf.grad.full_tensor() for leaf in leaves]}
-    found["places"] = [tuple(leaf.grad.placements) for leaf in leaves] == [(p,) for p in parts[:3]]
-    found["local"] = loss(hidden, placed["weight_shard"], target).detach()
-    shard = {"target": distribute_tensor(dense, mesh, [Shard(1)])}
-    found["dense"] = loss(hidden, placed["weight_shard"], **shard).detach()
-    found["hidden"] = _error(
-        loss, **placed | {"hidden": distribute_tensor(hidden, mesh, [Shard(0)])}
-    )
-    found["columns"] = _error(
-        loss, **placed | {"weight_shard": distribute_tensor(weight[:11], mesh, [Shard(1)])}
-    )
-    found["plain"] = _error(loss, **placed | {"weight_shard": weight[:11]})
-    found["offset"] = _error(loss, **placed, offset=0)
+    found["replicated"] = error_of(loss, whole, target)
+    found["replicated on the last"] = error_of(loss, whole if rank == ranks - 1 else x, target)
+    found["rows"] = error_of(loss, distribute_tensor(logits, mesh, [Shard(0)]), target)
+    found["labels"] = error_of(loss, x, distribute_tensor(target, mesh, [Shard(0)]))
+    found["group"] = error_of(loss, x, target, offset=0)
+    found["target"] = error_of(loss, logits, labels)
     return found
 
 
@@ -328,22 +210,21 @@ def other_rows(rank, ranks):
     for name, (loss, layer) in forms.items():
         longer = torch.zeros(rows, layer[0].shape[1]), *layer[1:]
         for weight in None, torch.ones(4):
-            found[name, "rows", weight is None] = _error(loss, *longer, y, weight=weight)
+            found[name, "rows", weight is None] = error_of(loss, *longer, y, weight=weight)
         y3 = y[:3]
-        found[name, "weight"] = _error(loss, *layer, y3, weight=torch.ones(4) if last else None)
-        found[name, "smoothing"] = _error(loss, *layer, y3, label_smoothing=0.1 if last else 0)
+        found[name, "weight"] = error_of(loss, *layer, y3, weight=torch.ones(4) if last else None)
+        found[name, "smoothing"] = error_of(loss, *layer, y3, label_smoothing=0.1 if last else 0)
         device = torch.zeros((), device="meta") if last else 2.0
-        found[name, "failed"] = _error(loss, *layer, y3, logit_scale=device)
-        found[name, "fine"] = _error(loss, *layer, y3)
+        found[name, "failed"] = error_of(loss, *layer, y3, logit_scale=device)
+        found[name, "fine"] = error_of(loss, *layer, y3)
     loss, (hidden, layer) = forms["linear"]
     hidden = hidden.requires_grad_(last)
-    found["linear", "gradient"] = _error(loss, hidden, layer, y3)
+    found["linear", "gradient"] = error_of(loss, hidden, layer, y3)
     return found
 
 
-def everything(rank, ranks):
-    parts = every_case, every_mistake, autograd, dtensors
-    parts += every_layer, layers_otherwise, linear_dtensors, other_rows
+def several(rank, ranks, parts):
+    """The answers of these functions, by their names."""
     return {part.__name__: part(rank, ranks) for part in parts}
 
 
@@ -353,4 +234,4 @@ def dies(rank, ranks):
 
     if rank == 1:
         os._exit(GONE)
-    return _error(loss, torch.zeros(3, 4), torch.tensor([0, 1, 2]))
+    return error_of(loss, torch.zeros(3, 4), torch.tensor([0, 1, 2]))
