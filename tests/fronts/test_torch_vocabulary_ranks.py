@@ -226,7 +226,8 @@ def test_all_else(tmp_path):
 
 
 def test_a_rank_that_dies_ends_the_others(tmp_path):
-    ((kind, text),) = ranks.run(team.dies, 2, tmp_path, 2)
+    (((own, _), (kind, text)),) = ranks.run(team.dies, 2, tmp_path, 2)
+    assert own is ValueError  # what it does wrong itself comes first
     assert issubclass(kind, RuntimeError)
     assert "gloo" in text  # torch's
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -60,7 +60,8 @@ class Collectives:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is not None:
-            self._fail()
+            with suppress(Exception):  # the group is broken: what is raised is what came first
+                self._fail()
 
     @property
     def rank(self) -> int:
