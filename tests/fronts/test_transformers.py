@@ -1,9 +1,6 @@
 """xentropy.transformers.patch: models of every kind compute what they computed, without logits."""
 
-import copy
-import io
 import logging
-import pickle
 
 import pytest
 import torch
@@ -16,6 +13,8 @@ from helpers.language_models import (
     assert_same_step,
     batch,
     causal,
+    computed,
+    patched,
     step,
     twin,
 )
@@ -30,23 +29,8 @@ from transformers import (
     TrOCRForCausalLM,
 )
 
-from xentropy.transformers import materialised, patch, unpatch
+from xentropy.transformers import materialised, patch
 from xentropy.transformers._deferred import Deferred
-from xentropy.transformers._patch import DeferringForward
-
-
-def patched(model):
-    model = twin(model)
-    patch(model)
-    return model
-
-
-def computed(before):
-    """What has materialised since."""
-    return {k: n - before.get(k, 0) for k, n in materialised().items() if n != before.get(k, 0)}
-
-
-# --- architectures ---
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -167,231 +151,6 @@ def test_autocast(dtype):
     assert torch.equal(outputs.logits.detach(), theirs.logits)  # outside of autocast
 
 
-# --- the output layer ---
-
-
-def with_forward_hook(model):
-    model.lm_head.register_forward_hook(lambda module, args, out: out.clamp(max=0.05))
-
-
-def with_full_backward_hook(model):
-    model.lm_head.register_full_backward_hook(lambda module, grads, out: (grads[0] * 2,))
-
-
-def with_pre_hook(model):
-    model.lm_head.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
-
-
-def with_weight_norm(model):
-    nn.utils.parametrizations.weight_norm(model.lm_head)
-
-
-def with_a_subclass(model):
-    class Scaled(nn.Linear):
-        def forward(self, x):
-            return super().forward(x) * 3
-
-    model.lm_head.__class__ = Scaled
-
-
-def with_another_module(model):
-    model.lm_head = nn.Sequential(nn.Dropout(0.0), model.lm_head)
-
-
-def with_no_linear_at_all(model):
-    class Head(nn.Module):
-        def __init__(self, layer):
-            super().__init__()
-            self.weight = layer.weight
-
-        def forward(self, x):
-            return x @ self.weight.T
-
-    model.lm_head = Head(model.lm_head)
-
-
-def with_a_bias(model):
-    old = model.lm_head
-    model.lm_head = nn.Linear(32, V)
-    model.lm_head.weight = old.weight
-    model.lm_head.bias.data = torch.linspace(-1, 1, V)
-
-
-def with_a_frozen_weight(model):
-    model.lm_head.weight.requires_grad_(False)
-
-
-def with_a_frozen_body(model):
-    model.model.requires_grad_(False)
-
-
-HEADS = {
-    with_forward_hook: {"clamp"},
-    with_full_backward_hook: {"view_as"},
-    with_pre_hook: set(),
-    with_weight_norm: set(),
-    with_a_subclass: {"output layer Scaled"},
-    with_another_module: set(),
-    with_no_linear_at_all: {"output layer Head"},
-    with_a_bias: set(),
-    with_a_frozen_weight: set(),
-    with_a_frozen_body: set(),
-}
-
-
-@pytest.mark.parametrize("change", HEADS)
-@pytest.mark.parametrize("first", [True, False], ids=["changed before", "changed after"])
-def test_output_layers_of_all_kinds(change, first):
-    model = causal()
-    ours, before = twin(model), materialised()
-    change(model)
-    if first:
-        change(ours)
-        patch(ours)
-    else:
-        patch(ours)
-        change(ours)
-    assert_same_step(model, ours, batch())
-    found = set(computed(before))
-    if first or change not in (with_no_linear_at_all, with_a_bias):  # new layers are not patched
-        assert found == HEADS[change]
-    if not HEADS[change]:
-        head = [m for m in ours.modules() if isinstance(m, nn.Linear)][-1]
-        assert ("forward" in vars(head)) or not first
-
-
-def test_a_resized_vocabulary_is_patched_again():
-    model = causal()
-    ours = patched(model)
-    for m in (model, ours):
-        torch.manual_seed(5)
-        m.resize_token_embeddings(V + 13, mean_resizing=False)
-    assert_same_step(model, ours, batch())
-    patch(ours)
-    before = materialised()
-    assert_same_step(model, ours, batch())
-    assert computed(before) == {}
-
-
-# --- patches come and go ---
-
-
-def is_patched(model):
-    return isinstance(model(**batch()).logits, Deferred)
-
-
-def test_patches_come_and_go():
-    model = causal()
-    unpatch(model)
-    assert not is_patched(model)
-    patch(model)
-    patch(model)
-    assert is_patched(model)
-    unpatch(model)
-    assert not is_patched(model)
-    unpatch(model)
-    assert "forward" not in vars(model.lm_head)
-    context = patch(model)
-    for _ in range(2):
-        with context, patch(model):
-            assert is_patched(model)
-        assert not is_patched(model)
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
-def test_contexts_end_in_any_order(order):
-    model = causal()
-    contexts = [patch(model) for _ in range(3)]
-    for place in order:
-        assert is_patched(model)
-        contexts[place].__exit__(None, None, None)
-        contexts[place].__exit__(None, None, None)  # twice is once
-    assert not is_patched(model)
-    with pytest.raises(ZeroDivisionError), patch(model):
-        raise ZeroDivisionError
-    assert not is_patched(model)
-    old = patch(model)
-    unpatch(model)
-    patch(model)
-    old.__exit__(None, None, None)  # of a patch that was ended: no other's
-    assert is_patched(model)
-
-
-def test_a_forward_that_others_have_wrapped():
-    """As accelerate's hooks do; what they call ends with the patch as well."""
-    model = causal()
-    patch(model)
-    head, calls = model.lm_head, []
-    head._old_forward = head.forward
-
-    def wrapper(x):
-        calls.append(x)
-        return head._old_forward(x)
-
-    head.forward = wrapper
-    assert is_patched(model)
-    unpatch(model)
-    assert not is_patched(model)
-    assert head.forward is wrapper
-    assert len(calls) == 2
-    other = causal()
-    other.lm_head.forward = lambda x: x @ other.lm_head.weight.T + 1  # before the patch: it stays
-    with patch(other):
-        assert not is_patched(other)
-
-
-@pytest.mark.parametrize(
-    "wrap", [nn.Sequential, nn.DataParallel, lambda m: nn.ModuleDict({"a": m})]
-)
-def test_wrapped_models_are_found(wrap):
-    model = causal()
-    with patch(wrap(model)):
-        assert is_patched(model)
-    assert not is_patched(model)
-
-
-def test_what_cannot_be_patched():
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not str"):
-        patch("llama")
-    with pytest.raises(ValueError, match="LlamaModel has no output embeddings"):
-        patch(causal().model)
-    with pytest.raises(ValueError, match="Linear has no output embeddings"):
-        patch(nn.Linear(2, 2))
-
-
-def test_copies_are_patched_independently():
-    model = causal()
-    patch(model)
-    copied = copy.deepcopy(model)
-    pickled = pickle.loads(pickle.dumps(model))
-    saved = io.BytesIO()
-    torch.save(model, saved)
-    saved.seek(0)
-    loaded = torch.load(saved, weights_only=False)
-    unpatch(model)
-    plain = step(model, batch())
-    for other in (copied, pickled, loaded):
-        assert is_patched(other)
-        assert vars(other.lm_head)["forward"].layer is other.lm_head
-        with torch.no_grad():
-            other.lm_head.weight.mul_(2)  # its own
-        assert step(other, batch())[0].loss != plain[0].loss
-        unpatch(other)
-        assert not is_patched(other)
-
-
-def test_saving(tmp_path):
-    model = causal("gemma")
-    names = list(model.state_dict())
-    patch(model)
-    assert list(model.state_dict()) == names
-    assert [n for n, _ in model.named_modules()] == [n for n, _ in causal("gemma").named_modules()]
-    model.save_pretrained(tmp_path)
-    loaded = type(model).from_pretrained(tmp_path)
-    assert not is_patched(loaded)
-    assert torch.equal(loaded(**batch()).logits, model(**batch()).logits + 0)
-
-
 def test_generation_does_not_defer():
     model, ids = causal(), batch()["input_ids"]
     ours, before = patched(model), materialised()
@@ -443,11 +202,3 @@ def test_losses_of_ones_own():
         grads.append(m.model.embed_tokens.weight.grad)
     assert computed(before) == {}
     torch.testing.assert_close(*grads, rtol=0, atol=BOUND * grads[0].abs().max().item())
-
-
-def test_forwards_are_attributes_that_end():
-    model = causal()
-    patch(model)
-    assert isinstance(model.lm_head.forward, DeferringForward)
-    unpatch(model)
-    assert model.lm_head.forward.__func__ is nn.Linear.forward

@@ -10,7 +10,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import convert_to_fp32
-from helpers.language_models import BOUND, assert_same_step, batch, causal, gradients, twin
+from helpers.language_models import (
+    BOUND,
+    assert_same_step,
+    batch,
+    causal,
+    computed,
+    gradients,
+    twin,
+)
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
@@ -25,10 +33,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*tie_word_embeddings",
     "ignore:Setting `save_embedding_layers`",
 )
-
-
-def computed(before):
-    return {k: n - before.get(k, 0) for k, n in materialised().items() if n != before.get(k, 0)}
 
 
 class Rows(torch.utils.data.Dataset):

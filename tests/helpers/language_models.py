@@ -5,6 +5,8 @@ import copy
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from xentropy.transformers import materialised, patch
+
 V = 211
 SIZES = {
     "vocab_size": V,
@@ -80,6 +82,17 @@ def step(model, inputs, **more):
 
 def twin(model):
     return copy.deepcopy(model)
+
+
+def patched(model):
+    model = twin(model)
+    patch(model)
+    return model
+
+
+def computed(before):
+    """What has materialised since."""
+    return {k: n - before.get(k, 0) for k, n in materialised().items() if n != before.get(k, 0)}
 
 
 def assert_same_step(model, patched, inputs, bound=BOUND, **more):
