@@ -9,8 +9,13 @@ from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_uin
 import ml_dtypes
 import numpy as np
 
+import xentropy as xe
 from xentropy import _kernels
 
+from . import processes
+from .support import make_logits, make_target
+
+ROOT = xe.__path__[0]
 TYPES = {
     np.dtype(np.int32): 4,
     np.dtype(np.int64): 5,
@@ -169,3 +174,18 @@ def gradient(logits, target, upstream, axis=-1):
     """The same of xentropy_gradient."""
     result = np.full_like(logits, np.nan)
     return Call("xentropy_gradient", (logits, target, upstream), result, axis), result
+
+
+def operands(kind="labels", shape=(6, 5), dtype="float32", axis=-1):
+    """Logits, target and upstream gradient."""
+    logits = make_logits(shape, dtype)
+    target = np.asarray(make_target(kind, shape, axis % len(shape), dtype=dtype))
+    target = target.astype(np.int32) if kind == "labels" else target
+    rows = np.delete(shape, axis)
+    upstream = np.random.default_rng(5).choice([-2.0, 0.25, 1.0], size=rows).astype(dtype)
+    return logits, target, upstream
+
+
+def run(code):
+    """What a process of its own prints, which finds these modules and xentropy."""
+    return processes.run(code, PYTHONPATH=f"{ROOT}/../tests:{ROOT}/..")
