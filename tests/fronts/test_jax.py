@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.jax_derivatives import float64_where_asked_for
 from helpers.support import TARGETS, assert_bits, make_logits, make_target
 
 import xentropy as xe
@@ -26,13 +27,7 @@ PAIRS = {
 }
 OURS, OPTAX = PAIRS["labels"]
 
-
-@pytest.fixture(autouse=True)
-def float64_where_asked_for(request):
-    """JAX makes float32 of float64 unless told not to."""
-    wide = "dtype" in request.fixturenames and request.getfixturevalue("dtype") == np.float64
-    with jax.enable_x64(wide):
-        yield
+float64_for_float64 = pytest.fixture(float64_where_asked_for, autouse=True)
 
 
 def case(kind, shape=(17, 33), dtype="float32", axis=-1):

@@ -3,28 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from helpers.jax_derivatives import OURS, with_x64
+from helpers.jax_derivatives import THEIRS as OPTAX
 from helpers.support import TARGETS, make_logits, make_target
 
 import xentropy.jax as xj
 from xentropy import reference
 
-OURS = {
-    "labels": xj.softmax_cross_entropy_with_integer_labels,
-    "probabilities": xj.softmax_cross_entropy,
-}
-OPTAX = {
-    "labels": optax.softmax_cross_entropy_with_integer_labels,
-    "probabilities": optax.softmax_cross_entropy,
-}
 CAP = 2.5
 
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
+x64 = pytest.fixture(with_x64)
 
 
 def inputs(kind, shape=(5, 7), dtype="float64"):
