@@ -25,7 +25,7 @@ from ..fronts.table import Table
 from ..quiet import notes
 from ..stopwatch import peak_extra_bytes, seconds_in_turn
 
-CELLS = ("2048x50257", "8192x1000", "2048x50257:bfloat16", "8192x1000:bfloat16")
+CELLS = ("2048x50257", "8192x1000", "200000x10", "2048x50257:bfloat16", "8192x1000:bfloat16")
 QUICK = ("16x100", "16x100:bfloat16")
 BETAS = 0.0, 0.5, 1.0
 PEERS = "torch", "torch.compile"
