@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/expm1.h"
 #include "common/log1p.h"
 #include "common/softcap.h"
 
@@ -151,6 +152,18 @@ bool report_log1p(const char* name, double bound, uint64_t step) {
       [](double x) { return std::log1p(W(x)); });
 }
 
+// Both of exp_and_less_1, where exp is a normal number.
+bool report_less_1(double bound, double less_1_bound, uint64_t step) {
+  const double least = -Exponent<double>::kBias * kLn2 + 2;
+  bool good = report<double, double>(
+      "exp with exp - 1", bound, least, 700, step, [](VD x) { return exp_and_less_1(x).exp; },
+      [](double x) { return std::exp((long double)x); });
+  good &= report<double, double>(
+      "exp - 1", less_1_bound, least, 700, step, [](VD x) { return exp_and_less_1(x).less_1; },
+      [](double x) { return std::expm1((long double)x); });
+  return good;
+}
+
 // cap * tanh(x / cap), and its slope where that is a normal number.
 template <class T, class W>
 bool report_softcap(const char* type, double bound, double slope_bound, uint64_t step) {
@@ -214,6 +227,7 @@ int main(int, char** arguments) {
   // More float64 arguments would not make the test complete, and long double is slow.
   bool good = report_exp<float, double>("float32", kHasFma ? 0.92 : 0.99, step);
   good &= report_exp<double, long double>("float64", kHasFma ? 1 : 1.1, fewer);
+  good &= report_less_1(1.1, 2, fewer);
   good &= report_log1p<float, double>("log1p for float32", 0x1p-6, step);
   good &= report_log1p<double, long double>("log1p for float64", 0.95, fewer);
   good &= report<float, float>(

@@ -98,7 +98,7 @@ DIGESTS = {
         "probabilities": "1247c466dde3ea2f",
         "softmax family": "bd99b318567353c8",
         "statistics": "34f0a974a46955bf",
-        "log-probabilities": "0754bb3aef328334",
+        "log-probabilities": "c967ce99bf908afc",
     },
 }
 

@@ -6,6 +6,7 @@
 #include "common/softcap.h"
 #include "groups/dense.h"
 #include "groups/labels.h"
+#include "groups/lse_gradient.h"
 #include "groups/softmax.h"
 #include "groups/statistics.h"
 #include "half.h"
@@ -59,6 +60,7 @@ constexpr Kernels<T> kernels() {
   k.distillation = {distillation<T>, distillation_bytes<T>};
   k.sparse_distillation = {sparse_distillation<T>, sparse_distillation_bytes<T>};
   k.lse_gradient = {lse_gradient<T>, lse_gradient_bytes<T>};
+  k.lse_gradient_groups = {lse_gradient_groups<T>, lse_gradient_groups_bytes<T>};
   k.statistics_columns = {statistics_columns<T>, statistics_columns_bytes<T>};
   return k;
 }

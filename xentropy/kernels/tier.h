@@ -154,33 +154,29 @@ struct SparseDistillationKernel {
   size_t (*workspace_bytes)(size_t classes, size_t given);
 };
 
-// A row whose log-sum-exp is known. With x scaled, p_c = exp(x_c - lse) and u_c = x_c - centre:
+// Rows whose log-sum-exp is known. With x scaled, p_c = exp(x_c - lse), y_j the classes selected,
+// g_j the upstream gradients of their log p, G the sum of those less that of the lse, and g that of
+// the entropy H:
 //
-//     gradient_c = p_c (on_p + on_log u_c)
-//
-// With the centre lse - entropy u_c is log p_c + entropy, and the gradient of the entropy is that
-// of on_p = 0 and on_log = -1.
-struct LseRow {
-  double lse;  // not finite: the row has no softmax, and its gradient is nan
-  double centre, on_p, on_log;
-  bool ignored;  // gradient 0; the logits are not read
-  // The part with on_log at the largest logit is minus the sum of all other ones, which is exact
-  // where that class has almost all probability.
-  bool balanced;
+//     gradient_c = logit_scale (sum_{j: y_j = c} g_j - G p_c - g p_c (log p_c + H))
+struct LseSelection {
+  double logit_scale;
+  const int64_t* labels;  // one a row; kIgnored: gradient 0, the logits are not read
+  const double* lse;      // not finite: the row has no softmax, and its gradient is nan
+  const double *entropy, *on_entropy, *on_lse;
+  size_t entries;     // classes selected, per row
+  const int64_t* at;  // the classes; kIgnored: none
+  const double *log_prob, *on_log_prob;
+  double* value;  // becomes the gradients at the classes
 };
 template <class S>
 struct LseGradientBlock {
   size_t rows, classes;
-  double logit_scale;
   const S* x;
   ptrdiff_t x_stride;  // in elements
   S* gradient;         // equal to x: in place
   ptrdiff_t gradient_stride;
-  const LseRow* row;
-  // Gradients that are known: `entries` a row, at the class `at` (kIgnored: none).
-  size_t entries;
-  const int64_t* at;
-  const double* value;
+  LseSelection of_rows;
 };
 template <class S>
 struct LseGradientKernel {
@@ -238,7 +234,8 @@ struct Kernels {
   SoftcapKernel<T> softcap;             // any elements
   DistillationKernel<T> distillation;   // two rows of logits, class axis contiguous
   SparseDistillationKernel<T> sparse_distillation;
-  LseGradientKernel<T> lse_gradient;  // class axis contiguous
+  LseGradientKernel<T> lse_gradient;         // class axis contiguous
+  LseGradientKernel<T> lse_gradient_groups;  // short adjacent rows
 };
 
 // For a 16-bit type. Only long rows with class indices, their statistics, gradients from a given

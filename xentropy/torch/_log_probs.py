@@ -1,7 +1,7 @@
 """Log-probabilities of selected classes, with the entropy: the function and its operators.
 
 Forward is one read of the logits, backward one read and one write. Kept until then are the logits
-and three float64 numbers a row.
+and three numbers a row: log p and entropy as they are returned, the log-sum-exp in float64.
 """
 
 from __future__ import annotations
@@ -121,11 +121,14 @@ def selected_log_probs(
         raise TypeError(f"index must be integers (class indices), not {index.dtype}")
     scale = scale_of(temperature)
     options = dim, ignore_index, scale, _check.softcap(softcap, scale)
+    wanted = result_dtype(logits, dtype)
     if can_be_operators(logits, index):
-        found = operator(logits, index, *options, n_threads)[:2]
+        exact = torch.float64 in (logits.dtype, wanted)
+        kept = torch.float64 if exact else torch.float32
+        found = operator(logits, index, *options, n_threads, kept)[:2]
     else:
         found = by_torch(logits, index, *options)
-    log_prob, entropy = (value.to(result_dtype(logits, dtype)) for value in found)
+    log_prob, entropy = (value.to(wanted) for value in found)
     return (log_prob, entropy) if return_entropy else log_prob
 
 
@@ -213,23 +216,24 @@ def operator(
     logit_scale: float,
     softcap: float | None,
     n_threads: int | None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log_prob, entropy and lse, in float64: what backward is computed from."""
+    """log_prob and entropy of type `dtype`, and lse: what backward is computed from."""
     record = _record(axis, ignore_index, logit_scale, softcap, n_threads)
     try:
         found = numbers(array(logits), array(index), record)
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
     log_prob, entropy, lse = (tensor(np.asarray(each)) for each in found)
-    return log_prob, entropy, lse
+    return log_prob.to(dtype), entropy.to(dtype), lse
 
 
 @operator.register_fake
 def _(logits, index, axis, *others):  # type: ignore[no-untyped-def]
     rows = list(logits.shape)
     del rows[axis]
-    log_prob = index.new_empty(index.shape, dtype=torch.float64)
-    return log_prob, *(index.new_empty(rows, dtype=torch.float64) for _ in range(2))
+    log_prob = index.new_empty(index.shape, dtype=others[-1])
+    return log_prob, *(index.new_empty(rows, dtype=kind) for kind in (others[-1], torch.float64))
 
 
 @torch.library.custom_op("xentropy::selected_log_probs_backward", mutates_args=())
@@ -262,7 +266,7 @@ def _(on_log_prob, on_entropy, logits, *others):  # type: ignore[no-untyped-def]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, index, *ctx.options = inputs
+    logits, index, *ctx.options, _ = inputs
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, index, *output)
@@ -271,7 +275,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     on_log_prob, on_entropy, _ = upstream
     logits, index, *kept = ctx.saved_tensors
-    unused = [None] * (1 + len(ctx.options))
+    unused = [None] * (2 + len(ctx.options))
     if on_log_prob is None and on_entropy is None:
         return None, *unused
     if torch.is_grad_enabled() and not is_compiling():  # create_graph

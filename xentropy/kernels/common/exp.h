@@ -153,15 +153,25 @@ XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest
 // outside of which the result is 0 or too large (then the total of the row is out of range, and the
 // row is computed again from its maximum).
 template <class T>
+struct OffsetBounds {  // D is double, or a vector of doubles
+  template <class D>
+  XENTROPY_INLINE_MEMBER static D lowest(D k, D logit_scale) {
+    return (k - double(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias)) * kLn2 / logit_scale;
+  }
+  template <class D>
+  XENTROPY_INLINE_MEMBER static D highest(D k, D logit_scale) {
+    return (k + double(Exponent<T>::kBias)) * kLn2 / logit_scale;
+  }
+};
+template <class T>
 struct ExponentOffset {
   Vec<T> anchor, lowest, highest;
 
   ExponentOffset(Vec<T> a, Vec<T> l, Vec<T> h) : anchor(a), lowest(l), highest(h) {}
   explicit ExponentOffset(double k, double logit_scale = 1) {
-    const double below = kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias;
     anchor = splat(T(kRoundToInteger<T> - k));
-    lowest = splat(T((k - below) * kLn2 / logit_scale));
-    highest = splat(T((k + Exponent<T>::kBias) * kLn2 / logit_scale));
+    lowest = splat(T(OffsetBounds<T>::lowest(k, logit_scale)));
+    highest = splat(T(OffsetBounds<T>::highest(k, logit_scale)));
   }
 
   XENTROPY_INLINE_MEMBER Vec<T> clamp(Vec<T> x) const {

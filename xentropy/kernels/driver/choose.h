@@ -145,10 +145,27 @@ static inline auto for_stored(const StatisticsCall& c, Visit visit) {
   return visit(float());
 }
 
-// Gradients from a given lse: one kernel for rows of any length.
+// Gradients from a given lse: long or short rows, with the same bits. Long 16-bit rows are read in
+// place.
+template <class S>
+static inline bool short_rows(const LogProbGradientCall& c) {
+  return c.rows.terms.classes <= kGroupClasses<Arithmetic<S>>;
+}
 template <class S>
 static inline bool is_direct(const LogProbGradientCall& c, const Layout& a) {
-  return c.rows.softcap == 0 && in_place_rows<S>(a);
+  return c.rows.softcap == 0 && in_place_rows<S>(a) && !(sizeof(S) == 2 && short_rows<S>(c));
+}
+template <class S>
+static inline LseGradientKernel<S> choose_kernel(const Tier& tier, const LogProbGradientCall& c) {
+  const auto& k = kernels_of(tier, S());
+  if constexpr (sizeof(S) > 2) {
+    const auto adjacent = [&](const Layout& a) {
+      return !is_direct<S>(c, a) || are_adjacent<S>(a);
+    };
+    const bool all = adjacent(c.rows.logits) && adjacent(c.rows.gradient);
+    if (short_rows<S>(c) && all) return k.lse_gradient_groups;
+  }
+  return k.lse_gradient;
 }
 template <class Visit>
 static inline auto for_stored(const LogProbGradientCall& c, Visit visit) {
