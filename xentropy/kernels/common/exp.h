@@ -155,12 +155,18 @@ XENTROPY_INLINE Vec<T> scaled(Vec<T> x, const LogitScale<T>& scale, Vec<T>* rest
 template <class T>
 struct OffsetBounds {  // D is double, or a vector of doubles
   template <class D>
-  XENTROPY_INLINE_MEMBER static D lowest(D k, D logit_scale) {
-    return (k - double(kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias)) * kLn2 / logit_scale;
+  XENTROPY_INLINE_MEMBER static D lowest(D k, double logit_scale) {
+    constexpr double kBelow = kHasScalef ? Exp<T>::kFlush : Exponent<T>::kBias;
+    return unscaled((k - kBelow) * kLn2, logit_scale);
   }
   template <class D>
-  XENTROPY_INLINE_MEMBER static D highest(D k, D logit_scale) {
-    return (k + double(Exponent<T>::kBias)) * kLn2 / logit_scale;
+  XENTROPY_INLINE_MEMBER static D highest(D k, double logit_scale) {
+    return unscaled((k + double(Exponent<T>::kBias)) * kLn2, logit_scale);
+  }
+  template <class D>
+  XENTROPY_INLINE_MEMBER static D unscaled(D x, double logit_scale) {
+    if (logit_scale == 1) return x;
+    return x / logit_scale;
   }
 };
 template <class T>

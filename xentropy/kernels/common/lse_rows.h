@@ -169,8 +169,8 @@ XENTROPY_INLINE void put_lse_vector(const LseSelection& b, const LseVector& v, V
   const VD b_or_0 = lanes_or(filled, zero, by_log), k = n - Exp<T>::kTop;
   const VD nan_or_0 = lanes_or(ignored, zero, splat(double(NAN)));
   store_narrow(s.anchor + to, kRoundToInteger<T> - k);
-  store_narrow(s.lowest + to, OffsetBounds<T>::lowest(k, scale));
-  store_narrow(s.highest + to, OffsetBounds<T>::highest(k, scale));
+  store_narrow(s.lowest + to, OffsetBounds<T>::lowest(k, b.logit_scale));
+  if (!kHasScalef) store_narrow(s.highest + to, OffsetBounds<T>::highest(k, b.logit_scale));
   store_narrow(s.a + to, lanes_or(filled, nan_or_0, a));
   store_narrow(s.b + to, b_or_0);
   const VD centre = lanes_or(filled, zero, middle);

@@ -133,7 +133,9 @@ static void gather(const Layout& a, size_t row, size_t n, T* to, size_t to_row, 
 template <class T>
 static void gather(const Layout& a, size_t row, size_t n, T* to) {
   if (a.classes.ndim == 0 && gather_numbers(a, row, n, to)) return;
-  gather(a, row, n, to, a.classes.size(), 1);
+  const bool alike = a.classes.ndim == 0 && a.rows.ndim == 1 && a.rows.step() == 0;
+  gather(a, row, alike ? 1 : n, to, a.classes.size(), 1);
+  for (size_t i = 1; alike && i < n; ++i) to[i] = to[0];
 }
 
 // One number per row as float64: in place if possible, else gathered into scratch.
