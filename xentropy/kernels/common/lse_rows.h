@@ -1,7 +1,7 @@
 // The numbers of rows whose log-sum-exp is known, and the gradients at the classes selected, for
 // kLanes<double> rows at a time.
 //
-// Cost, per vector of rows and one class each: two exps of float64, no division but by logit_scale.
+// Cost, per vector of rows and one class each: two exps of float64, a division if there is a scale.
 //
 // With n = round(lse / ln 2), f = exp(n ln 2 - lse), e_c = exp(x_c) 2^-(n - kTop):
 //
@@ -51,7 +51,7 @@ struct LseRows {
 
 // What is true of any of the rows.
 struct LseSummary {
-  bool filled, in_float64, on_log;
+  bool filled, on_log;
 };
 
 // Below this entropy the part of on_log at a most probable class that is not selected is taken from
@@ -166,14 +166,13 @@ XENTROPY_INLINE void put_lse_vector(const LseSelection& b, const LseVector& v, V
   const VD on_p = 0 - sum * scale, on_log = 0 - v.on_entropy * scale;
   const VD a = on_p * factor, by_log = on_log * factor;
   const VD middle = lanes_or((I)(v.on_entropy == 0), zero, v.lse - v.entropy);
-  const VD b_or_0 = lanes_or(filled, zero, by_log), k = n - Exp<T>::kTop;
+  const VD centre = lanes_or(filled, zero, middle), k = n - Exp<T>::kTop;
   const VD nan_or_0 = lanes_or(ignored, zero, splat(double(NAN)));
   store_narrow(s.anchor + to, kRoundToInteger<T> - k);
   store_narrow(s.lowest + to, OffsetBounds<T>::lowest(k, b.logit_scale));
   if (!kHasScalef) store_narrow(s.highest + to, OffsetBounds<T>::highest(k, b.logit_scale));
   store_narrow(s.a + to, lanes_or(filled, nan_or_0, a));
-  store_narrow(s.b + to, b_or_0);
-  const VD centre = lanes_or(filled, zero, middle);
+  store_narrow(s.b + to, lanes_or(filled, zero, by_log));
   store_narrow(s.centre + to, centre);
   store_narrow(s.centre_rest + to, centre - rounded<T>(centre));
   store(s.on_p + to, on_p);
@@ -185,7 +184,6 @@ XENTROPY_INLINE void put_lse_vector(const LseSelection& b, const LseVector& v, V
   const I kind = filled ? I{} + kFilled : served ? I{} : balanced ? I{} + kBalanced : I{} + kFar;
   __builtin_memcpy(s.kind + to, &kind, sizeof kind);
   any_of->filled |= any(filled);
-  any_of->in_float64 |= any(~served & ~filled);
   any_of->on_log |= any((I)(on_log != 0));
 }
 
