@@ -240,9 +240,20 @@ def test_memory_is_the_gradient_alone():
     """No array of the size of the logits but the gradient: what torch allocates, and NumPy."""
     x, index = make(4, 10)
     meta = selected_log_probs(x.requires_grad_(), index)
-    kept = [t for t in meta.grad_fn.saved_tensors if t is not None]
+    kept = [t for t in meta.grad_fn.next_functions[0][0].saved_tensors if t is not None]
     assert sum(t.numel() == x.numel() for t in kept) == 1
     assert any(t.data_ptr() == x.data_ptr() for t in kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_results_may_be_written_into(dtype):
+    x, index = make(4, 10, dtype=dtype)
+    gradients = []
+    for in_place in (False, True):
+        log_p, entropy = selected_log_probs(x.requires_grad_(), index, return_entropy=True)
+        log_p, entropy = (log_p.mul_(2), entropy.neg_()) if in_place else (log_p * 2, -entropy)
+        gradients += torch.autograd.grad((log_p.sum() + entropy.sum()), x)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 MISTAKES = [

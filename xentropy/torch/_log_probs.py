@@ -128,7 +128,8 @@ def selected_log_probs(
         found = operator(logits, index, *options, n_threads, kept)[:2]
     else:
         found = by_torch(logits, index, *options)
-    log_prob, entropy = (value.to(wanted) for value in found)
+    # Copies, so that a caller may write into them: backward needs what the operator returned.
+    log_prob, entropy = (value.to(wanted, copy=True) for value in found)
     return (log_prob, entropy) if return_entropy else log_prob
 
 
