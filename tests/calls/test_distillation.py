@@ -6,6 +6,7 @@ import scipy.special
 from helpers.bad_calls import masked, refused
 from helpers.divergences import BETAS, exact
 from helpers.layouts import LAYOUTS, WRITABLE, surroundings
+from helpers.short_rows import wild
 from helpers.support import (
     EXACT,
     assert_bits,
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("tier")
 # cancel by up to a factor of 7 where |d| is just above 1.
 LOSS = {"float32": 1e-6, "float64": 1e-14}
 ULPS = 8  # of a gradient, in units of the last place of its row's largest entry
-SHAPES = [(37, 1), (37, 2), (19, 5), (20, 17), (18, 100), (7, 321), (7, 1000), (3, 5003)]
+# Rows of 2 to 400 classes are computed a row a lane.
+SHAPES = [(37, 1), (37, 2), (19, 5), (20, 17), (18, 100), (7, 400), (7, 401), (7, 1000), (3, 5003)]
 LONG = long_reference()
 
 
@@ -189,7 +191,7 @@ def test_excluded_classes(dtype):
 
 
 def test_rows_without_a_softmax_answer_for_themselves(dtype):
-    for shape in ((9, 6), (9, 400)):
+    for shape in ((9, 6), (9, 401)):
         clean, y = pair(shape, dtype)
         x, y = clean.copy(), y.copy()
         x[1, 2], x[2, 0], x[3] = np.nan, np.inf, -np.inf
@@ -330,7 +332,7 @@ def test_a_teacher_of_log_probabilities(dtype):
         assert_gradient(found[1], wanted[1], dtype if bits16(dtype) else "float32")
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((5, 33, 4), 1), ((3, 4, 400), 2), ((350, 20), 0)])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 33, 4), 1), ((3, 4, 401), 2), ((350, 20), 0)])
 def test_layouts_and_threads_change_no_bit(dtype, shape, axis):
     x, y = pair(shape, dtype)
     weights = np.random.default_rng(0).integers(0, 3, np.delete(shape, axis))
@@ -375,6 +377,28 @@ def test_threads_and_neighbours_change_no_bit(dtype):
         one = xe.distillation_loss_with_grad(x[r], y[r], beta=0.5, reduction="none")
         assert_bits(one[0], alone[0][r])
         assert_bits(one[1], alone[1][r])
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("classes", [2, 3, 8, 17, 150])
+def test_rows_of_any_kind_share_a_vector(dtype, classes):
+    """Rows that are ignored or computed one by one, among others; gradients of adjacent rows."""
+    x, y = (wild((67, classes), dtype, seed) for seed in range(2))
+    weights = np.random.default_rng(0).integers(0, 4, 67) / 2
+    for beta in (0.0, 0.5, 1.0):
+        options = {"beta": beta, "reduction": "none"}
+        loss, grad = xe.distillation_loss_with_grad(x, y, sample_weight=weights, **options)
+        assert_bits(xe.distillation_loss(x, y, sample_weight=weights, **options), loss)
+        for r in range(67):
+            one = xe.distillation_loss_with_grad(
+                x[r : r + 1], y[r : r + 1], sample_weight=weights[r : r + 1], **options
+            )
+            assert_bits(one[0], loss[r : r + 1])
+            assert_bits(one[1], grad[r : r + 1])
+        assert not grad[weights == 0].astype("f4").any()
+        own = x.copy()
+        xe.distillation_loss_with_grad(own, y, sample_weight=weights, out=own, **options)
+        assert_bits(own, grad)
 
 
 def test_different_types_meet():

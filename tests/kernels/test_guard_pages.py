@@ -94,3 +94,21 @@ def test_softmax_family(dtype, rows, side):
         kl = xe.kl_divergence(t, x, reduction="none")
         assert_bits(kl, xe.kl_divergence(t.copy(), free, reduction="none"))
         assert (around == FILLER).all()
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("rows", [1, 3, 17, 35])
+def test_distillation(dtype, rows, side):
+    for classes in CLASSES:
+        free = [make_logits((rows, classes), dtype, seed=seed) for seed in range(2)]
+        (x, around_x), (y, around_y) = (guarded(a, side) for a in free)
+        out, around_out = guarded(np.zeros_like(x), side)
+        weights = guarded(np.arange(1.0, rows + 1) % 5, side)[0]
+        options = {"reduction": "none", "sample_weight": weights}
+        loss, grad = xe.distillation_loss_with_grad(*free, **options)
+        for to in (out, x):
+            given = xe.distillation_loss_with_grad(x, y, out=to, **options)
+            assert_bits(given[0], loss, f"loss {classes}")
+            assert_bits(to, grad, f"gradient {classes}")
+        for around in (around_x, around_y, around_out):
+            assert (around == FILLER).all(), f"{classes}: wrote beside the array"

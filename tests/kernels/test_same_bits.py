@@ -48,6 +48,7 @@ DIGESTS = {
         "softmax family": "4d8fa15709b2716e",
         "statistics": "5848a0e3681a02a1",
         "log-probabilities": "ae0980842ee0101a",
+        "distillation": "3f22859f343fff96",
     },
     "bfloat16": {
         "plain": "3f14c3369d65c324",
@@ -65,6 +66,7 @@ DIGESTS = {
         "softmax family": "906cc3cac06202cb",
         "statistics": "713a0f96caf681a2",
         "log-probabilities": "c648a07d8e0110fc",
+        "distillation": "d2a38586f5557db9",
     },
     "float32": {
         "plain": "a7abd8fafc7647ab",
@@ -82,6 +84,7 @@ DIGESTS = {
         "softmax family": "673adef5bdf5ee84",
         "statistics": "d5b0cbf1a10d63bc",
         "log-probabilities": "ff7691121da5e3aa",
+        "distillation": "93c8b342857fd3bb",
     },
     "float64": {
         "plain": "a05f98a95d5e24c0",
@@ -99,6 +102,7 @@ DIGESTS = {
         "softmax family": "bd99b318567353c8",
         "statistics": "34f0a974a46955bf",
         "log-probabilities": "c967ce99bf908afc",
+        "distillation": "2a995bdb0b9ac65a",
     },
 }
 
@@ -162,6 +166,15 @@ def of_log_probs(dtype):
                 yield xe.selected_log_probs_grad(x, y, *saved, *upstream, logit_scale=scale)
 
 
+def of_distillation(dtype):
+    for seed, classes in enumerate(CLASSES + LONG):
+        x, y = numbers((24, classes), seed, dtype), numbers((24, classes), seed + 100, dtype)
+        for beta in (0.0, 0.5, 1.0):
+            for temperature in (1.0, 0.75, 0.125):
+                options = {"temperature": temperature, "reduction": "none"}
+                yield from xe.distillation_loss_with_grad(x, y, beta=beta, **options)
+
+
 def cases(dtype):
     for name, options in OPTIONS.items():
         yield name, losses_and_gradients(dtype, options)
@@ -169,6 +182,7 @@ def cases(dtype):
     yield "softmax family", of_softmax(dtype)
     yield "statistics", of_statistics(dtype)
     yield "log-probabilities", of_log_probs(dtype)
+    yield "distillation", of_distillation(dtype)
 
 
 @pytest.mark.parametrize("tier", [tier for tier in HERE if tier in FUSED], indirect=True)

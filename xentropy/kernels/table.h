@@ -5,6 +5,7 @@
 #include "common/labels.h"
 #include "common/softcap.h"
 #include "groups/dense.h"
+#include "groups/distillation.h"
 #include "groups/labels.h"
 #include "groups/lse_gradient.h"
 #include "groups/softmax.h"
@@ -58,6 +59,7 @@ constexpr Kernels<T> kernels() {
   k.statistics_split = {statistics_split<T>, statistics_split_bytes<T>};
   k.softcap = {cap<T>, times_slope<T>};
   k.distillation = {distillation<T>, distillation_bytes<T>};
+  k.distillation_groups = {distillation_groups<T>, distillation_groups_bytes<T>};
   k.sparse_distillation = {sparse_distillation<T>, sparse_distillation_bytes<T>};
   k.lse_gradient = {lse_gradient<T>, lse_gradient_bytes<T>};
   k.lse_gradient_groups = {lse_gradient_groups<T>, lse_gradient_groups_bytes<T>};

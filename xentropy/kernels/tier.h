@@ -131,7 +131,7 @@ struct DistillationBlock {
   ptrdiff_t gradient_stride;
   const int64_t* labels;  // kIgnored for rows that are not read
   const double* factor;   // of the gradient, per row
-  double* loss;
+  double* loss;           // labels, factor, loss: whole cache lines, as group kernels take vectors
 };
 template <class T>
 struct DistillationKernel {
@@ -230,9 +230,10 @@ struct Kernels {
   StatisticsKernel<T> statistics_groups;  // the same, short adjacent rows
   // Short rows, class axis strided, rows adjacent.
   StatisticsKernel<T> statistics_columns;
-  StatisticsSplit<T> statistics_split;  // one long row in parts
-  SoftcapKernel<T> softcap;             // any elements
-  DistillationKernel<T> distillation;   // two rows of logits, class axis contiguous
+  StatisticsSplit<T> statistics_split;        // one long row in parts
+  SoftcapKernel<T> softcap;                   // any elements
+  DistillationKernel<T> distillation;         // two rows of logits, class axis contiguous
+  DistillationKernel<T> distillation_groups;  // the same, short adjacent rows
   SparseDistillationKernel<T> sparse_distillation;
   LseGradientKernel<T> lse_gradient;         // class axis contiguous
   LseGradientKernel<T> lse_gradient_groups;  // short adjacent rows

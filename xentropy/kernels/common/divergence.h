@@ -139,6 +139,23 @@ XENTROPY_INLINE void decays(const Vec<T> (&x)[n], Vec<T> (&lost)[n]) {
   for (size_t q = 0; q < n; ++q) lost[q] = fma(x[q] * minus[q], lost[q], x[q]);
 }
 
+XENTROPY_INLINE bool is_between(double beta) { return beta != 0 && beta != 1; }
+
+// Numbers of a row from the probabilities S and P of class m in both. D is double, or a vector of
+// doubles with one row per lane.
+template <class D>
+struct MixtureOf {
+  D k, not_k;                  // the parts of T and S in M
+  D per_ratio, log_per_ratio;  // k exp(u) = per_ratio T / S = exp(d + log_per_ratio)
+};
+template <class D>
+XENTROPY_INLINE MixtureOf<D> mixture_of(double beta, double log_beta, D S, D P) {
+  const D of_t = beta * P, of_s = (1 - beta) * S, mixed = of_t + of_s;
+  const auto less = P < S;
+  const D size = log1p_of((less ? beta * (S - P) : beta * (P - S)) / (less ? mixed : S));
+  return {of_t / mixed, of_s / mixed, beta * S / mixed, log_beta - (less ? -size : size)};
+}
+
 // 0 < beta < 1. Ratios of S and T are quotients where they are far from 1: exp(d) would lose digits
 // where d is large.
 template <class T>
@@ -147,16 +164,8 @@ class BetweenTerms {
   static constexpr bool kKeepsOwn = true;
   static constexpr size_t kTogether = 2;
 
-  // S, P: the probabilities of class m.
-  BetweenTerms(double beta, double log_beta, double S, double P)
-      : beta_(splat(T(beta))), not_beta_(splat(T(1 - beta))) {
-    const double of_t = beta * P, of_s = (1 - beta) * S, mixed = of_t + of_s;
-    k_ = splat(T(of_t / mixed));
-    not_k_ = splat(T(of_s / mixed));
-    per_ratio_ = splat(T(beta * S / mixed));
-    const double log = P < S ? -log1p_of(beta * (S - P) / mixed) : log1p_of(beta * (P - S) / S);
-    log_per_ratio_ = splat(T(log_beta - log));
-  }
+  BetweenTerms(double beta, const MixtureOf<Vec<T>>& of_m)
+      : beta_(splat(T(beta))), not_beta_(splat(T(1 - beta))), of_m_(of_m) {}
 
   // Chains of operations are long: those of the loss and of w go side by side.
   template <size_t n>
@@ -178,7 +187,8 @@ class BetweenTerms {
     }
     log1p_vectors(odds, logs);
     for (size_t q = 0; q < n; ++q) {
-      const Vec<T> w = r[q].u < T(0) ? -logs[n + q] : logs[n + q], far = r[q].d + log_per_ratio_;
+      const Vec<T> w = r[q].u < T(0) ? -logs[n + q] : logs[n + q],
+                   far = r[q].d + of_m_.log_per_ratio;
       t.a[q] = -(S[q] * (far > kFar ? far : w));
     }
     losses(of, sizes, logs, t.loss);
@@ -213,11 +223,11 @@ class BetweenTerms {
     const Vec<T> zero = {}, one = splat(T(1));
     const auto above = r.d >= T(0), below = r.u < zero, near = size < one;
     const Vec<T> P = above ? one : m.left, S = above ? m.left : one;  // by the larger one
-    const Vec<T> k = k_ * S, k_exp_u = per_ratio_ * P;                // both times S
+    const Vec<T> k = of_m_.k * S, k_exp_u = of_m_.per_ratio * P;      // both times S
     const Vec<T> far = max(zero, below ? k - k_exp_u : k_exp_u - k);
-    const Vec<T> of_k = k_ * lost, least = max(splat(kLeast * T(0x1p26)), S);
+    const Vec<T> of_k = of_m_.k * lost, least = max(splat(kLeast * T(0x1p26)), S);
     const Vec<T> lower =
-        below ? (near ? one - of_k : fma(not_k_, S, k_exp_u)) : (near ? one - lost : least);
+        below ? (near ? one - of_k : fma(of_m_.not_k, S, k_exp_u)) : (near ? one - lost : least);
     return (near ? of_k : far) / lower;
   }
 
@@ -241,8 +251,8 @@ class BetweenTerms {
     }
   }
 
-  Vec<T> beta_, not_beta_, k_, not_k_;
-  Vec<T> per_ratio_, log_per_ratio_;  // k exp(u) = per_ratio T / S = exp(d + log_per_ratio)
+  Vec<T> beta_, not_beta_;
+  MixtureOf<Vec<T>> of_m_;
 };
 
 }  // namespace XENTROPY_TIER

@@ -26,9 +26,19 @@ XENTROPY_INLINE Vec<T> exact_difference(Vec<T> a, Vec<T> b, Vec<T>* lost) {
   return head;
 }
 
-// The same of a product.
-XENTROPY_INLINE Sum exact_product(double a, double b) {
-  return {a * b, __builtin_fma(a, b, -(a * b))};
+// The same of a product, in float64: of one row, or of a vector of rows.
+template <class D>
+XENTROPY_INLINE SumOf<D> exact_product(D a, D b) {
+  const D product = a * b;
+  return {product, product_minus(a, b, product)};
+}
+
+// d_m. at: t_m; top: the largest t; above: log T - log S of the classes with the largest logits of
+// each.
+template <class D>
+XENTROPY_INLINE SumOf<D> log_ratio_of(const SumOf<D>& at, const SumOf<D>& top, D above) {
+  const SumOf<D> below = exact_sum(at.value, -top.value), d = exact_sum(below.value, above);
+  return {d.value, d.lost + (below.lost + (at.lost - top.lost))};
 }
 
 // A scaled logit near the end of any row: probability 0, but with a finite distance to all others.
@@ -71,19 +81,16 @@ struct LogRatios {
   Vec<T> at_head, at_rest;  // t_m - s_m
   Vec<T> d_head, d_rest;    // d_m
 
-  // x and y: the logits of class m. t_peak: the largest logit of T. above: log T - log S of the
-  // classes with the largest logits of each.
+  // x and y: the logits of class m. t_peak: the largest logit of T. above: as in log_ratio_of.
   LogRatios(double s_scale, double t_scale, T x, T y, T t_peak, double above)
       : own(s_scale, x), other(t_scale, t_peak) {
     at_head = difference(splat(x), splat(y), &at_rest);
     at_rest = finite_or_0<T>(at_rest);
     const bool none = y == T(-INFINITY);
     const Sum at = none ? Sum{double(other.lowest[0]), 0} : exact_product(double(y), t_scale);
-    const Sum top = exact_product(double(t_peak), t_scale);
-    const Sum below = exact_sum(at.value, -top.value), d = exact_sum(below.value, above);
-    const double lost = d.lost + (below.lost + (at.lost - top.lost));
+    const Sum d = log_ratio_of(at, exact_product(double(t_peak), t_scale), above);
     d_head = splat(T(d.value));
-    d_rest = splat(T((d.value - double(T(d.value))) + lost));
+    d_rest = splat(T((d.value - double(T(d.value))) + d.lost));
   }
 
   template <size_t n>
@@ -111,32 +118,58 @@ struct LogRatios {
   }
 };
 
-// The same with fewer operations, for most rows. Differences are rounded once as they are taken
-// from t - s, which does no harm where d is taken from it directly: a small d is exact then. At m,
-// where it must be d_m to the last digit, that is not so; hence d goes by u where d_m is small, and
-// rounding u is no matter. kScaled: one of the scales is not 1.
+// What FiniteLogRatios takes from t - s: u = (t - s - at) - at_rest, d = (t - s - from) + rest.
+template <class V>
+struct RatioOrigin {
+  V at, at_rest;  // t_m - s_m
+  V from, rest;
+};
+template <class D>
+struct FiniteOrigin {
+  D from, rest;
+  decltype(D{} < D{}) serves;  // is FiniteLogRatios as good as LogRatios?
+};
+
+// Differences are rounded once as they are taken from t - s, which does no harm where d is taken
+// from it directly: a small d is exact then. At m, where it must be d_m to the last digit, that is
+// not so; hence d goes by u where d_m is small, and rounding u is no matter. at, d: t_m - s_m and
+// d_m, the heads rounded to T. steepest: the larger scale. Logits and their differences are finite.
+template <class T, class D>
+XENTROPY_INLINE FiniteOrigin<D> finite_origin(const SumOf<D>& at, const SumOf<D>& d,
+                                              double steepest) {
+  constexpr double kSmall = 0x1p-3, kNear = 0x1p13, kSteep = 0x1p20;
+  const auto small = magnitude(d.value) < kSmall;
+  const SumOf<D> c = exact_sum(d.value, -at.value);
+  const D head = small ? at.value : rounded<T>(-c.value), lost = d.lost - at.lost;
+  FiniteOrigin<D> o = {head, small ? d.value + lost : (c.value + head) + (c.lost + lost), {}};
+  o.serves = (small | (magnitude(c.value) < kNear)) & (D{} + steepest < kSteep);
+  return o;
+}
+
+// The same with fewer operations, for most rows: a row, or a row a lane. kScaled: one of the scales
+// is not 1.
 template <class T, bool kScaled>
 class FiniteLogRatios {
  public:
-  FiniteLogRatios(const LogRatios<T>& all, double s_scale, double t_scale)
-      : own_(s_scale), other_(t_scale), at_(all.at_head), at_rest_(all.at_rest) {
-    const double d = double(all.d_head[0]), at = double(all.at_head[0]);
-    const bool small = __builtin_fabs(d) < kSmall;
-    const Sum c = exact_sum(d, -at);
-    const double head = small ? at : double(T(-c.value));
-    const double rest = double(all.d_rest[0]) - double(at_rest_[0]);
-    from_ = splat(T(head));
-    rest_ = splat(T(small ? d + rest : (c.value + head) + (c.lost + rest)));
-    serves_ = (small || __builtin_fabs(c.value) < kNear) && s_scale < kSteep && t_scale < kSteep;
-  }
-
-  // Is this as good as LogRatios? The logits of the row are finite, and their differences too.
-  bool serve() const { return serves_; }
+  FiniteLogRatios(double s_scale, double t_scale, const RatioOrigin<Vec<T>>& origin)
+      : own_(s_scale), other_(t_scale), origin_(origin) {}
 
   template <size_t n>
   XENTROPY_INLINE_MEMBER void operator()(const Vec<T> (&x)[n], const Vec<T> (&y)[n],
                                          LogRatio<T> (&r)[n]) const {
-    Vec<T> head[n], moved[n], lost[n], of_s[n], of_t[n];
+    Vec<T> head[n], lost[n];
+    differences(x, y, head, lost);
+    for (size_t q = 0; q < n; ++q) {
+      r[q].d = (head[q] - origin_.from) + (lost[q] + origin_.rest);
+      r[q].u = (head[q] - origin_.at) + (lost[q] - origin_.at_rest);
+    }
+  }
+
+  // t - s = head + lost.
+  template <size_t n>
+  XENTROPY_INLINE_MEMBER void differences(const Vec<T> (&x)[n], const Vec<T> (&y)[n],
+                                          Vec<T> (&head)[n], Vec<T> (&lost)[n]) const {
+    Vec<T> moved[n], of_s[n], of_t[n];
     const Vec<T>*s = x, *t = y;
     Vec<T> scaled_s[n], scaled_t[n];
     if (kScaled) {
@@ -149,19 +182,33 @@ class FiniteLogRatios {
     for (size_t q = 0; q < n; ++q) moved[q] = head[q] - t[q];
     for (size_t q = 0; q < n; ++q) lost[q] = (t[q] - (head[q] - moved[q])) - (s[q] + moved[q]);
     for (size_t q = 0; kScaled && q < n; ++q) lost[q] += of_t[q] - of_s[q];
-    for (size_t q = 0; q < n; ++q) {
-      r[q].d = (head[q] - from_) + (lost[q] + rest_);
-      r[q].u = (head[q] - at_) + (lost[q] - at_rest_);
-    }
   }
 
  private:
-  static constexpr double kSmall = 0x1p-3, kNear = 0x1p13, kSteep = 0x1p20;
   LogitScale<T> own_, other_;
-  Vec<T> at_, at_rest_;  // t_m - s_m
-  Vec<T> from_, rest_;   // d = (t - s - from) + rest
-  bool serves_;
+  RatioOrigin<Vec<T>> origin_;
 };
+
+template <class T, class Use>
+XENTROPY_INLINE auto with_ratios(double s_scale, double t_scale, const RatioOrigin<Vec<T>>& origin,
+                                 const Use& use) {
+  if (s_scale == 1 && t_scale == 1) {
+    return use(FiniteLogRatios<T, false>(s_scale, t_scale, origin));
+  }
+  return use(FiniteLogRatios<T, true>(s_scale, t_scale, origin));
+}
+
+// Calls use(ratios) for a row of finite logits, with FiniteLogRatios if they serve.
+template <class T, class Use>
+XENTROPY_INLINE auto with_few_ratios(const LogRatios<T>& all, double s_scale, double t_scale,
+                                     const Use& use) {
+  const Sum at = {double(all.at_head[0]), double(all.at_rest[0])};
+  const Sum d = {double(all.d_head[0]), double(all.d_rest[0])};
+  const auto o = finite_origin<T>(at, d, s_scale > t_scale ? s_scale : t_scale);
+  if (!o.serves) return use(all);
+  return with_ratios<T>(s_scale, t_scale,
+                        {all.at_head, all.at_rest, splat(T(o.from)), splat(T(o.rest))}, use);
+}
 
 }  // namespace XENTROPY_TIER
 }  // namespace xentropy

@@ -1,6 +1,6 @@
 // One call of the divergence of two softmaxes, chunk by chunk.
+#include "driver/choose.h"
 #include "driver/guard.h"
-#include "driver/targets.h"
 
 namespace xentropy {
 namespace {
@@ -17,9 +17,9 @@ struct DistillationWorkspace {
   DistillationWorkspace(const Tier& tier, const DistillationCall& c, Arena& arena) {
     const CrossEntropyCall& all = c.rows;
     const size_t C = all.terms.classes;
-    x_direct = in_place_rows<T>(all.logits);
-    teacher_direct = !c.teacher.data || in_place_rows<T>(c.teacher);
-    gradient_direct = !all.gradient.data || in_place_rows<T>(all.gradient);
+    x_direct = is_direct<T>(c, all.logits);
+    teacher_direct = is_direct<T>(c, c.teacher);
+    gradient_direct = is_direct<T>(c, all.gradient);
     const bool direct = x_direct && teacher_direct && gradient_direct;
     const bool any_scattered =
         scattered(all.logits) || scattered(c.teacher) || scattered(all.gradient);
@@ -27,7 +27,7 @@ struct DistillationWorkspace {
     rows = smaller(rows, smaller(all.rows, chunk_rows(all.rows, C)));
     const Kernels<T>& k = kernels_of(tier, T());
     kernel_memory =
-        GuardedMemory(c.teacher.data ? k.distillation.workspace_bytes(C)
+        GuardedMemory(c.teacher.data ? choose_kernel<T>(tier, c).workspace_bytes(C)
                                      : k.sparse_distillation.workspace_bytes(C, c.given),
                       arena);
     x = x_direct ? nullptr : take<T>(arena, rows * C);
@@ -115,7 +115,7 @@ double distillation_chunk(const Tier& tier, const DistillationCall& c, size_t be
     const Kernels<T>& k = kernels_of(tier, T());
     const bool streamed = c.rows.streamed && w.gradient_direct;
     if (c.teacher.data) {
-      k.distillation.run(b, w.kernel_memory.start, streamed);
+      choose_kernel<T>(tier, c).run(b, w.kernel_memory.start, streamed);
     } else {
       k.sparse_distillation.run(
           {b, c.given, c.log_probs + row * (c.given + 1), c.index + row * c.given,

@@ -7,10 +7,10 @@
 //   1. maximum and exps, into scratch, as for the softmax;
 //   2. the exps of the given classes are taken out; the sum of the others is that of the rest (if
 //      it is next to nothing, of exps from the rest's own maximum: once more step 1);
-//   3. loss and gradient of the few classes in float64, by rows/distillation.h;
+//   3. loss and gradient of the few classes in float64, by common/distillation_row.h;
 //   4. gradient: the rest's divided among its classes as their exps are; then those of the given.
 #pragma once
-#include "rows/distillation.h"
+#include "common/distillation_row.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -100,9 +100,9 @@ double few_logits(const SparseDistillationBlock<T>& b, const T* x, const int64_t
   return rest.sum;
 }
 
-// Row r, which counts.
+// Row r, which counts. out: its gradient, or null.
 template <class T>
-void sparse_distillation_row(const SparseDistillationBlock<T>& b, size_t r,
+void sparse_distillation_row(const SparseDistillationBlock<T>& b, size_t r, T* out,
                              const SparseWorkspace<T>& w, bool streamed) {
   const DistillationBlock<T>& all = b.rows;
   const T* x = all.x + ptrdiff_t(r) * all.x_stride;
@@ -116,12 +116,10 @@ void sparse_distillation_row(const SparseDistillationBlock<T>& b, size_t r,
   few.logit_scale = few.teacher_scale = 1;
   few.x = w.x;
   few.teacher = b.log_probs + r * few.classes;
-  few.gradient = all.gradient ? w.gradient : nullptr;
   few.factor = &factor;
   few.loss = all.loss + r;
-  distillation_row(few, 0, w.few, false);
-  if (!all.gradient) return;
-  T* out = all.gradient + ptrdiff_t(r) * all.gradient_stride;
+  distillation_row(few, 0, out ? w.gradient : nullptr, w.few, false);
+  if (!out) return;
   const double of_rest = w.gradient[b.given] / (rest > 0 ? rest : INFINITY);  // nan stays nan
   const double head = double(T(of_rest));
   const T* next = r + 1 < all.rows ? x + all.x_stride : x;
@@ -135,11 +133,13 @@ template <class T>
 void sparse_distillation(const SparseDistillationBlock<T>& b, char* workspace, bool streamed) {
   Arena arena = {workspace, 0};
   const SparseWorkspace<T> w(b.rows.classes, b.given, arena);
-  for (size_t r = 0; r < b.rows.rows; ++r) {
-    if (b.rows.labels[r] == kIgnored) {
-      ignore_row(b.rows, r);
+  const DistillationBlock<T>& all = b.rows;
+  for (size_t r = 0; r < all.rows; ++r) {
+    T* out = all.gradient ? all.gradient + ptrdiff_t(r) * all.gradient_stride : nullptr;
+    if (all.labels[r] == kIgnored) {
+      ignore_row(all, r, out);
     } else {
-      sparse_distillation_row(b, r, w, streamed);
+      sparse_distillation_row(b, r, out, w, streamed);
     }
   }
 }
