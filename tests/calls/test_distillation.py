@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("tier")
 # cancel by up to a factor of 7 where |d| is just above 1.
 LOSS = {"float32": 1e-6, "float64": 1e-14}
 ULPS = 8  # of a gradient, in units of the last place of its row's largest entry
-# Rows of 2 to 400 classes are computed a row a lane.
-SHAPES = [(37, 1), (37, 2), (19, 5), (20, 17), (18, 100), (7, 400), (7, 401), (7, 1000), (3, 5003)]
+# Rows of 2 to 320 classes (192 in float64) are computed a row a lane.
+SHAPES = [(37, 1), (37, 2), (19, 5), (20, 17), (18, 100), (7, 320), (7, 321), (7, 1000), (3, 5003)]
 LONG = long_reference()
 
 
@@ -153,7 +153,8 @@ def test_large_logits(dtype, beta, offset):
     steps = steps * np.spacing(np.dtype(dtype).type(offset))
     x, y = (offset + steps[0]).astype(dtype), (-offset + steps[1]).astype(dtype)
     assert_exact(x, y, beta)
-    assert_exact(x, (offset + steps[1]).astype(dtype), beta, 3)
+    for temperature in (1, 3):
+        assert_exact(x, (offset + steps[1]).astype(dtype), beta, temperature)
 
 
 FINITE = st.floats(-40, 40, width=32)  # beyond a margin of 87, float32 probabilities underflow
@@ -191,7 +192,7 @@ def test_excluded_classes(dtype):
 
 
 def test_rows_without_a_softmax_answer_for_themselves(dtype):
-    for shape in ((9, 6), (9, 401)):
+    for shape in ((9, 6), (9, 400)):
         clean, y = pair(shape, dtype)
         x, y = clean.copy(), y.copy()
         x[1, 2], x[2, 0], x[3] = np.nan, np.inf, -np.inf
@@ -332,7 +333,7 @@ def test_a_teacher_of_log_probabilities(dtype):
         assert_gradient(found[1], wanted[1], dtype if bits16(dtype) else "float32")
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((5, 33, 4), 1), ((3, 4, 401), 2), ((350, 20), 0)])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 33, 4), 1), ((3, 4, 400), 2), ((350, 20), 0)])
 def test_layouts_and_threads_change_no_bit(dtype, shape, axis):
     x, y = pair(shape, dtype)
     weights = np.random.default_rng(0).integers(0, 3, np.delete(shape, axis))

@@ -22,8 +22,8 @@ struct LaneDivergence {
   LaneTotal<T> loss[kLine<T> / kLanes<T>], a[kLine<T> / kLanes<T>], moved[kLine<T> / kLanes<T>];
 };
 
-// b replaces the exps of S or T that it is made of, and a the others. One instance for rows and
-// columns: most of a tier's vectors are a line, and where they are not, two would be 40 KB more.
+// b replaces the exps of S or T that it is made of, and a the others. One instance serves rows and
+// columns, whose strides are the same where a vector is a line.
 template <class T, class Ratios, class Terms>
 class DivergencePass {
   static constexpr size_t L = kLanes<T>;

@@ -9,6 +9,7 @@
 // last place however large the logits are, and however small u and d.
 #pragma once
 #include "common/sums.h"
+#include "simd/trees.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
@@ -189,6 +190,7 @@ class FiniteLogRatios {
   RatioOrigin<Vec<T>> origin_;
 };
 
+// Calls use(ratios) with the FiniteLogRatios for these scales.
 template <class T, class Use>
 XENTROPY_INLINE auto with_ratios(double s_scale, double t_scale, const RatioOrigin<Vec<T>>& origin,
                                  const Use& use) {

@@ -145,33 +145,28 @@ static inline auto for_stored(const StatisticsCall& c, Visit visit) {
   return visit(float());
 }
 
-// The largest number for distillation. Measured on Zen 4, 1.5e6 elements, one thread, beta 0, out
-// of cache, in ns per element, groups / rows:
+// Distillation: long or short rows, for any layout; a single class has nothing to add up. In 256
+// rows in cache, in microseconds, groups / rows:
 //
-//     classes          128        200        320        400        512        700       1000
-//     v4 float32     1.7/4.3    1.9/3.2    1.8/2.5    2.0/2.3    1.9/1.8    1.8/1.9    3.0/1.9
-//     v3 float32     2.4/5.0    2.3/4.2    2.4/3.0    2.5/3.0    2.3/2.4    2.5/2.8    2.5/2.7
-//     v4 float64     3.9/6.9    3.8/5.5    4.0/5.0    4.0/4.6    4.0/3.9    3.9/4.5    4.2/4.0
-//     v3 float64     5.4/7.7    5.3/7.1    5.3/6.2    5.2/6.5    5.6/5.9    5.5/5.9    5.5/5.8
+//     classes         100      150      200      256      320      400
+//     v4 float32    47/97   64/108   81/117  102/122  132/149  163/168
+//     v4 float64   94/152  135/186  175/219  221/243  282/292  348/351
 //
-// A few rows take as long as a vector of them: another reason to stop where there is little to
-// gain.
-constexpr size_t kDistillationGroupClasses = 400;
-
-// Distillation: long or short rows, for any layout. A single class has nothing to add up.
+// A batch of few rows takes as long as a vector of them.
+template <class T>
 static inline bool uses_groups(const DistillationCall& c) {
   const size_t classes = c.rows.terms.classes;
-  return c.teacher.data && classes > 1 && classes <= kDistillationGroupClasses;
+  return c.teacher.data && classes > 1 && classes <= kGroupClasses<T>;
 }
 template <class T>
 static inline DistillationKernel<T> choose_kernel(const Tier& tier, const DistillationCall& c) {
   const Kernels<T>& k = kernels_of(tier, T());
-  return uses_groups(c) ? k.distillation_groups : k.distillation;
+  return uses_groups<T>(c) ? k.distillation_groups : k.distillation;
 }
 template <class T>
 static inline bool is_direct(const DistillationCall& c, const Layout& a) {
   if (!a.data) return true;
-  return uses_groups(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
+  return uses_groups<T>(c) ? are_adjacent<T>(a) : in_place_rows<T>(a);
 }
 
 // Gradients from a given lse: long or short rows, with the same bits. Long 16-bit rows are read in
