@@ -16,7 +16,7 @@ from .. import _check
 from .._distillation._call import TEACHERS, one_teacher, teacher_hint
 from ._arrays import BITS16, FLOATS
 from ._distillation_operator import NUMBERS, Options, by_torch, checked_numbers
-from ._distillation_operator import distillation_loss as operator
+from ._distillation_operator import eager_distillation_loss as operator
 from ._operator import given_numbers
 from ._refusals import in_torchs_words, no_tensor
 from ._routing import PLAIN
@@ -167,7 +167,7 @@ def _routed(tensors: Tensors, options: Options) -> Tensor:
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.promote_types(dtype, torch.float32)
     by_operator = _by_operator(tensors, options)
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = {"names": "", "numbers": None}
     if by_operator and is_compiling():
         numbers = given_numbers(options, NUMBERS)
         options = options._replace(**NUMBERS)
@@ -178,7 +178,7 @@ def _routed(tensors: Tensors, options: Options) -> Tensor:
     keeps = options.reduction != "none" and not (is_compiling() and logits.dtype in BITS16)
     keeps = keeps and logits.requires_grad and torch.is_grad_enabled()
     try:
-        return operator(*tensors, *options, dtype, keeps, **numbers)[0]
+        return operator(*tensors, *options, dtype, keeps, *numbers.values())[0]
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
 

@@ -13,8 +13,9 @@ from torch.compiler import is_compiling
 from .. import _check
 from .._distillation._call import Call, computed, options_of
 from .._kernels import LARGEST_SCALE, LEAST_SCALE
-from ._arrays import BITS16, SMALL_BYTES, array, loss_tensor, number, tensor
+from ._arrays import BITS16, SMALL_BYTES, array, arrays, loss_tensor, number, tensor
 from ._autograd import graph_is_retained, times
+from ._eager import eager
 from ._operator import one_by_one
 from ._routing import on_kernels
 from ._softmax_autograd import wide
@@ -59,7 +60,7 @@ def checked_numbers(options: Options) -> Options:
 
 def _call(tensors: tuple[Tensor | None, ...], options: Options) -> Call:
     """The core's call on the memory of the tensors."""
-    logits, teacher, _, weights = map(array, tensors)
+    logits, teacher, weights = arrays((*tensors[:2], tensors[3]))
     record = options_of(
         options.temperature,
         axis=options.axis,
@@ -176,18 +177,16 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None,
     if wanted[0] and ctx.keeps and not _rounds_twice(kept, upstream):
         of_logits = _times(kept, upstream)
     elif wanted[0]:
-        of_logits = distillation_loss_backward(
-            upstream, *tensors, *ctx.options, False, ctx.names, numbers
-        )
+        of_logits = eager_backward(upstream, *tensors, *ctx.options, False, ctx.names, numbers)
     if wanted[1]:
-        of_teacher = distillation_loss_backward(
-            upstream, *tensors, *ctx.options, True, ctx.names, numbers
-        )
+        of_teacher = eager_backward(upstream, *tensors, *ctx.options, True, ctx.names, numbers)
     return of_logits, of_teacher, *unused
 
 
 distillation_loss.register_autograd(_backward, setup_context=_setup_context)
 one_by_one(distillation_loss_backward)
+eager_distillation_loss = eager(distillation_loss, _setup_context, _backward)
+eager_backward = eager(distillation_loss_backward)
 
 
 def _rounds_twice(kept: Tensor, upstream: Tensor) -> bool:

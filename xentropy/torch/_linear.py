@@ -19,7 +19,7 @@ from .._linear._arguments import PARAMETERS
 from . import _numbers, _operator
 from ._arrays import FLOATS
 from ._formula import torch_linear_cross_entropy
-from ._linear_operator import linear_cross_entropy as operator
+from ._linear_operator import eager_linear_cross_entropy as operator
 from ._loss import TRACED, cross_entropy, is_exporting
 from ._recorded import or_empty
 from ._refusals import in_torchs_words, no_tensor

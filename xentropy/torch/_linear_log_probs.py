@@ -19,7 +19,8 @@ from .._linear import _log_probs as core
 from .._linear._arguments import PARAMETERS
 from .._log_probs import numbers_of, upstream_of
 from . import _operator
-from ._arrays import array, tensor
+from ._arrays import arrays, tensor
+from ._eager import eager
 from ._linear_operator import places_of, unwritten
 from ._linear_products import kind_of
 from ._log_probs import INTEGERS, can_be_operators, result_dtype, scale_of, selected_log_probs
@@ -111,7 +112,7 @@ def linear_selected_log_probs(
         )
     scale = scale_of(temperature)
     options = ignore_index, scale, _check.softcap(softcap, scale), logits_bytes, n_threads
-    found = operator(*layer, index, *options)[:2]
+    found = eager_operator(*layer, index, *options)[:2]
     log_prob, entropy = (value.to(result_dtype(input, dtype)) for value in found)
     return (log_prob, entropy) if return_entropy else log_prob
 
@@ -119,12 +120,12 @@ def linear_selected_log_probs(
 def _arguments(layer: Layer, index: Tensor, options: tuple[Any, ...], wanted: str = "") -> Any:
     """The core's arguments on the memory of the tensors."""
     ignore_index, logit_scale, softcap, logits_bytes, n_threads = options
-    x, weight, bias = (None if each is None else array(each) for each in layer)
+    x, weight, bias, classes = arrays((*layer, index))
     try:
         return core.checked(
             x,
             weight,
-            array(index),
+            classes,
             bias,
             logits_bytes,
             wanted=tuple(wanted.split()),
@@ -189,16 +190,15 @@ def operator_backward(
     options = ignore_index, logit_scale, softcap, logits_bytes, n_threads
     a = _arguments(layer, index, options, wanted)
     shapes = a.input.shape[:-1], a.target.shape
-    saved = numbers_of((array(lse), array(log_prob), array(entropy)), *shapes)
-    upstream = upstream_of(
-        0.0 if on_log_prob is None else array(on_log_prob),
-        None if on_entropy is None else array(on_entropy),
-        *shapes,
-    )
+    *numbers, of_log_prob, of_entropy = arrays((lse, log_prob, entropy, on_log_prob, on_entropy))
+    saved = numbers_of((numbers[0], numbers[1], numbers[2]), *shapes)
+    of_log_prob = 0.0 if of_log_prob is None else of_log_prob
+    upstream = upstream_of(of_log_prob, of_entropy, *shapes)
     batch = core.BatchLogProbs(a.target, len(a.linear_weight), a.options, saved, upstream)
     places = places_of(layer, wanted)
     named = zip(PARAMETERS, places, strict=True)
-    grads = {name: array(place) for name, place in named if name in a.wanted}
+    asked = {name: place for name, place in named if name in a.wanted}
+    grads = dict(zip(asked, arrays(tuple(asked.values())), strict=True))
     core.computed(a, batch, grads, kind_of(input))
     of_input, of_weight, of_bias = places
     return of_input, of_weight, of_bias
@@ -229,7 +229,7 @@ def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         found = _differentiable(ctx, layer, index, (on_log_prob, on_entropy), names)
     else:
         tensors = on_log_prob, on_entropy, *layer, index, log_prob, entropy, lse
-        found = operator_backward(*tensors, *ctx.options, " ".join(names))
+        found = eager_backward(*tensors, *ctx.options, " ".join(names))
     triples = zip(PARAMETERS, found, layer, strict=True)
     gradients = (g.to(t.dtype) if n in names and g is not None else None for n, g, t in triples)
     return *gradients, *unused
@@ -258,3 +258,5 @@ def _differentiable(
 
 operator.register_autograd(_backward, setup_context=_setup_context)
 _operator.one_by_one(operator_backward)
+eager_operator = eager(operator, _setup_context, _backward)
+eager_backward = eager(operator_backward)

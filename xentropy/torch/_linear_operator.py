@@ -22,16 +22,19 @@ from .._kernels import make_options
 from .._linear import computed, loss_of
 from .._linear._arguments import PARAMETERS, checked
 from . import _operator
-from ._arrays import array, loss_tensor, tensor
+from ._arrays import DTYPES, arrays, loss_tensor, tensor
 from ._autograd import graph_is_retained, times
+from ._eager import eager
 from ._linear_products import kind_of
 from ._routing import on_kernels
+
+ARGUMENTS = (*PARAMETERS, "target", "weight", "sample_weight", "grad_output")
 
 
 def _on_pages(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """A tensor on memory that the kernels keep; torch would touch new pages in every step."""
-    dtype = np.float32 if like.dtype is torch.float16 else array(like).dtype
-    return tensor(_kernels.empty(shape, dtype))
+    dtype = torch.float32 if like.dtype is torch.float16 else like.dtype
+    return tensor(_kernels.empty(shape, DTYPES[dtype]))
 
 
 def unwritten(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -68,21 +71,17 @@ def _call(
     if numbers is not None:
         options |= zip(names.split(), numbers.tolist(), strict=True)
     options = {"logits_bytes": logits_bytes, **_operator.NUMBERS, **options}
-    target, weight, sample_weight = (None if t is None else array(t) for t in others)
     places = places_of(layer, wanted)
-    named = dict(zip(PARAMETERS, layer, strict=True))
+    given = arrays((*layer, *others, upstream))
     arguments = checked(
-        **{name: None if t is None else array(t) for name, t in named.items()},
-        target=target,
-        weight=weight,
-        sample_weight=sample_weight,
-        grad_output=None if upstream is None else array(upstream),
+        **dict(zip(ARGUMENTS, given, strict=True)),
         wanted=tuple(wanted.split()),
         **options,
     )
     loss = loss_of(arguments)
     pairs = zip(PARAMETERS, places, strict=True)
-    gradients = {name: array(place) for name, place in pairs if name in arguments.wanted}
+    asked = {name: place for name, place in pairs if name in arguments.wanted}
+    gradients = dict(zip(asked, arrays(tuple(asked.values())), strict=True))
     assert layer[0] is not None
     return computed(arguments, loss, gradients, kind_of(layer[0])), places
 
@@ -190,7 +189,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
     if torch.is_grad_enabled() and not is_compiling():  # create_graph
         found = _differentiable(ctx, tensors, numbers, upstream)
     elif ctx.options[1] == "none":
-        found = linear_cross_entropy_backward(upstream, *tensors, *ctx.options, numbers, ctx.wanted)
+        found = eager_backward(upstream, *tensors, *ctx.options, numbers, ctx.wanted)
     else:
         kept = of_input, of_weight, of_bias
         found = tuple(_times(g, upstream, t) for g, t in zip(kept, tensors[:3], strict=True))
@@ -230,3 +229,5 @@ def _differentiable(
 
 linear_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
 _operator.one_by_one(linear_cross_entropy_backward)
+eager_linear_cross_entropy = eager(linear_cross_entropy, _setup_context, _backward)
+eager_backward = eager(linear_cross_entropy_backward)

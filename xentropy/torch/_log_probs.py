@@ -20,7 +20,8 @@ from .. import _check
 from .._kernels import make_options
 from .._log_probs import gradient, numbers
 from . import _operator
-from ._arrays import BITS16, FLOATS, array, tensor
+from ._arrays import BITS16, FLOATS, arrays, tensor
+from ._eager import eager
 from ._formula import capped
 from ._loss import TRACED, is_exporting
 from ._refusals import in_torchs_words, no_tensor
@@ -125,12 +126,12 @@ def selected_log_probs(
     if can_be_operators(logits, index):
         exact = torch.float64 in (logits.dtype, wanted)
         kept = torch.float64 if exact else torch.float32
-        found = operator(logits, index, *options, n_threads, kept)[:2]
+        found = eager_operator(logits, index, *options, n_threads, kept)[:2]
     else:
         found = by_torch(logits, index, *options)
     # Copies, so that a caller may write into them: backward needs what the operator returned.
-    log_prob, entropy = (value.to(wanted, copy=True) for value in found)
-    return (log_prob, entropy) if return_entropy else log_prob
+    log_prob, *entropy = (value.to(wanted, copy=True) for value in found[: 1 + return_entropy])
+    return (log_prob, *entropy) if return_entropy else log_prob
 
 
 def _plain(*tensors: Any) -> bool:
@@ -222,7 +223,8 @@ def operator(
     """log_prob and entropy of type `dtype`, and lse: what backward is computed from."""
     record = _record(axis, ignore_index, logit_scale, softcap, n_threads)
     try:
-        found = numbers(array(logits), array(index), record)
+        x, classes = arrays((logits, index))
+        found = numbers(x, classes, record)
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
     log_prob, entropy, lse = (tensor(np.asarray(each)) for each in found)
@@ -254,9 +256,9 @@ def operator_backward(
 ) -> Tensor:
     """The gradient in the logits; the first two are those in log_prob and entropy."""
     record = _record(axis, ignore_index, logit_scale, softcap, n_threads)
-    upstream = 0.0 if on_log_prob is None else array(on_log_prob)
-    of_rows = None if on_entropy is None else array(on_entropy)
-    x, classes, *kept = (array(each) for each in (logits, index, lse, log_prob, entropy))
+    given = on_log_prob, on_entropy, logits, index, lse, log_prob, entropy
+    upstream, of_rows, x, classes, *kept = arrays(given)
+    upstream = 0.0 if upstream is None else upstream
     found = gradient(x, classes, (kept[0], kept[1], kept[2]), upstream, of_rows, record)
     return tensor(np.asarray(found))
 
@@ -281,7 +283,7 @@ def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *unused
     if torch.is_grad_enabled() and not is_compiling():  # create_graph
         return _differentiable(ctx, logits, index, (on_log_prob, on_entropy)), *unused
-    found = operator_backward(on_log_prob, on_entropy, logits, index, *kept, *ctx.options)
+    found = eager_backward(on_log_prob, on_entropy, logits, index, *kept, *ctx.options)
     return found, *unused
 
 
@@ -298,3 +300,5 @@ def _differentiable(
 
 operator.register_autograd(_backward, setup_context=_setup_context)
 _operator.one_by_one(operator_backward)
+eager_operator = eager(operator, _setup_context, _backward)
+eager_backward = eager(operator_backward)
