@@ -76,6 +76,15 @@ def test_the_numbers_and_gradients_are_those_of_the_formulas(shape, k, dtype):
         compare(x, index, dtype=torch.float32)
 
 
+def test_the_gradient_of_the_entropy_where_all_classes_are_almost_alike():
+    """-p (log p + H): the sum cancels, and H in float32 is not enough."""
+    x, index = make(4, 1000, spread=1e-3)
+    wide = x.double().requires_grad_()
+    entropy_from_logits(wide).sum().backward()
+    selected_log_probs(x.requires_grad_(), index, return_entropy=True)[1].sum().backward()
+    assert (x.grad - wide.grad).norm() <= EPS[x.dtype] * wide.grad.norm()
+
+
 def test_without_the_entropy_it_is_one_tensor():
     x, index = make(5, 40)
     both = selected_log_probs(x, index, return_entropy=True)

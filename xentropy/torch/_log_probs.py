@@ -1,7 +1,7 @@
 """Log-probabilities of selected classes, with the entropy: the function and its operators.
 
 Forward is one read of the logits, backward one read and one write. Kept until then are the logits
-and three numbers a row: log p and entropy as they are returned, the log-sum-exp in float64.
+and three numbers a row: log p as it is returned, the entropy and the log-sum-exp in float64.
 """
 
 from __future__ import annotations
@@ -220,7 +220,11 @@ def operator(
     n_threads: int | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log_prob and entropy of type `dtype`, and lse: what backward is computed from."""
+    """log_prob, of type `dtype`, entropy and lse: what backward is computed from.
+
+    The gradient of the entropy, -p (log p + H), takes H in float64: where all p are almost alike
+    the sum cancels.
+    """
     record = _record(axis, ignore_index, logit_scale, softcap, n_threads)
     try:
         x, classes = arrays((logits, index))
@@ -228,7 +232,7 @@ def operator(
     except (TypeError, ValueError) as error:
         raise type(error)(in_torchs_words(error)) from error
     log_prob, entropy, lse = (tensor(np.asarray(each)) for each in found)
-    return log_prob.to(dtype), entropy.to(dtype), lse
+    return log_prob.to(dtype), entropy, lse
 
 
 @operator.register_fake
@@ -236,7 +240,7 @@ def _(logits, index, axis, *others):  # type: ignore[no-untyped-def]
     rows = list(logits.shape)
     del rows[axis]
     log_prob = index.new_empty(index.shape, dtype=others[-1])
-    return log_prob, *(index.new_empty(rows, dtype=kind) for kind in (others[-1], torch.float64))
+    return log_prob, *(index.new_empty(rows, dtype=torch.float64) for _ in range(2))
 
 
 @torch.library.custom_op("xentropy::selected_log_probs_backward", mutates_args=())
