@@ -243,6 +243,13 @@ def test_a_rank_that_fails_says_so_to_the_others(tmp_path):
             assert [found[name, "after"] for found in every] == [(None, "")] * 2
 
 
+def test_a_rank_that_is_interrupted_waits_for_none_that_has_failed(tmp_path):
+    found = ranks.run(failing_ranks.two_failures, 2, tmp_path, 2)
+    errors = [kind for (kind, _), _ in found]
+    assert errors == [KeyboardInterrupt, MemoryError]
+    assert [after for _, after in found] == [(None, "")] * 2
+
+
 @pytest.mark.parametrize("terms", TERMS)
 def test_a_group_of_one(terms):
     logits, target, options = team.arguments("labels", terms)

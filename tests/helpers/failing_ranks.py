@@ -6,7 +6,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from xentropy import _kernels
-from xentropy.torch.parallel import _exchange, _linear, _linear_chunks, _shards, _vocabulary
+from xentropy.torch.parallel import _exchange, _group, _linear, _linear_chunks, _shards, _vocabulary
 from xentropy.torch.parallel import vocab_parallel_cross_entropy as of_logits
 from xentropy.torch.parallel import vocab_parallel_linear_cross_entropy as of_layer
 
@@ -143,6 +143,15 @@ def every_failure(rank, ranks):
             found[name] = _error(case)
         found[name, "after"] = _error(case)
     return found
+
+
+def two_failures(rank, ranks):
+    """What each raises if one fails, and another is interrupted before it has learnt of that."""
+    case = CASES["header"]
+    place = case.place if rank else (_group.Collectives, "_check_failures")
+    with Failing(place, 1, MemoryError if rank else KeyboardInterrupt):
+        found = _error(case)
+    return found, _error(case)
 
 
 def _error(case):

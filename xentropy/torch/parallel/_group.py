@@ -54,6 +54,7 @@ class Collectives:
         self._what, self._device = what, device
         self._left = deque(steps if self.size > 1 else ())
         self._sums: list[Any] = []
+        self._begun: Callable[[], Any] | None = None  # waits for the all-gather under way
 
     def __enter__(self) -> Collectives:
         return self
@@ -83,12 +84,13 @@ class Collectives:
 
     def gathering(self, numbers: Any) -> Callable[[], Any]:
         """An all-gather, begun: a call waits for the numbers of all ranks, a row for each."""
-        wait = self._sent(numbers)
+        wait = self._begun = self._sent(numbers)
 
         def checked() -> Any:
             with self.known_to_all(RuntimeError):
                 every = wait()
                 self._check_failures(every)
+            self._begun = None
             return every
 
         return checked
@@ -133,7 +135,13 @@ class Collectives:
             raise RuntimeError(f"{self._what} has failed on rank {rank} of the group")
 
     def _fail(self) -> None:
-        """Take part in what the others wait for, until they learn that this rank has failed."""
+        """Take part in what the others wait for, until they learn that this rank has failed.
+
+        They wait for nothing where another has failed as well, of which this one, interrupted say,
+        has not learnt.
+        """
+        if self._left and self._begun is not None and np.isnan(self._begun()[:, 0]).any():
+            return
         while self._left:
             step = self._left[0]
             if isinstance(step, int):
