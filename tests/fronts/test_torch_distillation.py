@@ -88,9 +88,10 @@ def test_rows_that_do_not_count_get_0_of_an_infinite_upstream_gradient_too():
     x, y = pair()
     weight = torch.ones(len(x))
     weight[::2] = 0
-    for retained in (False, True):
+    compiled = torch.compile(distillation_loss, backend="aot_eager")
+    for call, retained in (distillation_loss, False), (distillation_loss, True), (compiled, False):
         x.grad = None
-        loss = distillation_loss(x, y, sample_weight=weight)
+        loss = call(x, y, sample_weight=weight)
         loss.backward(torch.tensor(torch.inf), retained)
         assert (x.grad[::2] == 0).all()
         assert not x.grad[1::2].isfinite().any()

@@ -88,6 +88,23 @@ def test_rows_that_do_not_count_get_0_of_an_infinite_upstream_gradient_too(
         assert not gradient[1::2].isfinite().any()
 
 
+@pytest.mark.parametrize("retained", [False, True])
+def test_an_upstream_gradient_that_only_the_loss_has_room_for(retained):
+    """2 ** 16, with which loss scaling starts, is inf in float16, and 1e300 is in float32."""
+    x, y = logits_and_labels(8, 5, dtype=torch.float16)
+    y[::2] = -100
+    with torch.autocast("cpu", torch.bfloat16):
+        cross_entropy(1 * x, y, inplace=True).backward(torch.tensor(2.0**16), retained)
+    expected = x.detach().double().requires_grad_()
+    F.cross_entropy(expected, y).backward(torch.tensor(2.0**16, dtype=torch.float64))
+    torch.testing.assert_close(x.grad.double(), expected.grad, rtol=2e-3, atol=4)
+    x, rows = torch.randn(4, 5, requires_grad=True), torch.tensor([1.0, 0, 1, 0])
+    loss = cross_entropy(x, torch.full((4, 5), 0.2, dtype=torch.float64), sample_weight=rows)
+    loss.backward(torch.tensor(1e300, dtype=torch.float64), retained)
+    assert (x.grad[1::2] == 0).all()
+    assert not x.grad[::2].isfinite().any()
+
+
 @pytest.mark.parametrize("dtype", FLOATS + BITS16, ids=str)
 @pytest.mark.parametrize("upstream", [1.0, 3.0])
 def test_a_retained_graph_gives_the_same_again_whatever_became_of_the_first(dtype, upstream):

@@ -104,9 +104,14 @@ def times(kept, upstream, given):
     factor = number(upstream)
     if given and factor == 1:
         return kept
-    if math.isfinite(factor):
-        return kept.mul_(upstream) if given else kept * upstream.to(kept.dtype)
-    return (kept * upstream.to(kept.dtype)).masked_fill_(kept == 0, 0)
+    if abs(factor) <= torch.finfo(kept.dtype).max:  # else it may be inf in the products
+        return kept.mul_(upstream) if given else kept * upstream
+    return (kept * upstream).masked_fill_(kept == 0, 0)
+
+
+def times_in_graph(kept, upstream):
+    """The same of tensors that have no memory: where torch compiles, or a transform follows."""
+    return torch.where(kept == 0, kept, kept * upstream.to(kept.dtype))
 
 
 def _of_logits(ctx, tensors, kept, given, upstream):

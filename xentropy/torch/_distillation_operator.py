@@ -14,7 +14,7 @@ from .. import _check
 from .._distillation._call import Call, computed, options_of
 from .._kernels import LARGEST_SCALE, LEAST_SCALE
 from ._arrays import BITS16, SMALL_BYTES, array, arrays, loss_tensor, number, tensor
-from ._autograd import graph_is_retained, times
+from ._autograd import graph_is_retained, times, times_in_graph
 from ._eager import eager
 from ._operator import one_by_one
 from ._routing import on_kernels
@@ -199,7 +199,7 @@ def _rounds_twice(kept: Tensor, upstream: Tensor) -> bool:
 def _times(kept: Tensor, upstream: Tensor) -> Tensor:
     """The kept gradient times the upstream one; a retained graph keeps it as it is."""
     if not on_kernels(upstream):
-        return kept * upstream.to(kept.dtype)
+        return times_in_graph(kept, upstream)
     return times(kept, upstream, not graph_is_retained())
 
 

@@ -23,7 +23,7 @@ from .._linear import computed, loss_of
 from .._linear._arguments import PARAMETERS, checked
 from . import _operator
 from ._arrays import DTYPES, arrays, loss_tensor, tensor
-from ._autograd import graph_is_retained, times
+from ._autograd import graph_is_retained, times, times_in_graph
 from ._eager import eager
 from ._linear_products import kind_of
 from ._routing import on_kernels
@@ -201,7 +201,7 @@ def _times(kept: Tensor, upstream: Tensor, like: Tensor | None) -> Tensor:
     """A kept gradient times the upstream one; a retained graph keeps it as it is."""
     dtype = kept.dtype if like is None else like.dtype
     if not on_kernels(upstream):
-        return (kept * upstream.to(kept.dtype)).to(dtype)
+        return times_in_graph(kept, upstream).to(dtype)
     return times(kept, upstream, not graph_is_retained()).to(dtype)
 
 

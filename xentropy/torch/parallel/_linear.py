@@ -14,6 +14,7 @@ from ..._kernels import Options
 from ..._linear._arguments import PARAMETERS, checked
 from ..._linear._products import NumpyProducts
 from .._arrays import array, loss_tensor
+from .._autograd import times
 from .._linear import linear_cross_entropy
 from .._linear_products import TorchProducts, numpy_multiplies
 from . import _exchange, _shards
@@ -205,7 +206,7 @@ class _LinearVocabParallel(torch.autograd.Function):
             found = run(ShardedLoss(batch, agreed, ctx.ranks, ctx.wanted, numbers, upstreams))
         else:
             kept = zip(ctx.wanted, saved[len(NAMES) :], strict=True)
-            found = {name: each * upstream.to(each.dtype) for name, each in kept}
+            found = {name: times(each, upstream, given=False) for name, each in kept}
         like = dict(zip(PARAMETERS, call.tensors, strict=False))
         return *(found[n].to(like[n].dtype) if n in found else None for n in PARAMETERS), None, None
 
