@@ -200,7 +200,7 @@ def test_ctrl_c_as_a_process(files):
     line = process.stdout.readline()  # of the progress, after five seconds
     assert re.search(r"% of 1,073,741,824 rows, .* left", line)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (130, "")
     assert re.search(r"Interrupted after [\d,]+ of 1,073,741,824 rows", output)
     assert re.search(r"perplexity +2\.0000", output)

@@ -192,9 +192,9 @@ else:
 
 
 def test_without_dask_the_error_says_what_to_install():
-    subprocess.run([sys.executable, "-c", ABSENT], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", ABSENT], check=True, timeout=300)
 
 
 def test_the_core_does_not_import_dask():
     code = "import sys, xentropy; xentropy.Evaluation(); assert 'dask' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

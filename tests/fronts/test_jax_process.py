@@ -39,7 +39,7 @@ def run(program, *options, arguments=(), **environment):
         env={**environment_at_start(), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -6,7 +6,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
-TIMEOUT = 120  # seconds, for a machine with other work
+TIMEOUT = 600  # seconds, for a machine with other work
 GONE = 3  # exit status of a rank that ends itself: it has no answer
 
 

@@ -18,7 +18,7 @@ def python(code, tier=None):
     if tier is not None:
         environment["XENTROPY_TIER"] = tier
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
     )
 
 
