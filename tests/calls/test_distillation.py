@@ -145,6 +145,18 @@ def test_probabilities_that_underflow(dtype, beta):
 
 
 @pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("beta", [1e-40, 1e-300, 5e-324])
+def test_betas_that_underflow(dtype, beta):
+    x, y = np.array([[0, -200, -800, -np.inf]] * 2, dtype), np.zeros((2, 4), dtype)
+    for classes in (4, 400):  # the others are impossible for both
+        others = np.full((2, classes - 4), -np.inf, dtype)
+        pair = np.hstack([x, others]), np.hstack([y, others])
+        loss, grad = xe.distillation_loss_with_grad(*pair, beta=beta, reduction="none")
+        assert_within(loss, 0 * loss, 1e-36)
+        assert_within(grad, 0 * grad, 1e-36)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("offset", [1e3, 1e6, 1e30])
 def test_large_logits(dtype, beta, offset):

@@ -165,7 +165,9 @@ class BetweenTerms {
   static constexpr size_t kTogether = 2;
 
   BetweenTerms(double beta, const MixtureOf<Vec<T>>& of_m)
-      : beta_(splat(T(beta))), not_beta_(splat(T(1 - beta))), of_m_(of_m) {}
+      : beta_(splat(T(beta) > kLeast ? T(beta) : kLeast)),  // 1 / beta is finite
+        not_beta_(splat(T(1 - beta))),
+        of_m_(of_m) {}
 
   // Chains of operations are long: those of the loss and of w go side by side.
   template <size_t n>
