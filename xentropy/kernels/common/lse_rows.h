@@ -137,13 +137,14 @@ XENTROPY_INLINE VD exp_near_0(VD x) {
   return DirectExp<double, false>{ExponentOffset<double>(0), LogitScale<double>(1)}(x);
 }
 
-// Can the exps be multiplied by this? Below, they could underflow early; above, subnormal exps
-// would show, which differ between tiers.
+// Can the exps be multiplied by this, the upstream gradient times their factor? Below, they could
+// underflow early, as the product itself may have; above, subnormal exps would show, which differ
+// between tiers.
 template <class T>
-XENTROPY_INLINE IntVec<double> is_ordinary(VD factor) {
-  const VD size = magnitude(factor);
+XENTROPY_INLINE IntVec<double> is_ordinary(VD upstream, VD product) {
+  const VD size = magnitude(product);
   const double least = sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000;
-  return (IntVec<double>)(((size >= least) & (size <= Exp<T>::kMaxFactor)) | (factor == 0));
+  return (IntVec<double>)(((size >= least) & (size <= Exp<T>::kMaxFactor)) | (upstream == 0));
 }
 
 XENTROPY_INLINE VD lanes_or(IntVec<double> mask, VD value, VD other) {
@@ -179,8 +180,8 @@ XENTROPY_INLINE void put_lse_vector(const LseSelection& b, const LseVector& v, V
   store(s.on_log + to, on_log);
   store(s.middle + to, middle);
   const I balanced = (I)((v.on_entropy != 0) & (v.entropy < kConfident<T>)) & ~large;
-  const I served = (I)(magnitude(n) <= Exp<T>::kMaxOffset) & is_ordinary<T>(a) &
-                   is_ordinary<T>(by_log) & ~balanced;
+  const I served = (I)(magnitude(n) <= Exp<T>::kMaxOffset) & is_ordinary<T>(on_p, a) &
+                   is_ordinary<T>(on_log, by_log) & ~balanced;
   const I kind = filled ? I{} + kFilled : served ? I{} : balanced ? I{} + kBalanced : I{} + kFar;
   __builtin_memcpy(s.kind + to, &kind, sizeof kind);
   any_of->filled |= any(filled);
