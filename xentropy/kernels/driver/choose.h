@@ -70,10 +70,13 @@ static inline bool direct_half(const CrossEntropyCall& c) {
 }
 
 // Whether the rows are adjacent and their classes contiguous, so that a group kernel can read them.
+// A block ends where a run of rows does, and few rows take a group kernel as long as a vector of
+// them: arrays of short runs are better staged.
 template <class S>
 static inline bool are_adjacent(const Layout& a) {
-  const size_t size = a.classes.size() * sizeof(S);
-  return in_place_rows<S>(a) && (a.rows.run() == 1 || a.rows.step() == ptrdiff_t(size));
+  const size_t size = a.classes.size() * sizeof(S), run = a.rows.run();
+  const bool long_runs = run >= 16 || run == a.rows.size();
+  return in_place_rows<S>(a) && (run == 1 || a.rows.step() == ptrdiff_t(size)) && long_runs;
 }
 
 // Whether the kernel accesses this array in place. Other arrays are staged in scratch for the same
