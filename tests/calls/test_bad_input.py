@@ -4,7 +4,8 @@ import inspect
 
 import numpy as np
 import pytest
-from helpers.bad_calls import CALLS, FUNCTIONS, NAN, X, base_call, labels, refused
+from helpers.bad_arguments import NAN, refused
+from helpers.bad_calls import CALLS, FUNCTIONS, X, base_call, labels
 from helpers.support import make_logits
 
 import xentropy as xe

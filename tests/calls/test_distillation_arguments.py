@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.bad_calls import masked, refused
+from helpers.bad_arguments import masked, refused
 from helpers.divergences import BETAS, assert_gradient, assert_loss, pair
 from helpers.support import assert_bits, assert_within, bits16
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.bad_calls import refused
+from helpers.bad_arguments import refused
 from helpers.divergences import BETAS, exact
 from helpers.layouts import LAYOUTS
 from helpers.support import assert_bits, assert_within, bits16, case, eps, make_logits, oracle

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers.bad_calls import masked, refused
+from helpers.bad_arguments import masked, refused
 from helpers.layouts import LAYOUTS, PAGE, forbid, pages
 from helpers.log_probs import make_index
 from helpers.support import (

@@ -3,7 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
-from helpers.bad_calls import masked, refused
+from helpers.bad_arguments import masked, refused
 from helpers.layouts import LAYOUTS, PAGE, WRITABLE, forbid, pages
 from helpers.log_probs import assert_gradient, gradient_of, make_index, make_upstream
 from helpers.remember import remembered

@@ -4,17 +4,8 @@ import inspect
 
 import numpy as np
 import pytest
-from helpers.bad_calls import (
-    COMMON,
-    EMPTY_MEAN,
-    GRAD_OUTPUT,
-    masked,
-    outside,
-    readonly,
-    refused,
-    wrong_arrays,
-    wrong_integers,
-)
+from helpers.bad_arguments import masked, outside, refused, wrong_arrays, wrong_integers
+from helpers.bad_calls import COMMON, EMPTY_MEAN, GRAD_OUTPUT, readonly
 from helpers.linear import NAMES, make_layer
 from helpers.support import make_target
 

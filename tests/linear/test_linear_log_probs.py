@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers.bad_calls import masked, refused
+from helpers.bad_arguments import masked, refused
 from helpers.layouts import every_second
 from helpers.linear import make_layer
 from helpers.support import assert_bits, eps, wide_of
