@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.torch_oracle import labels, probabilities, seeded
+from helpers.torch_oracle import exact_gradient, labels, probabilities, seeded
 from torch.autograd.functional import hessian, jacobian
 
 from xentropy.torch import cross_entropy
@@ -78,19 +78,13 @@ def test_in_all_dtypes_and_the_kept_gradient_stays_what_it_was(dtype, reduction,
     v = upstreams(loss)
     (found,) = batched(loss, (x,), v, retain_graph=True)
     assert (found.dtype, found.shape) == (dtype, (3, 4, 3))
-    exact = torch.stack([exact_gradient(x, y, u, reduction) for u in v])
+    exact = torch.stack([exact_gradient(x, y, u, reduction=reduction) for u in v])
     bound = 4 * max(torch.finfo(dtype).eps, 1e-15) * exact.abs() + 1e-7 * (dtype in DTYPES[:2])
     assert ((found.double() - exact).abs() <= bound).all()
     assert torch.equal(torch.autograd.grad(loss.sum(), x, retain_graph=True)[0], before)
     batched(loss, (x,), v)  # gives the graph up
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(loss.sum(), x)
-
-
-def exact_gradient(x, y, upstream, reduction):
-    x = x.detach().double().requires_grad_()
-    loss = F.cross_entropy(x, y, reduction=reduction)
-    return torch.autograd.grad(loss, x, upstream.double())[0]
 
 
 @SOFT

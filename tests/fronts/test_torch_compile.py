@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from helpers.torch_oracle import labels, logits_and_labels, seeded
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from xentropy.torch import CrossEntropyLoss, cross_entropy, patch
@@ -15,12 +17,6 @@ PLAIN = (1, -100, "mean", None, 0.0, 0.0, 1.0, None, None)
 @pytest.fixture(autouse=True)
 def no_graphs_of_others():
     torch.compiler.reset()
-
-
-def logits_and_labels(rows=6, classes=5, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    x = 3 * torch.randn(rows, classes, generator=generator, dtype=torch.float64)
-    return x.to(dtype).requires_grad_(), torch.arange(rows) % classes
 
 
 def both(function, x, y, **options):
@@ -179,3 +175,66 @@ def test_the_operator_itself_passes_gradcheck_and_has_no_second_derivative():
     (gradient,) = torch.autograd.grad(loss(x), x, create_graph=True)
     with pytest.raises(RuntimeError, match="cross_entropy_backward"):
         gradient.sum().backward()
+
+
+# --- numbers that change ---
+
+CHANGING = {
+    "normalizer": [30 + i for i in range(5)],
+    "normalizer, floats": [30.5 + i for i in range(5)],
+    "label_smoothing": [0.3 / (1 + i) for i in range(5)],
+    "z_loss": [1e-4 * i for i in range(5)],
+    "softcap": [10.0 + i for i in range(5)],
+    "logit_scale": [1 + i / 8 for i in range(5)],
+    "base": [2 + i / 8 for i in range(5)],
+    "n_threads": [1, 2, 3, 4],
+    "ignore_index": list(range(-5, 0)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_number_that_changes_is_compiled_at_most_twice(name):
+    """Once for its first value, and once for all the others, as torch's own functions."""
+    x, y = logits_and_labels(4, 3, torch.float64)
+    option, values = name.partition(",")[0], CHANGING[name]
+    counter = CompileCounterWithBackend("aot_eager")
+    function = torch.compile(
+        lambda a, b, n: cross_entropy(a, b, **{option: n}), backend=counter, fullgraph=True
+    )
+    for n in values:
+        loss = function(x, y, n)
+        expected = cross_entropy(x, y, **{option: n})
+        assert torch.equal(loss, expected)
+        found, exact = (torch.autograd.grad(each, x)[0] for each in (loss, expected))
+        assert torch.equal(found, exact)
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("name", ["normalizer", "logit_scale"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_tensor_that_changes_is_compiled_once(name, learned):
+    x, y = logits_and_labels(4, 3, torch.float64)
+    counter = CompileCounterWithBackend("aot_eager")
+    function = torch.compile(
+        lambda a, b, n: cross_entropy(a, b, **{name: n}), backend=counter, fullgraph=True
+    )
+    for n in range(1, 6):
+        number = torch.tensor(float(n), requires_grad=learned)
+        expected = cross_entropy(x, y, **{name: float(n)})
+        assert torch.allclose(function(x, y, number), expected, rtol=1e-14)
+    assert counter.frame_count == 1
+
+
+def test_batches_of_any_size_are_compiled_at_most_twice():
+    counter = CompileCounterWithBackend("aot_eager")
+    function = torch.compile(
+        lambda a, b, v, n: cross_entropy(a, b, sample_weight=v, normalizer=n),
+        backend=counter,
+        fullgraph=True,
+    )
+    for rows in range(3, 8):
+        x, y = seeded(rows, 5), labels((rows, 5))
+        v = torch.linspace(0, 1, rows)
+        expected = cross_entropy(x, y, sample_weight=v, normalizer=rows)
+        assert torch.equal(function(x, y, v, rows), expected)
+    assert counter.frame_count <= 2

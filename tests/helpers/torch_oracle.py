@@ -22,6 +22,10 @@ def probabilities(shape, dtype=torch.float32, seed=2):
     return seeded(*shape, dtype=dtype, seed=seed).detach().softmax(min(1, len(shape) - 1))
 
 
+def logits_and_labels(rows=6, classes=5, dtype=torch.float32):
+    return seeded(rows, classes, dtype=dtype), torch.arange(rows) % classes
+
+
 def gradients(function, logits, target, upstream=None, **options):
     """(loss, gradient in the logits, gradient in the target or None)."""
     logits = logits.detach().requires_grad_()
@@ -30,6 +34,13 @@ def gradients(function, logits, target, upstream=None, **options):
     loss = function(logits, target, **options)
     loss.backward(torch.ones_like(loss) if upstream is None else upstream)
     return loss.detach(), logits.grad, target.grad
+
+
+def exact_gradient(x, y, upstream, **options):
+    """In the logits, by torch in float64."""
+    x = x.detach().double().requires_grad_()
+    loss = F.cross_entropy(x, y, **options)
+    return torch.autograd.grad(loss, x, upstream.double().expand_as(loss))[0]
 
 
 def as_float64(value):
