@@ -1,24 +1,20 @@
 """xentropy.dask: what NumPy's calls compute, bit for bit, whatever the chunks."""
 
 import math
-import os
 from fractions import Fraction
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+from helpers.dask_chunks import CHUNKS, CLASSES, ROWS, cut, problem
 from helpers.evaluations import batch, bits, counted
-from helpers.processes import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xentropy as xe
 import xentropy.dask as xd
-from xentropy.dask import _blocks
 
-ROWS, CLASSES = 60, 11
-CHUNKS = [(60,), (1,) * 60, (7, 30, 0, 23), (59, 1)]
 ALL_OPTIONS = {
     "label_smoothing": 0.1,
     "z_loss": 1e-3,
@@ -33,24 +29,6 @@ ALL_OPTIONS = {
 def scheduler():
     with dask.config.set(scheduler="threads", num_workers=4):
         yield
-
-
-def cut(array, sizes, axis=0):
-    """A dask array with these chunks along an axis."""
-    chunks = [(n,) for n in array.shape]
-    chunks[axis] = sizes
-    return da.from_array(array, chunks=tuple(chunks))
-
-
-def problem(dtype=np.float32, *, probabilities=False, seed=0):
-    """Logits, target and weights of the rows of a batch and of classes."""
-    given = batch(ROWS, CLASSES, seed, dtype=dtype)
-    rng = np.random.default_rng(seed)
-    target = given["target"]
-    if probabilities:
-        target = rng.dirichlet(np.ones(CLASSES), ROWS).astype(dtype)
-    weights = {"weight": rng.random(CLASSES), "sample_weight": given["sample_weight"]}
-    return given["logits"], target, weights
 
 
 def same(found, expected):
@@ -288,57 +266,3 @@ def test_groups_as_objects():
     names = np.array(["a", "b"], object)[np.arange(ROWS) % 2]
     found = xd.evaluate(cut(logits, CHUNKS[2]), target, group=names).compute()
     assert found.result().groups == 2
-
-
-# --- work ---
-
-
-def test_what_is_computed_together_takes_one_pass(monkeypatch):
-    logits, target, _ = problem()
-    x, passes = cut(logits, (30, 30)), []
-    for name in "checked_cross_entropy", "row_statistics":
-        real = getattr(_blocks, name)
-
-        def counted_call(*args, real=real, **options):
-            passes.append(real)
-            return real(*args, **options)
-
-        monkeypatch.setattr(_blocks, name, counted_call)
-    with dask.config.set(scheduler="synchronous"):
-        dask.compute(*xd.cross_entropy_with_grad(x, target))
-        assert len(passes) == 2
-        dask.compute(*xd.row_statistics(x, target))
-        assert len(passes) == 4
-
-
-def test_names_depend_on_the_arguments_alone():
-    """So that a client knows what it has computed before."""
-
-    def key(result):
-        return result.name if isinstance(result, da.Array) else result.key
-
-    logits, target, _ = problem()
-    x = cut(logits, (30, 30))
-    for call in xd.cross_entropy, xd.evaluate:
-        assert key(call(x, target)) == key(call(x, target))
-        assert key(call(x, target)) != key(call(x, target, ignore_index=0))
-
-
-THREADS = """
-import os, dask.array as da, numpy as np, xentropy.dask as xd
-x = da.zeros((256, 4096), dtype=np.float32, chunks=(128, 4096))
-count = lambda: len(os.listdir("/proc/self/task"))
-xd.cross_entropy(x[:1], [0]).compute(scheduler="synchronous")
-before = count()
-xd.cross_entropy_with_grad(x, np.zeros(256, int))[1].compute(scheduler="synchronous")
-xd.evaluate(x, np.zeros(256, int)).compute(scheduler="synchronous")
-xd.row_statistics(x).lse.compute(scheduler="synchronous")
-default = count() - before
-xd.cross_entropy(x, np.zeros(256, int), n_threads=3).compute(scheduler="synchronous")
-print(default, count() - before)
-"""
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts in /proc")
-def test_one_thread_for_each_task():
-    assert run(THREADS, OMP_NUM_THREADS="4").split() == ["0", "2"]
