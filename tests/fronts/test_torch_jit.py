@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.traced_losses import (
     CLASSES,
+    DEPRECATED,
     ROWS,
     TORCHS,
     X2,
@@ -20,10 +21,7 @@ from helpers.traced_losses import (
 
 from xentropy.torch import CrossEntropyLoss, cross_entropy
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
-]
+pytestmark = DEPRECATED
 
 
 @each_option

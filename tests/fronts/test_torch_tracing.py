@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.traced_losses import (
+    DEPRECATED,
     ROWS,
     TORCHS,
     X2,
@@ -22,10 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from xentropy.torch import CrossEntropyLoss, cross_entropy, patch
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
-]
+pytestmark = DEPRECATED
 
 
 # --- while patched ---

@@ -4,6 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+# What torch says about its own tracers.
+DEPRECATED = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
 TORCHS = F.cross_entropy
 
 GENERATOR = torch.Generator().manual_seed(0)
