@@ -11,7 +11,7 @@ IN_A_WHEEL = (
     COMPILED,
     r"xentropy/(_kernels|reference)\.pyi",
     r"xentropy/py\.typed",
-    r"xentropy/((_distillation|_evaluation|_files|_linear|boosting|cli|dask|jax|torch|transformers)/)?\w+\.py",
+    r"xentropy/((_check|_distillation|_evaluation|_files|_linear|boosting|cli|dask|jax|torch|transformers)/)?\w+\.py",
     r"xentropy/torch/parallel/\w+\.py",
     r"xentropy_cpu-[\w.]+\.dist-info/[\w./]+",
 )

@@ -5,7 +5,7 @@
 The public functions pass their arguments on as the user wrote them. An argument is plain if the
 kernels can use it without conversion and it is clearly within its limits. A call whose arguments
 are all plain is done here, in about a microsecond for one short row. For any other call the result
-is None and nothing has been written: `_check.py` then converts the arguments, or raises their
+is None and nothing has been written: `_check/` then converts the arguments, or raises their
 error, and the call is repeated, marked as checked.
 
 Thread safety does not depend on the GIL. Shared state is either set once, at import (tiers,
@@ -277,7 +277,7 @@ def config():
 
 # --- calls -----------------------------------------------------------------------------
 
-# Limits of arguments; _check.py has the errors.
+# Limits of arguments; _check/_options.py has the errors.
 cdef int most_threads = 1024
 # With a logit_scale outside, its float32 head and rest, or their exact products with logits
 # where there is no fused multiply-add, would leave the normal range.

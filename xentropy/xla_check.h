@@ -1,5 +1,5 @@
 // What a call of XLA has to be like: frame, attribute, arrays. Each function returns false if it is
-// not, and says why; the words are those of _check.py.
+// not, and says why; the words are those of _check/.
 #pragma once
 #include <string.h>
 
