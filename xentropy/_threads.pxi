@@ -322,13 +322,13 @@ def _claimed(size_t rows, size_t classes, int team, int started, bint helps, lis
     """For the tests: the rows (begin, end) that these threads, so many of a team, claim in turn."""
     cdef Plan p = plan(rows, classes, rows * classes, team)
     cdef Job job
-    cdef int[MOST_SHARES] past
-    cdef int thread
-    memset(past, 0, sizeof(past))
+    cdef int thread, past
     p.team, p.helps, job.p = team, helps, &p
     deal(&job)
-    found = []
+    found, empty = [], {}  # of each thread: how many shares it has found empty
     for thread in order:
-        chunk = claim(&job, thread, started, &past[thread])
+        past = empty.get(thread, 0)
+        chunk = claim(&job, thread, started, &past)
+        empty[thread] = past
         found.append((begin(&p, chunk), end(&p, chunk)) if chunk >= 0 else None)
     return found

@@ -26,6 +26,13 @@ def claimed(shape, team, started, helps, order):
     return claims
 
 
+def assert_each_row_is_in_one_claim(claims, rows):
+    every = sorted(itertools.chain(*claims.values()))
+    begins, ends = zip(*every, strict=True)
+    assert begins == (0, *ends[:-1])
+    assert ends[-1] == rows
+
+
 def orders(started):
     """In turn; one after the other, as if each began late; at random."""
     each = 550  # a thread asks no more often: for each chunk, and for each share
@@ -40,10 +47,18 @@ def orders(started):
 def test_every_row_is_in_one_claim_whichever_threads_come_and_when(shape, team, started, helps):
     for order in orders(started):
         claims = claimed(shape, team, started, helps, order)
-        every = sorted(itertools.chain(*claims.values()))
-        begins, ends = zip(*every, strict=True)
-        assert begins == (0, *ends[:-1])
-        assert ends[-1] == shape[0]
+        assert_each_row_is_in_one_claim(claims, shape[0])
+
+
+@pytest.mark.parametrize("helps", [True, False])
+@pytest.mark.parametrize("threads", [257, 1024, 5000])
+def test_there_may_be_more_threads_than_shares(threads, helps):
+    """Those beyond the last share have a part of another's."""
+    shape = 3000, 200_000  # 600 chunks in 256 shares
+    for order in ([*range(threads)] * 5, [*range(threads)][::-1] * 5):
+        claims = claimed(shape, threads, threads, helps, order)
+        assert_each_row_is_in_one_claim(claims, shape[0])
+        assert any(claims[thread] for thread in range(256, threads))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
