@@ -112,8 +112,8 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     -------
     Tensor
         Dtype of the input; 16-bit tensors are computed in float32 and rounded once. -inf for
-        nothing but -inf and for no elements, inf if there is a +inf, nan if there is a nan; the
-        gradient of such rows is nan.
+        nothing but -inf and for no elements, inf if there is a +inf, nan if there is a nan. The
+        gradient of such rows is nan, but 0 in what is finite or -inf beside a +inf.
 
     Raises
     ------

@@ -60,6 +60,12 @@ def divergence(target, logits, dim, reduction, base, dtype):
     return loss_tensor(value, dtype)
 
 
+def _largest(values):
+    """The largest of them, or nan if one is nan. (torch's own max takes five times as long.)"""
+    values = values.numpy()
+    return values.item(values.argmax()) if values.size else -math.inf
+
+
 def torch_softmax_over(x, dims):
     """softmax over several dimensions in torch's operations."""
     if len(dims) == 1:
@@ -115,18 +121,25 @@ class LogSumExp(torch.autograd.Function):
     def forward(ctx, x, dims, keepdim):
         ctx.save_for_backward(x)
         ctx.dims, ctx.keepdim = dims, keepdim
-        return reduced("logsumexp", x, dims, keepdim).to(x.dtype)
+        lse = reduced("logsumexp", x, dims, keepdim)
+        ctx.largest = _largest(lse)
+        return lse.to(x.dtype)
 
     @staticmethod
     def backward(ctx, upstream):
         (x,) = ctx.saved_tensors
         for dim in () if ctx.keepdim else ctx.dims:
             upstream = upstream.unsqueeze(dim)
-        if needs_torch(upstream, x):
+        by_torch = needs_torch(upstream, x)
+        if by_torch:
             p = torch_softmax_over(wide(x), ctx.dims)
-            return (p * upstream).to(x.dtype), None, None
-        p = normalized("softmax", wide(x), ctx.dims)
-        return p.mul_(upstream).to(x.dtype), None, None
+        else:
+            p = normalized("softmax", wide(x), ctx.dims)
+        if not ctx.largest < math.inf:
+            # exp(x - lse), which is 0 beside an infinite logit, where a softmax is nan
+            infinite = x.amax(ctx.dims, keepdim=True) == math.inf
+            p = p.masked_fill(infinite & (x < math.inf), 0)
+        return (p * upstream if by_torch else p.mul_(upstream)).to(x.dtype), None, None
 
 
 class Entropy(torch.autograd.Function):
