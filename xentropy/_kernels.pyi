@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from ._types import FloatArray, Rows
@@ -59,11 +60,35 @@ def compute_cross_entropy(
     float64: bool = False,
     float64_losses: bool = False,
 ) -> Any: ...  # of `Loss`, or with_grad (loss, gradient); or None
-def exchanged(
-    tensors: tuple[Any, ...], exchange: Any, dtypes: dict[Any, Any]
-) -> tuple[Any, ...] | None: ...
-def number_of(tensor: Any, exchange: Any) -> float | None: ...
-def put_number(tensor: Any, exchange: Any, value: float) -> bool: ...
+
+SMALL_BYTES: int
+
+class Tensors:
+    def __init__(
+        self,
+        types: set[Any],
+        exchange: Any,
+        bfloat16: Any,
+        empty_like: Callable[[Any], Any],
+        from_array: Callable[[Any], Any],
+    ) -> None: ...
+    def on_cpu(self, tensors: tuple[Any, ...]) -> bool: ...
+    def arrays(self, tensors: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
+    def cross_entropy(
+        self,
+        with_grad: bool,
+        tensors: tuple[Any, ...],
+        options: Options,
+        grad_output: Any,
+        out: Any,
+        checked: bool,
+    ) -> Any: ...
+    def one_loss(
+        self, with_grad: bool, tensors: tuple[Any, ...], options: Options, like: Any
+    ) -> Any: ...
+    def number(self, tensor: Any) -> float | None: ...
+    def put(self, tensor: Any, value: float) -> bool: ...
+
 def normalize(
     what: str, x: Any, axis: Any, out: Any, n_threads: Any, *, checked: bool = False
 ) -> FloatArray | None: ...

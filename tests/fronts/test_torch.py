@@ -116,7 +116,14 @@ def test_other_devices_go_to_torch():
 
 def test_without_ml_dtypes_bfloat16_goes_to_torch(monkeypatch):
     monkeypatch.setattr(_arrays, "bfloat16", None)
-    monkeypatch.delitem(_arrays.DTYPES, torch.bfloat16)
+    without = _kernels.Tensors(
+        _arrays.PLAIN,
+        getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
+        None,
+        torch.empty_like,
+        _arrays.tensor,
+    )
+    monkeypatch.setattr(_arrays, "TENSORS", without)
     monkeypatch.setattr(_loss, "FLOATS", _arrays.FLOATS - {torch.bfloat16})
     x, y, weight = seeded(4, 3, dtype=torch.bfloat16), labels((4, 3)), torch.ones(3).bfloat16()
     assert cross_entropy(x, y) == F.cross_entropy(x, y)

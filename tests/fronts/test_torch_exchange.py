@@ -10,7 +10,11 @@ from xentropy import _kernels
 from xentropy.torch import CrossEntropyLoss, _arrays, cross_entropy
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-QUICK = pytest.mark.skipif(_arrays.EXCHANGE is None, reason="before 2.10 torch has no C exchange")
+QUICK = pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
+    reason="before 2.10 torch has no C exchange",
+)
+SLOW = _kernels.Tensors(_arrays.PLAIN, None, None, torch.empty_like, _arrays.tensor)
 
 
 # --- arrays ---
@@ -35,7 +39,7 @@ def test_the_quick_arrays_keep_their_tensors_and_are_torchs():
         None,
         seeded(2, 3, 4).detach().expand(5, 2, 3, 4),
     )
-    found = _kernels.exchanged(tensors, _arrays.EXCHANGE, _arrays.DTYPES)
+    found = _arrays.TENSORS.arrays(tensors)
     for t, a in zip(tensors, found, strict=True):
         if t is None:
             assert a is None
@@ -50,7 +54,7 @@ def test_the_quick_arrays_keep_their_tensors_and_are_torchs():
 def test_tensors_with_no_quick_array_take_the_other_way():
     x, y = seeded(4, 3).detach(), labels((4, 3))
     for odd in (torch._neg_view(x), x.to_sparse(), x[:0], x.to("meta"), x.to(torch.uint8)):
-        assert _kernels.exchanged((y, odd), _arrays.EXCHANGE, _arrays.DTYPES) is None
+        assert _arrays.TENSORS.arrays((y, odd)) is None
     assert torch.equal(cross_entropy(torch._neg_view(x), y), cross_entropy(-x, y))
     p = probabilities((4, 3))
     assert torch.equal(cross_entropy(x, torch._neg_view(-p)), cross_entropy(x, p))
@@ -60,7 +64,7 @@ def test_tensors_with_no_quick_array_take_the_other_way():
 def test_before_torch_had_quick_arrays_the_bits_were_the_same(monkeypatch, dtype):
     x, y, weight = seeded(7, 5, dtype=dtype), labels((7, 5)), torch.linspace(0.5, 2, 5).to(dtype)
     quick = gradients(cross_entropy, x, y, weight=weight)
-    monkeypatch.setattr(_arrays, "EXCHANGE", None)
+    monkeypatch.setattr(_arrays, "TENSORS", SLOW)
     for a, b in zip(gradients(cross_entropy, x, y, weight=weight)[:2], quick[:2], strict=True):
         assert torch.equal(a, b)
 
@@ -83,18 +87,19 @@ def test_numbers_are_read_and_written_where_they_are(dtype):
 @QUICK
 def test_numbers_that_are_not_there_are_neither_read_nor_written():
     x = torch.tensor(2.0)
-    for odd in (x.half(), x.int(), x[None], torch._neg_view(x), x.to_sparse(), x.to("meta")):
-        assert _kernels.number_of(odd, _arrays.EXCHANGE) is None
-        assert not _kernels.put_number(odd, _arrays.EXCHANGE, 3)
-    assert _kernels.number_of(x, None) is None
+    for odd in (x.half(), x.int(), x[None], x.to_sparse(), x.to("meta")):
+        assert _arrays.TENSORS.number(odd) is None
+        assert not _arrays.TENSORS.put(odd, 3)
+    for tensors, each in ((_arrays.TENSORS, torch._neg_view(x)), (SLOW, x)):
+        assert tensors.number(each) is None
     assert x == 2
 
 
-@pytest.mark.parametrize("exchange", [_arrays.EXCHANGE, None], ids=["quick", "slow"])
+@pytest.mark.parametrize("tensors", [_arrays.TENSORS, SLOW], ids=["quick", "slow"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_loss_too_large_for_its_type_is_infinite(monkeypatch, dtype, exchange):
+def test_a_loss_too_large_for_its_type_is_infinite(monkeypatch, dtype, tensors):
     """Python's numbers and torch's own .fill_() would raise."""
-    monkeypatch.setattr(_arrays, "EXCHANGE", exchange)
+    monkeypatch.setattr(_arrays, "TENSORS", tensors)
     huge = 0.9 * torch.finfo(dtype).max
     x, y = torch.tensor([[huge, -huge]], dtype=dtype), torch.tensor([1])
     for reduction in ("mean", "sum"):

@@ -19,12 +19,16 @@ def calls(monkeypatch):
     """The calls of the kernels: (with gradient, address of the result's memory)."""
     made = []
 
-    def compute(with_grad, *rest):
-        result = _arrays.compute(with_grad, *rest)
-        made.append((with_grad, result[1].data_ptr() if with_grad else None))
-        return result
+    def noted(function):
+        def call(with_grad, *rest):
+            result = function(with_grad, *rest)
+            made.append((with_grad, result[1].data_ptr() if with_grad else None))
+            return result
 
-    monkeypatch.setattr(_autograd, "compute", compute)
+        return call
+
+    for name in ("as_tensors", "compute"):
+        monkeypatch.setattr(_autograd, name, noted(getattr(_arrays, name)))
     return made
 
 

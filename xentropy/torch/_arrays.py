@@ -5,6 +5,7 @@ import torch
 
 from .. import _kernels
 from .._api import checked_cross_entropy
+from ._routing import PLAIN
 
 # torch does not export bfloat16 to NumPy, nor does NumPy import it by DLPack: such a tensor is
 # passed as 16-bit integers and viewed as bfloat16 here. Without ml_dtypes NumPy has no such dtype,
@@ -22,29 +23,15 @@ if bfloat16 is None:
     FLOATS.remove(torch.bfloat16)
 
 
-# The fast way from a tensor to its array (_exchange.pxi), since torch 2.10, and the types that it
-# supports.
-EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-DTYPES = {
-    torch.float16: np.dtype(np.float16),
-    torch.float32: np.dtype(np.float32),
-    torch.float64: np.dtype(np.float64),
-    torch.int64: np.dtype(np.int64),
-}
-if bfloat16 is not None:
-    DTYPES[torch.bfloat16] = np.dtype(bfloat16)
-
 # Tensors of one number, to make others like them: the fastest way to a tensor.
 LIKE: dict[torch.dtype, torch.Tensor] = {}
 
-# Gradients smaller than this are allocated by torch: to wrap an array takes 2 us more. Larger ones
-# are allocated by the kernels, which reuse the memory of a freed result (_results.pxi).
-SMALL_BYTES = 1 << 20
+SMALL_BYTES = _kernels.SMALL_BYTES  # gradients smaller than this are allocated by torch
 
 
 def arrays(tensors):
     """Arrays on the memory of CPU tensors; None stays None."""
-    found = None if EXCHANGE is None else _kernels.exchanged(tensors, EXCHANGE, DTYPES)
+    found = TENSORS.arrays(tensors)
     return tuple(map(array, tensors)) if found is None else found
 
 
@@ -66,6 +53,16 @@ def tensor(values):
     return torch.from_numpy(values)
 
 
+# The fast way to the memory of tensors, since torch 2.10 (_exchange.pxi).
+TENSORS = _kernels.Tensors(
+    PLAIN,
+    getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
+    None if bfloat16 is None else np.dtype(bfloat16),
+    torch.empty_like,
+    tensor,
+)
+
+
 def loss_tensor(loss, dtype):
     """A loss of the kernels, a number or an array, as a tensor of this dtype."""
     if isinstance(loss, np.ndarray):
@@ -73,7 +70,7 @@ def loss_tensor(loss, dtype):
     like = LIKE.get(dtype)
     if like is not None:
         result = torch.empty_like(like)
-        if _kernels.put_number(result, EXCHANGE, loss):
+        if TENSORS.put(result, loss):
             return result
     # On the CPU, whatever the default device is; by float64, as too large a number is inf then.
     result = torch.scalar_tensor(loss, dtype=torch.float64, device=CPU).to(dtype)
@@ -84,8 +81,13 @@ def loss_tensor(loss, dtype):
 
 def number(tensor):
     """The number in a tensor of one."""
-    value = _kernels.number_of(tensor, EXCHANGE)
+    value = TENSORS.number(tensor)
     return tensor.item() if value is None else value
+
+
+def is_one(tensor):
+    """Is a tensor of one number, which takes no time to read, 1?"""
+    return TENSORS.number(tensor) == 1
 
 
 def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=False):
@@ -95,11 +97,11 @@ def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=Fal
     gradient in the loss, a tensor of its shape. The loss is a number or an array; the gradient
     is a tensor, `out` if given. `trusted`: the arguments are valid, and meant.
     """
-    logits = tensors[0]
-    if with_grad and out is None and logits.nbytes < SMALL_BYTES and logits.is_contiguous():
-        out = torch.empty_like(logits)
     if upstream is not None:
         upstream = array(upstream) if upstream.dim() else number(upstream)
+    result = TENSORS.cross_entropy(with_grad, tensors, options, upstream, out, trusted)
+    if result is not None:
+        return result
     x, target, weight, sample_weight, place = arrays((*tensors, out))
     call = with_grad, x, target, weight, sample_weight, options, upstream, place
     result = _kernels.compute_cross_entropy(*call, checked=trusted)
@@ -109,3 +111,15 @@ def compute(with_grad, tensors, options, upstream=None, out=None, *, trusted=Fal
         return result
     loss, gradient = result
     return loss, tensor(gradient) if out is None else out
+
+
+def as_tensors(with_grad, tensors, options, dtype):
+    """The same with the loss as a tensor of this dtype: forward's results."""
+    result = TENSORS.one_loss(with_grad, tensors, options, LIKE.get(dtype))
+    if result is not None:
+        return result
+    result = compute(with_grad, tensors, options)
+    if not with_grad:
+        return loss_tensor(result, dtype)
+    loss, gradient = result
+    return loss_tensor(loss, dtype), gradient

@@ -10,6 +10,7 @@ What a step costs in passes over memory the size of the logits, reads + writes:
 import math
 
 import torch
+from torch import is_grad_enabled
 from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import (
     is_batchedtensor,
@@ -20,7 +21,7 @@ from torch.autograd.graph import increment_version
 
 from .._softmax import log_softmax
 from . import _operator
-from ._arrays import BITS16, array, compute, loss_tensor, number
+from ._arrays import BITS16, array, as_tensors, compute, is_one, loss_tensor, number
 from ._formula import capped, formula
 from ._routing import direct_apply
 
@@ -49,51 +50,62 @@ def check_in_place(logits, derived_target):
 class CrossEntropy(torch.autograd.Function):
     """apply(logits, target or None, call): the target where it needs a gradient.
 
-    call = (target, weight, sample_weight, options, dtype of the loss, inplace). Arguments without
-    a gradient are passed as one, because each costs time, in backward too.
+    call = (tensors, options, dtype of the loss, inplace). Arguments without a gradient are passed
+    as one, because each costs time, in backward too.
     """
 
     @staticmethod
-    def forward(ctx, logits, _, call):
-        target, weight, sample_weight, ctx.options, dtype, ctx.inplace = call
-        tensors = logits, target, weight, sample_weight
+    def forward(ctx, logits, derived, call):
+        tensors, options, dtype, inplace = call
+        ctx.options, ctx.inplace = options, inplace
         saved, kept = logits, None
-        if ctx.options.reduction == "none" or not logits.requires_grad:
-            loss = compute(False, tensors, ctx.options)
-        elif ctx.inplace:
+        if options.reduction == "none" or not (derived is None or logits.requires_grad):
+            loss = as_tensors(False, tensors, options, dtype)
+        elif inplace:
             saved, kept = None, logits.detach()
-            loss, _ = compute(True, tensors, ctx.options, None, kept)
+            loss, _ = compute(True, tensors, options, None, kept)
             increment_version(logits)  # backward raises if another operation has saved them
+            loss = loss_tensor(loss, dtype)
         else:
-            loss, kept = compute(True, tensors, ctx.options)
+            loss, kept = as_tensors(True, tensors, options, dtype)
+        _, target, weight, sample_weight = tensors
         if weight is None and sample_weight is None:
             ctx.save_for_backward(saved, target, kept)
         else:
             ctx.save_for_backward(saved, target, kept, weight, sample_weight)
-        return loss_tensor(loss, dtype)
+        return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        if is_legacy_batchedtensor(upstream) or _are_functorch_transforms_active():
-            return _transformed(ctx, upstream)
-        logits, target, kept, *weights = ctx.saved_tensors
-        derivable = torch.is_grad_enabled()  # create_graph
-        given = kept is not None and not derivable and not graph_is_retained()
-        whole = given and number(upstream) == 1
-        for_logits, for_target, _ = ctx.needs_input_grad
-        if whole and not for_target:
+        saved = ctx.saved_tensors
+        kept = saved[2]
+        if (  # asked first, because most steps end here
+            kept is not None
+            and is_one(upstream)
+            and not (is_grad_enabled() or graph_is_retained() or ctx.needs_input_grad[1])
+        ):
             return kept, None, None
-        tensors = logits, target, *(weights or (None, None))
-        if derivable:  # the gradients need a graph of their own
-            return *_differentiable(ctx, tensors, upstream), None
-        of_logits = kept
-        if for_logits and not whole:
-            of_logits = _of_logits(ctx, tensors, kept, given, upstream)
-        of_target = _of_target(tensors, ctx.options, upstream) if for_target else None
-        return of_logits, of_target, None
+        tensors = saved[0], saved[1], *(saved[3:] or (None, None))
+        if is_legacy_batchedtensor(upstream) or _are_functorch_transforms_active():
+            return *_transformed(ctx, tensors, kept, upstream), None
+        return *_both(ctx, tensors, kept, upstream), None
 
 
 apply = direct_apply(CrossEntropy)
+
+
+def _both(ctx, tensors, kept, upstream):
+    """The gradients in logits and target."""
+    if is_grad_enabled():  # create_graph: they need a graph of their own
+        return _differentiable(ctx, tensors, upstream)
+    for_logits, for_target, _ = ctx.needs_input_grad
+    of_logits = of_target = None
+    if for_logits:
+        given = kept is not None and not graph_is_retained()
+        of_logits = _of_logits(ctx, tensors, kept, given, upstream)
+    if for_target:
+        of_target = _of_target(tensors, ctx.options, upstream)
+    return of_logits, of_target
 
 
 def times(kept, upstream, given):
@@ -122,7 +134,7 @@ def _of_logits(ctx, tensors, kept, given, upstream):
     which saves small float16 gradients from underflow, must precede the rounding.
     """
     logits = tensors[0]  # None if overwritten
-    if logits is None or (given and logits.dtype not in BITS16):
+    if logits is None or (given and (logits.dtype not in BITS16 or number(upstream) == 1)):
         return times(kept, upstream, given)
     if ctx.inplace and not graph_is_retained():
         kept = logits.detach()
@@ -168,16 +180,15 @@ def _is_batched(upstream):
     return is_batchedtensor(upstream) or is_legacy_batchedtensor(upstream)
 
 
-def _transformed(ctx, upstream):
+def _transformed(ctx, tensors, kept, upstream):
     """Both gradients where a transform follows the upstream gradient through backward.
 
     A batch of them (vmap) has each gradient computed by itself, with one rounding. Other
     transforms see a product. The kept gradient is left as it is.
     """
-    logits, target, kept, *weights = ctx.saved_tensors
-    tensors = logits, target, *(weights or (None, None))
-    if torch.is_grad_enabled():
-        return *_differentiable(ctx, tensors, upstream), None
+    if is_grad_enabled():
+        return _differentiable(ctx, tensors, upstream)
+    logits = tensors[0]
     for_logits, for_target, _ = ctx.needs_input_grad
     of_logits = of_target = None
     if for_logits and logits is not None and _is_batched(upstream):
@@ -190,7 +201,7 @@ def _transformed(ctx, upstream):
         of_logits = unit * (upstream.unsqueeze(axis) if upstream.dim() else upstream).to(unit.dtype)
     if for_target:
         of_target = _of_target(tensors, ctx.options, upstream, torch.mul)
-    return of_logits, of_target, None
+    return of_logits, of_target
 
 
 def _differentiable(ctx, tensors, upstream):

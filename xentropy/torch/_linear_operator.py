@@ -22,19 +22,25 @@ from .._kernels import make_options
 from .._linear import computed, loss_of
 from .._linear._arguments import PARAMETERS, checked
 from . import _operator
-from ._arrays import DTYPES, arrays, loss_tensor, tensor
+from ._arrays import arrays, bfloat16, loss_tensor, tensor
 from ._autograd import graph_is_retained, times, times_in_graph
 from ._eager import eager
 from ._linear_products import kind_of
 from ._routing import on_kernels
 
+# Of gradients that are summed.
+DTYPES = {
+    torch.float16: np.float32,
+    torch.bfloat16: bfloat16,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 ARGUMENTS = (*PARAMETERS, "target", "weight", "sample_weight", "grad_output")
 
 
 def _on_pages(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """A tensor on memory that the kernels keep; torch would touch new pages in every step."""
-    dtype = torch.float32 if like.dtype is torch.float16 else like.dtype
-    return tensor(_kernels.empty(shape, DTYPES[dtype]))
+    return tensor(_kernels.empty(shape, DTYPES[like.dtype]))
 
 
 def unwritten(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.overrides import has_torch_function_variadic
 from .. import _check
 from .._kernels import make_options
 from . import _numbers, _operator
-from ._arrays import BITS16, FLOATS, compute, loss_tensor
+from ._arrays import BITS16, FLOATS, TENSORS, as_tensors
 from ._autograd import apply, check_in_place
 from ._recorded import or_empty, recorded_cross_entropy
 from ._refusals import as_torch_has_it, by_torch
@@ -29,6 +29,7 @@ from ._tracing import overridden, traced, unrecorded
 # Since torch 2.7.
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
+INT64 = torch.int64
 TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
 
@@ -141,7 +142,8 @@ def cross_entropy(
     call = has_torch_function_variadic(input, target, weight, sample_weight) and locals()
     if call and (answer := overridden(cross_entropy, call)) is not NotImplemented:
         return answer
-    reduction = _reduction_of(reduction, size_average, reduce)
+    if size_average is not None or reduce is not None:  # torch's two older arguments
+        reduction = _reduction.legacy_get_string(size_average, reduce)
     compiling = is_compiling()
     options = (_operator.TracedOptions if compiling else make_options)(
         axis=axis,
@@ -159,13 +161,6 @@ def cross_entropy(
 
 
 cross_entropy.__prepare_scriptable__ = lambda: recorded_cross_entropy  # type: ignore[attr-defined]
-
-
-def _reduction_of(reduction, size_average, reduce):
-    """The reduction, where torch's two older arguments do not say another."""
-    if size_average is None and reduce is None:
-        return reduction
-    return _reduction.legacy_get_string(size_average, reduce)
 
 
 def _recorded(tensors, options):
@@ -190,7 +185,8 @@ def _routed(tensors, options, inplace, compiling, empty_mean=math.nan):
         return _or_empty(tensors, options, inplace, compiling, empty_mean)
     if not compiling and _is_tracing():  # by torch.jit: a graph of torch's own operations
         return _recorded(tensors, options)
-    dtype = _loss_dtype(tensors, options.ignore_index, TRACED if compiling else PLAIN)
+    supported = _are_traced(tensors) if compiling else TENSORS.on_cpu(tensors)
+    dtype = _loss_dtype(tensors, options.ignore_index) if supported else None
     if dtype is None or _are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return by_torch(tensors, options)
     if compiling or _len_torch_dispatch_stack():
@@ -200,23 +196,23 @@ def _routed(tensors, options, inplace, compiling, empty_mean=math.nan):
     return _eager(tensors, options, dtype, inplace)
 
 
-def _loss_dtype(tensors, ignore_index, kinds):
-    """The dtype of the loss as torch has it; None for tensors that need torch's own function.
+def _are_traced(tensors):
+    """`TENSORS.on_cpu` where torch compiles, fake tensors among them."""
+    return all(t is None or (type(t) in TRACED and t.is_cpu) for t in tensors)
 
-    These are tensors that the kernels do not support, or whose types torch does not. `kinds` are
-    the classes of tensors that the kernels support.
+
+def _loss_dtype(tensors, ignore_index):
+    """The dtype of the loss as torch has it; None if torch's own function has to compute it.
+
+    The dtypes are such that the kernels do not support them, or torch does not.
     """
-    logits, target, weight, sample_weight = tensors
-    if not (type(logits) in kinds and logits.is_cpu and type(target) in kinds and target.is_cpu):
+    logits, target, weight, _ = tensors
+    if logits is None or target is None or logits.dtype not in FLOATS:
         return None
-    if not (weight is None or (type(weight) in kinds and weight.is_cpu)):
-        return None
-    if not (sample_weight is None or (type(sample_weight) in kinds and sample_weight.is_cpu)):
-        return None
-    if logits.dtype not in FLOATS:
-        return None
-    dtype, labels = _widened(logits.dtype), target.dtype
-    if labels is torch.int64 or (labels is torch.uint8 and logits.dim() <= 2):
+    dtype, labels = logits.dtype, target.dtype
+    if dtype in BITS16:
+        dtype = _widened(dtype)
+    if labels is INT64 or (labels is torch.uint8 and logits.dim() <= 2):
         return dtype if weight is None or _widened(weight.dtype) is dtype else None
     if labels not in FLOATS or ignore_index >= 0:
         return None
@@ -255,17 +251,17 @@ def _eager(tensors, options, dtype, inplace):
     logits, target, weight, sample_weight = tensors
     try:
         if not is_grad_enabled():
-            return loss_tensor(compute(False, tensors, options), dtype)
+            return as_tensors(False, tensors, options, dtype)
         if weight is not None and weight.requires_grad:
             return by_torch(tensors, options)
         if sample_weight is not None and sample_weight.requires_grad:
             return by_torch(tensors, options)
         derived = target if target.requires_grad else None
         if derived is None and not logits.requires_grad:
-            return loss_tensor(compute(False, tensors, options), dtype)
+            return as_tensors(False, tensors, options, dtype)
         if inplace:
             check_in_place(logits, derived)
-        return apply(logits, derived, (target, weight, sample_weight, options, dtype, inplace))
+        return apply(logits, derived, (tensors, options, dtype, inplace))
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         return as_torch_has_it(error, tensors, options)
 
