@@ -96,6 +96,19 @@ struct DenseSums {
   double q_m, q_tail, distance;
 };
 
+// RowSums from the sum of the exps without class m, and the exp and the logit of m.
+template <class T>
+XENTROPY_INLINE RowSums dense_row_sums(const Total<T>& tail, double e_m, T peak,
+                                       double logit_scale) {
+  const Sum sum = tail.value();
+  RowSums s = {};
+  s.tail_sum = sum.value;
+  s.tail_lost = sum.lost;
+  s.e_target = e_m;
+  s.origin = double(peak) * logit_scale;
+  return s;
+}
+
 // The sums of a row with masses q from its maximum, and its exps in e. Null e: the sums only.
 template <class T>
 DenseSums<T> dense_sums_from_maximum(const Terms& t, const T* x, const Masses<T>& masses,

@@ -205,10 +205,7 @@ struct MassAccumulator {
     const auto masses = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
       return lanes == kLanes<T> ? load(q + i) : load_first(q + i, lanes, zero);
     };
-    add_vectors<T>(n, mass, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-      if (i % kLine<T> == 0) prefetch_l2(q + i + (8 << 10) / sizeof(T));
-      return masses(i, lanes);
-    });
+    add_vectors<T>(n, mass, masses);
     add_vectors<T>(n, away, [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
       const Vec<T> v = lanes == kLanes<T> ? load(x + i) : load_first(x + i, lanes, top);
       const Vec<T> m = masses(i, lanes);

@@ -5,29 +5,22 @@
 // (logits, target, gradient). Rows are pipelined as in rows/labels.h, chunk by chunk (16 cache
 // lines):
 //
-//   1. gradient of the row before, e_c * factor - q_c * bias, from its exps in scratch and its
-//      masses where they are, with non-temporal stores if `streamed`;
+//   1. gradient of row r-P, e_c * factor - q_c * bias, from its exps in scratch and its masses
+//   where
+//      they are, with non-temporal stores if `streamed`. P rows are a pack: a few short rows, or a
+//      long one;
 //   2. exps of this row, the largest logit so far and the sum of the others (rows/dense_sums.h);
 //   3. the sum of the masses and that of the products q_c (x_m - x_c), where m is the most probable
-//      class so far; when another takes its place, the products so far rise;
-//   4. at the end of a row its loss and factors. A row out of range is computed again from its
-//      maximum.
+//      class so far; when another takes its place, the products so far rise. The sums of short rows
+//      are taken after their exps, in a second pass (rows/dense_pack.h);
+//   4. after the last row of a pack losses and factors, in vectors of rows. A row out of range is
+//      computed again from its maximum.
 #pragma once
-#include "common/dense_row.h"
-#include "common/workspace.h"
+#include "rows/dense_pack.h"
 #include "rows/dense_sums.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
-
-template <class T>
-struct DenseWorkspace {
-  T* masses;  // with labels those of all rows, but for the label's; else if they are computed
-  RowWorkspace<T> row;
-
-  DenseWorkspace(size_t classes, bool gradient, Arena& arena)
-      : masses(take_row<T>(arena, classes)), row(classes, gradient, arena) {}
-};
 
 template <class T>
 size_t dense_bytes(size_t classes, bool gradient) {
@@ -84,73 +77,79 @@ struct DenseStores {
   }
 };
 
-template <class T>
-void dense_with_gradient(const Terms& t, const Block<T>& b, const DenseWorkspace<T>& w,
-                         bool streamed) {
-  const size_t C = t.classes;
-  T *e = w.row.exps, *scratch = w.row.chunks + kChunk<T>;
-  DenseStores<T> stores;
-  LabelMass<T> label;
-  for (size_t r = 0; r <= b.rows; ++r) {
-    const T* x = b.logits + ptrdiff_t(r < b.rows ? r : r - 1) * b.logits_stride;
-    const auto store_to = [&](size_t end) XENTROPY_INLINE_LAMBDA {
-      label.swap();
-      stores.advance(e, end, streamed, x);
-      label.swap();
-    };
-    if (r == b.rows || b.labels[r] == kIgnored) {
-      store_to(C);
-      if (r == b.rows) break;
-      b.loss[r] = 0;
-      __builtin_memset(e, 0, C * sizeof(T));
-      label = {};
-      stores.begin_row(b.gradient + ptrdiff_t(r) * b.gradient_stride, e, C, 0, {0, 0, 0});
-      continue;
-    }
-    DenseInFlight<T> row(t, b, r, w.masses);
-    for_chunks<T>(0, C, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
-      store_to(i + n);
-      row.chunk(i, n, e + i, scratch);
-    });
-    label = row.target.label_mass_in_row();
-    label.swap();
-    const T* q = row.target.row();
-    const DenseSums<T> sums = row.finish(q, e, w.row.chunks);
-    const GradientFactors<T> finish = settle_dense_row(t, b, r, sums, q, e);
-    stores.begin_row(b.gradient + ptrdiff_t(r) * b.gradient_stride, q, C, sums.m, finish);
-    label.swap();
+// Steps 2 and 3 for row r, row q of its pack. exps_at(i, n) returns where the exps of the n classes
+// from i on go.
+template <class T, class ExpsAt>
+XENTROPY_INLINE DenseSums<T> dense_sums(const Terms& t, const Block<T>& b, size_t r, size_t q,
+                                        const DenseWorkspace<T>& w, const ExpsAt& exps_at) {
+  const T* x = b.logits + ptrdiff_t(r) * b.logits_stride;
+  const DenseTarget<T> target = w.target(t, b, r, q);
+  if (in_two_passes<T>(t)) {
+    return sums_in_two_passes(t, x, q, target, w, exps_at);
   }
+  DenseInFlight<T> row(target, x);
+  for_chunks<T>(0, t.classes, [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+    T* e = exps_at(i, n);
+    row.chunk(i, n, e, w.scratch());
+  });
+  return row.finish();
+}
+
+// Starts to store row r, row q of its pack; returns the mass of its label.
+template <class T>
+LabelMass<T> begin_stores(const Terms& t, const Block<T>& b, size_t r, size_t q,
+                          const DenseWorkspace<T>& w, DenseStores<T>& stores) {
+  const bool ignored = b.labels[r] == kIgnored;
+  const DenseTarget<T> target = w.target(t, b, r, q);
+  LabelMass<T> label = ignored ? LabelMass<T>() : target.label_mass_in_row();
+  const T* masses = ignored ? w.pack.row(q) : target.row();
+  label.swap();
+  stores.begin_row(b.gradient + ptrdiff_t(r) * b.gradient_stride, masses, t.classes,
+                   ignored ? 0 : w.m[q], w.pack.finish[q]);
+  label.swap();
+  return label;
 }
 
 template <class T>
-void dense_losses(const Terms& t, const Block<T>& b, const DenseWorkspace<T>& w) {
-  T *e = w.row.chunks, *scratch = w.row.chunks + kChunk<T>;
-  for (size_t r = 0; r < b.rows; ++r) {
-    b.loss[r] = 0;
-    if (b.labels[r] == kIgnored) continue;
-    DenseInFlight<T> row(t, b, r, w.masses);
-    for_chunks<T>(0, t.classes,
-                  [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA { row.chunk(i, n, e, scratch); });
-    LabelMass<T> label = row.target.label_mass_in_row();
-    label.swap();
-    settle_dense_row<T>(t, b, r, row.finish(row.target.row(), nullptr, w.row.chunks), nullptr,
-                        nullptr);
-    label.swap();
+void dense_rows(const Terms& t, const Block<T>& b, const DenseWorkspace<T>& w, bool streamed) {
+  const size_t C = t.classes, P = w.pack.rows, behind = b.gradient ? P : 0;
+  const bool whole_rows = w.loss_exps != w.pack.chunks;
+  DenseStores<T> stores;
+  for (size_t r = 0, q = 0; r < b.rows + behind; ++r) {
+    const bool writes = b.gradient && r >= P, in_batch = r < b.rows;
+    const T* x = b.logits + ptrdiff_t(in_batch ? r : b.rows - 1) * b.logits_stride;
+    T* e = w.exps(q);
+    LabelMass<T> label;
+    if (writes) label = begin_stores(t, b, r - P, q, w, stores);
+    const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
+      label.swap();
+      if (writes) stores.advance(e, i + n, streamed, x);
+      label.swap();
+      return whole_rows ? e + i : e;
+    };
+    if (in_batch && b.labels[r] != kIgnored) {
+      w.put(q, dense_sums(t, b, r, q, w, exps_at));
+    } else {
+      exps_at(0, C);
+      if (in_batch && b.gradient) __builtin_memset(e, 0, C * sizeof(T));
+    }
+    q = q + 1 == P ? 0 : q + 1;
+    if (in_batch && (q == 0 || r + 1 == b.rows)) {
+      const size_t n = q == 0 ? P : q;
+      settle_dense_pack(t, b, r + 1 - n, n, w);
+    }
   }
 }
 
 template <class T>
 void dense(const Terms& t, const Block<T>& b, char* workspace, bool streamed) {
   Arena arena = {workspace, 0};
-  const DenseWorkspace<T> w(t.classes, b.gradient, arena);
+  DenseWorkspace<T> w(t.classes, b.gradient, arena);
+  if (w.pack.rows > b.rows) w.pack.rows = b.rows;
   if (!b.probabilities) {
     make_masses(t, b.weight, static_cast<const T*>(nullptr), t.classes, w.masses);
   }
-  if (b.gradient) {
-    dense_with_gradient(t, b, w, streamed);
-  } else {
-    dense_losses(t, b, w);
-  }
+  dense_rows(t, b, w, streamed);
   if (streamed) stream_fence();
 }
 

@@ -8,63 +8,11 @@
 //
 // A loop for each sum: in one for all, the exps wait for registers.
 #pragma once
-#include "common/dense_row.h"
+#include "rows/dense_target.h"
 #include "rows/tail.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
-
-// The mass of a label, which swap() exchanges with the one in the masses that all rows share.
-template <class T>
-struct LabelMass {
-  T* at = nullptr;
-  T other = 0;
-
-  void swap() {
-    if (!at) return;
-    const T mass = *at;
-    *at = other;
-    other = mass;
-  }
-};
-
-// The target of one row: probabilities, or a label.
-template <class T>
-struct DenseTarget {
-  const Terms* t;
-  const double* weight;
-  const T* p;  // null: a label
-  T* made;     // DenseWorkspace::masses
-  bool as_it_is;
-  size_t label;
-
-  DenseTarget(const Terms& terms, const Block<T>& b, size_t r, T* masses)
-      : t(&terms),
-        weight(b.weight),
-        p(b.probabilities ? b.probabilities + ptrdiff_t(r) * b.probabilities_stride : nullptr),
-        made(masses),
-        as_it_is(p && !weight && terms.label_smoothing == 0),
-        label(size_t(b.labels[r])) {}
-
-  // The masses of the row: where they lie in memory, or will once chunk_of has made all of them.
-  const T* row() const { return as_it_is ? p : made; }
-
-  LabelMass<T> label_mass_in_row() const {
-    if (p) return {};
-    return {made + label, T(label_mass(*t, weight[label]))};
-  }
-
-  // The masses of n classes from `begin` on. That of the label is only in the copy.
-  const T* chunk_of(size_t begin, size_t n, T* copy) const {
-    if (p && !as_it_is) {
-      make_masses(*t, weight ? weight + begin : nullptr, p + begin, n, made + begin);
-    }
-    if (p || label - begin >= n) return row() + begin;
-    __builtin_memcpy(copy, made + begin, n * sizeof(T));
-    copy[label - begin] = label_mass_in_row().other;
-    return copy;
-  }
-};
 
 // The sum of all exps, and the sum of those but the maximum's: two lanes that are added to at once,
 // as Total has one.
@@ -141,17 +89,10 @@ struct ExpSums {
     part = {};
   }
 
-  // Sets tail_sum, tail_lost and e_target. False if k was wrong: the row must be computed from its
-  // maximum.
-  bool sums(RowSums* s) const {
+  RowSums sums(double logit_scale) const {
     Total<T> tail = closed.of(&TailLane<T>::tail);
     tail.add(part.of(&TailLane<T>::tail));
-    const Sum sum = tail.value();
-    *s = {};
-    s->tail_sum = sum.value;
-    s->tail_lost = sum.lost;
-    s->e_target = e_peak;
-    return sums_in_range<T>(s->tail_sum, e_peak);
+    return dense_row_sums(tail, e_peak, peak, logit_scale);
   }
 };
 
@@ -212,9 +153,8 @@ struct DenseInFlight {
   ExpSums<T> exps;
   MassSums<T> sums;
 
-  DenseInFlight(const Terms& t, const Block<T>& b, size_t r, T* made)
-      : target(t, b, r, made),
-        exps(b.logits + ptrdiff_t(r) * b.logits_stride, t.classes, t.logit_scale) {}
+  DenseInFlight(const DenseTarget<T>& of_row, const T* x)
+      : target(of_row), exps(x, of_row.t->classes, of_row.t->logit_scale) {}
 
   // The classes [begin, begin + n): their exps go to e. `scratch` is a chunk.
   void chunk(size_t begin, size_t n, T* e, T* scratch) {
@@ -237,17 +177,8 @@ struct DenseInFlight {
     sums.chunk(exps.x + begin, q, n, exps.peak);
   }
 
-  // Step 4. The masses of the row are q, its exps lie in e. Null e: only the sums are needed.
-  DenseSums<T> finish(const T* q, T* e, T* chunks) const {
-    DenseSums<T> s = {{}, exps.at, sums.of_peak, sums.total(), sums.distance()};
-    const double mass = s.q_m + s.q_tail;
-    if (exps.sums(&s.exps) && mass - mass == 0 && s.distance - s.distance == 0) {
-      s.exps.origin = double(exps.peak) * target.t->logit_scale;
-      return s;
-    }
-    const Peak<T> peak = peak_of(exps.x, exps.classes);
-    const Masses<T> masses(q, exps.classes, peak.at, chunks + kChunk<T>);
-    return dense_sums_from_maximum(*target.t, exps.x, masses, peak, e, chunks);
+  DenseSums<T> finish() const {
+    return {exps.sums(target.t->logit_scale), exps.at, sums.of_peak, sums.total(), sums.distance()};
   }
 };
 

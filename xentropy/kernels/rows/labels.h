@@ -108,26 +108,38 @@ GradientFactors<Arithmetic<S>> settle_alone(const Terms& t, const Block<S>& b, s
   return finish_row<T>(t, settled, sums, row.target, nullptr, e);
 }
 
+// Step 4 for the rows q, q + 1, ... of a pack of n rows, of which row `first` of the block is row
+// 0.
+template <class S, class T = Arithmetic<S>>
+void settle_lanes(const Terms& t, const Block<S>& b, size_t first, size_t q, size_t n,
+                  const PackWorkspace<T>& w, PackResults<T>* to) {
+  const RowSumsOf<VD> s = w.template get<VD>(q);
+  VD class_weight = splat(1.0);
+  if (b.weight) {
+    class_weight = lanes_of(q, n, [&](size_t i) {
+      const int64_t label = b.labels[first + i];
+      return label == kIgnored ? 1 : b.weight[label];
+    });
+  }
+  const RowFactors row = row_factors(b, first, q, n);
+  const SettledOf<VD> settled =
+      settle<VD>(t, class_weight, row.sample_weight, row.upstream, logs_of_odds(s), s.tail_sum,
+                 s.e_target, s.origin, s.differences);
+  const FactorsOf<VD> f = factors_of<T>(t, settled, s, t.label_smoothing != 0, false);
+  put_settled<T>(settled, s, f, s.origin > -INFINITY, q, to);
+}
+
 // Steps 4 and 5 for a pack, the rows [first, first + n).
 template <class S>
 void settle_pack(const Terms& t, const Block<S>& b, size_t first, size_t n,
                  const PackWorkspace<Arithmetic<S>>& w) {
-  typedef Arithmetic<S> T;
-  PackResults<T> of;
-  for (size_t q = 0; q < n; q += kLanes<double>) settle_lanes(t, b, first, q, n, w, &of);
-  for (size_t q = 0; q < n; ++q) {
-    const size_t r = first + q;
-    w.finish[q] = {of.factor[q], of.rest[q], of.bias[q]};
-    if (b.labels[r] == kIgnored) {
-      b.loss[r] = 0;
-      w.finish[q] = {0, 0, 0};  // its exps are 0: gradient +0
-    } else if (of.settled[q]) {
-      b.loss[r] = of.loss[q];
-      w.row(q)[b.labels[r]] = of.target_entry[q];
-    } else {
-      w.finish[q] = settle_alone(t, b, r, w.template get<double>(q), w.row(q), w.chunks);
-    }
-  }
+  typedef PackResults<Arithmetic<S>> Results;
+  settle_rows(
+      b, first, n, w, [&](size_t q, Results* of) { settle_lanes(t, b, first, q, n, w, of); },
+      [&](size_t q) { return size_t(b.labels[first + q]); },
+      [&](size_t q) {
+        return settle_alone(t, b, first + q, w.template get<double>(q), w.row(q), w.chunks);
+      });
 }
 
 // Steps 1 to 3 for row r. advance(i) makes room for its exps up to i.

@@ -31,8 +31,7 @@ struct PackWorkspace {
 
   PackWorkspace(size_t classes, bool keeps_exps, Arena& arena)
       : rows(pack_rows<T>(classes)), stride(padded_row(classes)), chunks(take_chunks<T>(arena)) {
-    if (!keeps_exps) return;
-    exps = take<T>(arena, rows * stride);
+    if (keeps_exps) exps = take<T>(arena, rows * stride);
     double** const numbers[] = {&sums.tail_sum,        &sums.tail_lost, &sums.e_target,
                                 &sums.target_distance, &sums.origin,    &sums.origin_distance,
                                 &sums.differences};
@@ -79,35 +78,56 @@ XENTROPY_INLINE VD lanes_of(size_t q, size_t n, const F& f) {
   return v;
 }
 
-// Losses and factors of the rows q, q + 1, ... of a pack of n rows, of which row `first` of the
-// block is row 0.
-template <class S, class T = Arithmetic<S>>
-void settle_lanes(const Terms& t, const Block<S>& b, size_t first, size_t q, size_t n,
-                  const PackWorkspace<T>& w, PackResults<T>* to) {
-  const RowSumsOf<VD> s = w.template get<VD>(q);
-  VD class_weight = splat(1.0), sample_weight = class_weight, upstream = splat(b.upstream_all);
-  if (b.weight) {
-    class_weight = lanes_of(q, n, [&](size_t i) {
-      const int64_t label = b.labels[first + i];
-      return label == kIgnored ? 1 : b.weight[label];
-    });
-  }
+// What rows are multiplied by: a vector of their weights, and one of their upstream gradients.
+struct RowFactors {
+  VD sample_weight, upstream;
+};
+template <class S>
+XENTROPY_INLINE RowFactors row_factors(const Block<S>& b, size_t first, size_t q, size_t n) {
+  RowFactors f = {splat(1.0), splat(b.upstream_all)};
   if (b.sample_weight) {
-    sample_weight = lanes_of(q, n, [&](size_t i) { return b.sample_weight[first + i]; });
+    f.sample_weight = lanes_of(q, n, [&](size_t i) { return b.sample_weight[first + i]; });
   }
-  if (b.upstream) upstream *= lanes_of(q, n, [&](size_t i) { return b.upstream[first + i]; });
-  const SettledOf<VD> settled =
-      settle<VD>(t, class_weight, sample_weight, upstream, logs_of_odds(s), s.tail_sum, s.e_target,
-                 s.origin, s.differences);
-  const FactorsOf<VD> f = factors_of<T>(t, settled, s, t.label_smoothing != 0, false);
-  const auto in_range = sums_in_range<T>(s.tail_sum, s.e_target) & (s.origin > -INFINITY);
-  const auto fine = f.normal & (magnitude(f.factor) <= Exp<T>::kMaxFactor);
+  if (b.upstream) f.upstream *= lanes_of(q, n, [&](size_t i) { return b.upstream[first + i]; });
+  return f;
+}
+
+// Stores the losses and factors of the rows from q on. `fine`: rows that may be settled here.
+template <class T>
+XENTROPY_INLINE void put_settled(const SettledOf<VD>& settled, const RowSumsOf<VD>& s,
+                                 const FactorsOf<VD>& f, IntVec<double> fine, size_t q,
+                                 PackResults<T>* to) {
+  fine &= sums_in_range<T>(s.tail_sum, s.e_target) & odds_are_exact<T>(s);
+  fine &= f.normal & (magnitude(f.factor) <= Exp<T>::kMaxFactor);
   store_narrow(to->factor + q, f.factor);
   store_narrow(to->rest + q, f.rest);
   store_narrow(to->bias + q, f.bias);
   store_narrow(to->target_entry + q, f.target_entry);
   store(to->loss + q, settled.loss);
-  store(reinterpret_cast<double*>(to->settled + q), (VD)(in_range & odds_are_exact<T>(s) & fine));
+  store(reinterpret_cast<double*>(to->settled + q), (VD)fine);
+}
+
+// Settles a pack, the rows [first, first + n) of a block. lanes(q, &results) does so for the rows
+// from q on in a vector, alone(q) for one row, whose factors it returns; place(q) is the class
+// whose exp the target entry replaces.
+template <class S, class T, class Lanes, class Place, class Alone>
+XENTROPY_INLINE void settle_rows(const Block<S>& b, size_t first, size_t n,
+                                 const PackWorkspace<T>& w, const Lanes& lanes, const Place& place,
+                                 const Alone& alone) {
+  PackResults<T> of;
+  for (size_t q = 0; q < n; q += kLanes<double>) lanes(q, &of);
+  for (size_t q = 0; q < n; ++q) {
+    w.finish[q] = {of.factor[q], of.rest[q], of.bias[q]};
+    if (b.labels[first + q] == kIgnored) {
+      b.loss[first + q] = 0;
+      w.finish[q] = {0, 0, 0};  // its exps are 0: gradient +0
+    } else if (of.settled[q]) {
+      b.loss[first + q] = of.loss[q];
+      if (w.exps) w.row(q)[place(q)] = of.target_entry[q];
+    } else {
+      w.finish[q] = alone(q);
+    }
+  }
 }
 
 }  // namespace XENTROPY_TIER
