@@ -71,20 +71,17 @@ XENTROPY_INLINE void zero_gradients(IntVec<double> rows, LaneFactors<T>* f) {
   f->fine |= rows;
 }
 
-// The remaining steps of finish_row. `biased`: the bias is not 0; `target_biased`: it applies to
-// the target too. Rows without weight or upstream gradient are fine: their gradient is 0.
+// The remaining steps of finish_row; f has r.numerator / r.mass as target entry. `biased`: the bias
+// is not 0; `target_biased`: it applies to the target too. Rows without weight or upstream gradient
+// are fine: their gradient is 0.
 template <class T>
 XENTROPY_INLINE LaneFactors<T> finish_target(const Terms& t, const SettledOf<VD>& r, bool biased,
                                              bool target_biased, LaneFactors<T> f) {
   constexpr double kMinExactExp = kMinFactor<T>;
-  const VD factor = f.factor;
-  f.factor = rounded<T>(factor);
-  if (sizeof(T) == 4) f.rest = factor - f.factor;
-  f.target_entry = r.numerator / r.mass;
   if (biased) {
     const VD bias = r.g * r.bias;  // float32: a second rounding of float64 does not show
     f.bias = sizeof(T) == 4 ? bias * (1 / t.divisor) : bias / t.divisor;
-    if (target_biased) f.target_entry += f.bias / f.factor;
+    if (target_biased) f.target_entry += f.bias / rounded<T>(f.factor);
     const VD of_bias = magnitude(f.bias);
     f.fine &= (of_bias >= kMinExactExp) & (of_bias <= 1 / kMinExactExp);
   }
@@ -102,7 +99,10 @@ XENTROPY_INLINE LaneFactors<T> finish_lanes(const Terms& t, const SettledOf<VD>&
   const VD on_p = r.g * r.mass;
   LaneFactors<T> f = factor_lanes<T>(t, on_p, sums);
   const bool biased = t.label_smoothing != 0;
-  if (biased || t.z_loss != 0) return finish_target<T>(t, r, biased, true, f);
+  if (biased || t.z_loss != 0) {
+    f.target_entry = r.numerator / r.mass;
+    return finish_target<T>(t, r, biased, true, f);
+  }
   f.target_entry = VD{} - sums.tail_sum;  // +0 for an empty tail, as in settle.h
   f.fine |= on_p == 0;
   return f;

@@ -1,195 +1,107 @@
 // The group kernel for dense targets: short adjacent rows with a target mass for every class
 // (common/dense_row.h has the formulas). Probabilities are adjacent rows as well.
 //
-// Cost: that of the group kernel, two more sums of rows, and a search for the most probable class
-// of each row. As there, simple loops pass over a group in the L1 cache:
+// Cost: that of the group kernel, two more sums of rows (one for labels), and for each row 16
+// instructions and five scattered stores for its most probable class. As there, simple loops pass
+// over a group in the L1 cache:
 //
 //   1. peaks: the maximum of every row, and from it the row's k;
 //   2. exp of all elements;
-//   3. masses q, from the probabilities or the labels; products q_c (peak - x_c);
+//   3. masses q, from the probabilities or the labels; products q_c (peak - x_c); as bits, which
+//      logits are equal to their row's peak;
 //   4. take the exp and the mass of the most probable class m out, row by row;
 //   5. sums of the rows: of exps, masses and products. No term is negative: nothing cancels;
-//   6. losses and factors, in vectors of rows;
+//   6. losses and factors, in vectors of rows; store the target entries of m;
 //   7. rows out of range one by one, by dense_row;
-//   8. store the target entries of m, scale, and write whole cache lines.
+//   8. scale, and write whole cache lines.
 #pragma once
-#include "common/dense_row.h"
-#include "groups/loop.h"
+#include "groups/dense_masses.h"
 #include "groups/settle.h"
 
 namespace xentropy {
 namespace XENTROPY_TIER {
 
-template <class T>
-struct DenseScratch : GroupScratch<T> {
-  T *probabilities, *products;
-  T *base, *labelled;  // per class: its mass if it is not the label, and if it is
-  double* weight;      // per class
-  double *peak_mass, *tail_mass, *distance, *lost;  // masses: of m, tail; sum of products; unused
-
-  DenseScratch(size_t classes, Arena& arena) : GroupScratch<T>(classes, arena) {
-    const size_t rows = group_rows(classes), elements = rows * classes + kGroupPadding;
-    T** const arrays[] = {&probabilities, &products, &this->g.masses};
-    for (T** array : arrays) *array = take<T>(arena, elements);
-    base = take<T>(arena, classes);
-    labelled = take<T>(arena, classes);
-    weight = take<double>(arena, classes + kLanes<double>);
-    double** const sums[] = {&peak_mass, &tail_mass, &distance, &lost};
-    for (double** array : sums) *array = take<double>(arena, rows);
-  }
-
-  void set_weight(const double* of_class, size_t classes) {
-    for (size_t c = 0; c < classes + kLanes<double>; ++c) {
-      weight[c] = of_class && c < classes ? of_class[c] : 1;
-    }
-  }
-};
-
-// With labels, the masses of all rows are equal except at the label.
-template <class T>
-void spread_base(const Terms& t, const Block<T>& b, const DenseScratch<T>& s) {
-  const size_t C = t.classes, capacity = group_rows(C);
-  make_masses(t, s.weight, static_cast<const T*>(nullptr), C, s.base);
-  for (size_t c = 0; c < C; ++c) s.labelled[c] = T(label_mass(t, s.weight[c]));
-  for (size_t q = 0; q < capacity && q < b.rows + kRowMultiple; ++q) {
-    __builtin_memcpy(s.g.masses + q * C, s.base, C * sizeof(T));
-  }
-}
-
-template <class T>
-void mark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>& s) {
-  for (size_t q = 0; q < s.g.rows; ++q) {
-    if (labels[q] != kIgnored) s.g.masses[q * classes + size_t(labels[q])] = s.labelled[labels[q]];
-  }
-}
-
-// Restores the base masses at the labels and at the most probable classes.
-template <class T>
-void unmark_labels(const int64_t* labels, size_t classes, const DenseScratch<T>& s) {
-  T* masses = s.g.masses;
-  for (size_t q = 0; q < s.g.rows; ++q) {
-    const size_t begin = q * classes, place = s.g.place[q];
-    masses[place] = s.base[place - begin];
-    if (labels[q] != kIgnored) masses[begin + size_t(labels[q])] = s.base[labels[q]];
-  }
-}
-
-// make_masses row by row, in vectors, each of which may extend into the following row.
-template <class T>
-void make_masses_of_rows(const Terms& t, const T* p, const DenseScratch<T>& s) {
-  const size_t C = t.classes, rows = s.g.padded;
-  const double *weight = s.weight, uniform = t.label_smoothing / double(C);
-  const double hard = 1 - t.label_smoothing;
-  T* masses = s.g.masses;
-  for (size_t q = 0; q < rows; ++q, p += C, masses += C) {
-    for (size_t c = 0; c < C; c += kLanes<double>) {
-      store_narrow(masses + c, load(weight + c) * (hard * load_wide(p + c) + uniform));
-    }
-  }
-}
-
-// The products kLogitSumScale * q_c (peak - x_c), with 0 * inf = 0. kCopy: `masses` are
-// probabilities in memory, which are copied to g.masses; `next` are those of the next group.
-template <bool kCopy, class T>
-void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
-                   const DenseScratch<T>& s) {
-  constexpr size_t L = kLanes<T>;
-  const GroupRows<T> g = s.g;
-  const T* index = s.index;
-  T* products = s.products;
-  const Vec<T> small = splat(T(kLogitSumScale)), zero = {};
-  for (size_t q = 0; q < g.padded; q += L) {
-    const Vec<T> tops = load(s.g.peak + q) * small;
-    const size_t begin = q * classes;
-    for (size_t i = 0; i < L * classes; i += L) {
-      if (kCopy && i % kLine<T> == 0) {
-        prefetch_l2(next + begin + i + (4 << 10) / sizeof(T));
-        prefetch_l1(next + begin + i);
-      }
-      const Vec<T> m = load(masses + begin + i), top = permute(tops, (IntVec<T>)load(index + i));
-      if (kCopy) store(g.masses + begin + i, m);
-      const Vec<T> v = m * fma(load(x + begin + i), -small, top);
-      store(products + begin + i, m == zero ? zero : v);
-    }
-  }
-}
-
-// Step 3, from the probabilities p or, if p is null, from the labels.
-template <class T>
-void mass_group(const Terms& t, const Block<T>& b, size_t first, const T* x, const T* p,
-                const DenseScratch<T>& s) {
-  const T* masses = s.g.masses;
-  if (!p) {
-    mark_labels(b.labels + first, t.classes, s);
-  } else if (!b.weight && t.label_smoothing == 0) {
-    const T* next = b.probabilities + (first + s.g.rows) * t.classes;
-    return multiply_rows<true>(x, p, next, t.classes, s);
-  } else {
-    make_masses_of_rows(t, p, s);
-  }
-  multiply_rows<false>(x, masses, masses, t.classes, s);
-}
-
 // Step 4.
 template <class T>
-void extract_peaks(const T* x, const RowShape<T>& row, const DenseScratch<T>& scratch) {
-  const GroupRows<T> g = scratch.g;
-  double* peak_mass = scratch.peak_mass;
-  with_constant(row.vectors, [=](auto vectors) {
-    RowShape<T> shape = row;
-    if (vectors.value >= 0) shape.vectors = size_t(vectors.value);
-    for (size_t q = 0; q < g.rows; ++q) {
-      const size_t place = peak_index(x, q, shape, g.peak[q]);
-      g.place[q] = uint32_t(place);
-      extract_exp(q, place, g);
-      peak_mass[q] = double(g.masses[place]);
-      g.masses[place] = 0;
-    }
-  });
+void extract_peaks(size_t classes, const DenseScratch<T>& s) {
+  const GroupRows<T> g = s.g;
+  const unsigned char* at_peak = s.at_peak;
+  T* peak_mass = s.peak_mass;
+  size_t begin = 0;
+  for (size_t q = 0; q < g.rows; ++q, begin += classes) {
+    const size_t place = begin + first_equal<T>(at_peak, begin, classes);
+    g.place[q] = uint32_t(place);
+    extract_exp(q, place, g);
+    peak_mass[q] = g.masses[place];
+    g.masses[place] = 0;
+  }
 }
 
-// Step 6 for one vector of rows.
-template <class T>
+// Step 6 for one vector of rows. kPlain: no option makes a difference (of float64, where divisions
+// take most of the time, there is no such instance).
+template <bool kPlain, class T>
 XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t, const Block<T>& b,
                                                                  size_t first, size_t q,
                                                                  const DenseScratch<T>& s) {
   constexpr IntVec<double> kFine = {};
   const GroupRows<T>& g = s.g;
   const size_t n = g.rows - q, r = first + q;
-  const VD tail_sum = load(g.tail_sum + q), e_m = load_wide(g.e_target + q);
-  const VD lost = sizeof(T) == 8 ? load(g.tail_lost + q) : VD{};
-  const LaneQuotients sums = quotients(tail_sum, lost, e_m);
-  const VD nll = log1p_lanes<T>(sums.odds), origin = load_wide(s.g.peak + q) * t.logit_scale;
-  const VD sample_weight = b.sample_weight ? load_rows(b.sample_weight + r, n) : splat(1.0);
-  VD upstream = splat(b.upstream_all);
-  if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
-  const VD peak_mass = load(s.peak_mass + q), tail_mass = load(s.tail_mass + q),
+  const LaneQuotients sums = load_quotients(q, g);
+  const VD nll = log1p_lanes<T>(sums.odds);
+  VD origin = {}, sample_weight = splat(1.0), upstream = splat(b.upstream_all);
+  if (!kPlain) {
+    origin = load_wide(g.peak + q) * t.logit_scale;
+    if (b.sample_weight) sample_weight = load_rows(b.sample_weight + r, n);
+    if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
+  }
+  const VD peak_mass = load_wide(s.peak_mass + q), tail_mass = load(s.tail_mass + q),
            mass = peak_mass + tail_mass;
   const SettledOf<VD> settled =
       settle_dense<VD>(t, peak_mass, tail_mass, load(s.distance + q) * (1 / kLogitSumScale),
-                       sample_weight, upstream, {nll, nll}, tail_sum, e_m, origin);
+                       sample_weight, upstream, {nll, nll}, sums.tail_sum, sums.e_target, origin);
   store_losses(b.loss + r, settled.loss, n);
   // With an infinite mass the products are nan here, but 0 in rows/dense.h.
-  const IntVec<double> good =
-      sums_in_range<T>(tail_sum, e_m) & (sums.odds <= kMaxOdds<T>)&(mass - mass == 0);
+  const IntVec<double> good = sums_in_range<T>(sums.tail_sum, sums.e_target) &
+                              (sums.odds <= kMaxOdds<T>)&(mass - mass == 0);
   const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
   if (b.gradient == nullptr) return verdict;
-  const LaneFactors<T> factor = factor_lanes<T>(t, settled.g * settled.mass, sums);
-  const LaneFactors<T> f = finish_target<T>(t, settled, true, false, factor);
+  LaneFactors<T> f = factor_lanes<T>(t, settled.g * settled.mass, sums);
+  f.target_entry = settled.numerator / settled.mass;
+  f = finish_target<T>(t, settled, true, false, f);
   store_factors(f, true, q, g);
   return verdict | (f.fine ? kFine : kFine + kGradientFallback);
 }
 
-// Step 6; returns whether all rows are settled.
+// Step 6, and the target entries of step 8, which overlap with arithmetic; returns whether all rows
+// are settled.
 template <class T>
-bool dense_losses_and_factors(const Terms& t, const Block<T>& b, size_t first,
-                              const DenseScratch<T>& s) {
+bool dense_losses_and_factors(const Terms& t, const Block<T>& block, size_t first,
+                              const DenseScratch<T>& scratch) {
+  const Block<T> b = block;  // copies, which no store can alias
+  const DenseScratch<T> s = scratch;
+  const GroupRows<T>& g = s.g;
+  const size_t puts_to = b.gradient ? g.rows : 0;
   IntVec<double> open = {};
-  for (size_t q = 0; q < s.g.rows; q += kLanes<double>) {
-    const IntVec<double> verdict = dense_losses_and_factors_of_lanes(t, b, first, q, s);
-    store(reinterpret_cast<double*>(s.g.verdict + q), (VD)verdict);
-    open |= verdict;
+  const auto settle_all = [&](const Terms& terms, auto plain) XENTROPY_INLINE_LAMBDA {
+    for (size_t q = 0, put = 0; q < g.rows; q += kLanes<double>) {
+      const IntVec<double> verdict =
+          dense_losses_and_factors_of_lanes<plain.value>(terms, b, first, q, s);
+      store(reinterpret_cast<double*>(g.verdict + q), (VD)verdict);
+      open |= verdict;
+      for (; put < q && put < puts_to; ++put) g.exps[g.place[put]] = g.target_entry[put];
+    }
+  };
+  const bool differ = t.z_loss != 0 || t.unit != 1 || b.sample_weight || b.upstream;
+  if (sizeof(T) == 8 || differ || t.logit_scale != 1) {
+    settle_all(Terms(t), Constant<false>());
+  } else {
+    Terms plain = t;
+    plain.z_loss = 0;
+    plain.unit = plain.logit_scale = 1;
+    settle_all(plain, Constant<true>());
   }
+  const size_t last = (g.rows - 1) / kLanes<double> * kLanes<double>;
+  for (size_t q = last; q < puts_to; ++q) g.exps[g.place[q]] = g.target_entry[q];
   return !any(open != kSettled);
 }
 
@@ -199,7 +111,7 @@ void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t 
                         const DenseScratch<T>& s) {
   const GroupRows<T>& g = s.g;
   const size_t C = t.classes, r = first + q, begin = q * C, place = g.place[q];
-  g.factor[q] = g.rest[q] = g.bias[q] = g.target_entry[q] = 0;
+  g.factor[q] = g.rest[q] = g.bias[q] = g.exps[place] = 0;
   if (b.labels[r] == kIgnored) {
     b.loss[r] = 0;
     return;
@@ -212,12 +124,11 @@ void fallback_dense_row(const Terms& t, const Block<T>& b, size_t first, size_t 
   one.loss = &loss;
   one.sample_weight = b.sample_weight ? b.sample_weight + r : nullptr;
   one.upstream = b.upstream ? b.upstream + r : nullptr;
-  g.masses[place] = T(s.peak_mass[q]);
+  g.masses[place] = s.peak_mass[q];
   dense_row<T>(t, one, 0, g.masses + begin, e, s.chunks);
   if (g.verdict[q] == kRowFallback) b.loss[r] = loss;
   if (!e) return;
   __builtin_memcpy(g.exps + begin, e, C * sizeof(T));
-  g.target_entry[q] = g.exps[place];
   g.factor[q] = 1;
   g.rest[q] = T(kNegligibleRest<T>);
 }
@@ -232,9 +143,13 @@ void compute_dense_group(const Terms& t, const Block<T>& b, const Group<T>& at, 
     exp_rows<T, scaled.value>(at.x, t.classes, t.logit_scale, s.index, at.next, g);
   });
   mass_group(t, b, at.first, at.x, p, s);
-  extract_peaks(at.x, shape, s);
-  sum_rows<false>(g.exps, g.padded, shape, g.tail_sum, g.tail_lost);
-  sum_rows<false>(g.masses, g.padded, shape, s.tail_mass, s.lost);
+  extract_peaks(t.classes, s);
+  sum_tails(shape, g);
+  if (p) {
+    sum_rows<false>(g.masses, g.padded, shape, s.tail_mass, s.lost);
+  } else {
+    look_up_tail_masses(b.labels + at.first, t.classes, s);
+  }
   sum_rows<false>(s.products, g.padded, shape, s.distance, s.lost);
   const bool all_settled = dense_losses_and_factors(t, b, at.first, s);
   for (size_t q = 0; !(g.none_ignored && all_settled) && q < g.rows; ++q) {
@@ -265,7 +180,6 @@ void dense_groups(const Terms& t, const Block<T>& b, char* workspace, bool strea
       if (p && at.copied) p = padded_copy(p, b.labels + at.first, C, g, s.probabilities);
       compute_dense_group(t, b, at, p, shape, s);
       if (b.gradient) {
-        for (size_t q = 0; q < g.rows; ++q) g.exps[g.place[q]] = g.target_entry[q];
         writer.write(g.rows * C, at.last, g.exps, [&](const auto& to) XENTROPY_INLINE_LAMBDA {
           scale_rows<Bias::kByMass>(g, C, s.index, to);
         });

@@ -45,15 +45,6 @@ void exp_group(const T* x, const int64_t* labels, size_t classes,
   zero_ignored(labels, classes, g);
 }
 
-// Step 4, and the divisions of step 5, which overlap with the shuffles of a tree.
-template <class T>
-void sum_tails(const RowShape<T>& shape, const GroupRows<T>& rows) {
-  const GroupRows<T> g = rows;
-  for_sums<false>(g.exps, g.padded, shape, [&](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
-    store_quotients(q, s.value, s.lost, g);
-  });
-}
-
 // The sums of x_c - x_target, for label smoothing.
 template <class T>
 void sum_differences_of_rows(const T* x, const RowShape<T>& shape, const GroupRows<T>& g) {
@@ -111,7 +102,7 @@ void exp_and_sum(const Terms& t, const Block<T>& b, size_t first, const T* x, co
     }
     return;
   }
-  anchor_rows(x, g.padded, shape, t.logit_scale, g.anchor);
+  peak_rows(x, g.padded, shape, t.logit_scale, g.anchor, g.peak);
   with_scaled(t.logit_scale, [&](auto scaled) {
     exp_rows<T, scaled.value>(x, t.classes, t.logit_scale, s.index, next, g);
   });

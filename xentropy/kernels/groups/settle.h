@@ -48,6 +48,16 @@ XENTROPY_INLINE void store_quotients(size_t q, VD tail_sum, VD lost, const Group
   store(g.odds + q, sums.odds);
   if (sizeof(T) == 4) store(g.inverse + q, sums.inverse);
 }
+// The sums of the exps, and the divisions of what follows, which overlap with the shuffles of a
+// tree.
+template <class T>
+void sum_tails(const RowShape<T>& shape, const GroupRows<T>& rows) {
+  const GroupRows<T> g = rows;
+  for_sums<false>(g.exps, g.padded, shape, [&](size_t q, const LaneSums& s) XENTROPY_INLINE_LAMBDA {
+    store_quotients(q, s.value, s.lost, g);
+  });
+}
+
 template <class T>
 XENTROPY_INLINE LaneQuotients load_quotients(size_t q, const GroupRows<T>& g) {
   return {load(g.tail_sum + q), sizeof(T) == 8 ? load(g.tail_lost + q) : VD{},

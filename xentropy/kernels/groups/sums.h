@@ -19,9 +19,9 @@ struct RowShape {
   static constexpr size_t L = kLanes<T>, K = kLine<T>;
 
   size_t classes;
-  size_t vectors, lines;  // whole ones before the last, which has 1 to L or K elements
-  bool half;              // the last line fits into half a line
-  FirstLanes<T> last_or_minus_inf;
+  size_t vectors, lines;         // whole ones before the last, which has 1 to L or K elements
+  bool half;                     // the last line fits into half a line
+  FirstOfHalves<T> of_two_rows;  // their first half vectors, and -inf beyond their ends
   LastLine<T> last_line;
 
   explicit RowShape(size_t c)
@@ -29,7 +29,7 @@ struct RowShape {
         vectors((c - 1) / L),
         lines((c - 1) / K),
         half(2 * (c - lines * K) <= K),
-        last_or_minus_inf(c - vectors * L, T(-INFINITY)),
+        of_two_rows(c, T(-INFINITY)),
         last_line(c - lines * K) {}
 };
 
@@ -82,13 +82,23 @@ XENTROPY_INLINE VD fold_row(const float* p, const RowShape<float>& shape) {
 // The sums of kLanes<double> rows, one per lane. kExact, kLines as above.
 template <bool kExact, int kLines>
 XENTROPY_INLINE LaneSums sum_lanes_of_rows(const float* p, const RowShape<float>& shape) {
+  const auto add = [](auto step, VD a, VD b)
+                       XENTROPY_INLINE_LAMBDA { return step.lower(a, b) + step.upper(a, b); };
+  if constexpr (kLines == 0 && !kExact && kLanes<double> == 8) {
+    const auto row = [&](size_t i) XENTROPY_INLINE_LAMBDA {
+      const float* at = p + i * shape.classes;
+      return shape.half ? shape.last_line(load_half(at), 0)
+                        : load_half(at) + shape.last_line(load_half(at + 8), 1);
+    };
+    const auto pair = [&](size_t i, size_t j)
+                          XENTROPY_INLINE_LAMBDA { return sum_halves(row(i), row(j)); };
+    return {tree_of_pairs(pair, add), VD{}};
+  }
   VD v[kLanes<double>];
   for (size_t i = 0; i < kLanes<double>; ++i) {
     v[i] = fold_row<kExact, kLines>(p + i * shape.classes, shape);
   }
-  return {tree(v, [](auto step, VD a, VD b)
-                      XENTROPY_INLINE_LAMBDA { return step.lower(a, b) + step.upper(a, b); }),
-          VD{}};
+  return {tree(v, add), VD{}};
 }
 
 // Folds a row of float64 without a rounding error. kLines as above.
@@ -161,60 +171,61 @@ void sum_rows(const T* p, size_t rows, const RowShape<T>& row, double* value, do
   });
 }
 
-// The maxima of kLanes<double> rows; float32 vectors hold each twice. kVectors: shape.vectors as a
-// constant, or -1.
+// The maxima of kLanes<double> rows, `stride` elements apart, one per 64-bit lane; float32 lanes
+// have two parts of a row. kVectors: shape.vectors as a constant, or -1.
+template <int kVectors, class T>
+XENTROPY_INLINE VD max_parts_of_rows(const T* p, size_t stride, const RowShape<T>& shape) {
+  constexpr size_t L = kLanes<T>;
+  const auto most = [](auto step, VD a, VD b) XENTROPY_INLINE_LAMBDA {
+    return (VD)max((Vec<T>)step.lower(a, b), (Vec<T>)step.upper(a, b));
+  };
+  if constexpr (kVectors == 0) {  // parts of a row may overlap
+    const size_t end = shape.classes > L / 2 ? shape.classes - L / 2 : 0;
+    return tree_of_pairs(
+        [&](size_t i, size_t j) XENTROPY_INLINE_LAMBDA {
+          const T *a = p + i * stride, *b = p + j * stride;
+          return (VD)shape.of_two_rows(max(load_halves(a, b), load_halves(a + end, b + end)));
+        },
+        most);
+  } else {
+    const size_t vectors = kVectors > 0 ? size_t(kVectors) : shape.vectors;
+    VD v[kLanes<double>];
+    for (size_t i = 0; i < kLanes<double>; ++i) {
+      const T* row = p + i * stride;
+      Vec<T> m = load(row + shape.classes - L);
+      for (size_t j = 0; j < vectors; ++j) m = max(m, load(row + j * L));
+      v[i] = (VD)m;
+    }
+    return tree(v, most);
+  }
+}
+
+// The maxima of kLanes<T> rows. kVectors as above.
 template <int kVectors, class T>
 XENTROPY_INLINE Vec<T> max_lanes_of_rows(const T* p, const RowShape<T>& shape) {
-  const size_t vectors = kVectors >= 0 ? size_t(kVectors) : shape.vectors;
-  VD v[kLanes<double>];
-  for (size_t i = 0; i < kLanes<double>; ++i) {
-    const T* row = p + i * shape.classes;
-    Vec<T> m = shape.last_or_minus_inf(load(row + vectors * kLanes<T>));
-    for (size_t j = 0; j < vectors; ++j) m = max(m, load(row + j * kLanes<T>));
-    v[i] = (VD)m;
+  typedef uint64_t U __attribute__((vector_size(kVectorBytes)));
+  const size_t C = shape.classes;
+  if constexpr (sizeof(T) == 8) {
+    return max_parts_of_rows<kVectors>(p, C, shape);
+  } else {
+    const U even = (U)max_parts_of_rows<kVectors>(p, 2 * C, shape);
+    const U odd = (U)max_parts_of_rows<kVectors>(p + C, 2 * C, shape);
+    const U lower = U{} + 0xffffffff;
+    return max((Vec<T>)((even & lower) | odd << 32), (Vec<T>)(even >> 32 | (odd & ~lower)));
   }
-  const VD m = tree(v, [](auto step, VD a, VD b) XENTROPY_INLINE_LAMBDA {
-    return (VD)max((Vec<T>)step.lower(a, b), (Vec<T>)step.upper(a, b));
-  });
-  if (sizeof(T) == 8) return (Vec<T>)m;
-  const IntVec<double> bits = (IntVec<double>)m;
-  return max((Vec<T>)m, (Vec<T>)((bits >> 32 & 0xffffffff) | bits << 32));
-}
-
-// Stores one of each pair of equal float32 lanes.
-XENTROPY_INLINE void store_rows(float* p, VF pairs) {
-  typedef int32_t I __attribute__((vector_size(kVectorBytes / 2)));
-  const I bits = __builtin_convertvector((IntVec<double>)pairs, I);
-  __builtin_memcpy(p, &bits, sizeof bits);
-}
-XENTROPY_INLINE void store_rows(double* p, VD v) { store(p, v); }
-
-// Calls use(q, peaks) with the maxima of the rows q, q + 1, ...; float32 vectors hold each twice.
-template <class T, class Use>
-void for_peaks(const T* x, size_t rows, const RowShape<T>& row, const Use& use) {
-  with_constant(row.vectors, [=](auto vectors) {
-    const RowShape<T> shape = row;
-    for (size_t q = 0; q < rows; q += kLanes<double>) {
-      use(q, max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape));
-    }
-  });
-}
-
-template <class T>
-void anchor_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor) {
-  const Anchors<T> anchors(scale);
-  for_peaks(x, rows, row, [=](size_t q, Vec<T> peaks) XENTROPY_INLINE_LAMBDA {
-    store_rows(anchor + q, anchors(peaks));
-  });
 }
 
 // The anchors and the maxima of the rows.
 template <class T>
 void peak_rows(const T* x, size_t rows, const RowShape<T>& row, double scale, T* anchor, T* peak) {
   const Anchors<T> anchors(scale);
-  for_peaks(x, rows, row, [=](size_t q, Vec<T> peaks) XENTROPY_INLINE_LAMBDA {
-    store_rows(anchor + q, anchors(peaks));
-    store_rows(peak + q, peaks);
+  with_constant(row.vectors, [=](auto vectors) {
+    const RowShape<T> shape = row;
+    for (size_t q = 0; q < rows; q += kLanes<T>) {
+      const Vec<T> peaks = max_lanes_of_rows<vectors.value>(x + q * shape.classes, shape);
+      store(anchor + q, anchors(peaks));
+      store(peak + q, peaks);
+    }
   });
 }
 

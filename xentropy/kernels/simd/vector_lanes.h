@@ -67,6 +67,96 @@ XENTROPY_INLINE V permute(V v, I index) {
 }
 #endif
 
+// --- load_halves(a, b): the first half of the lanes from a, the second from b ---
+
+#if defined(__AVX512F__)
+XENTROPY_INLINE VF load_halves(const float* a, const float* b) {
+  const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(a));
+  return (VF)_mm512_insertf32x8(low, _mm256_loadu_ps(b), 1);
+}
+#elif defined(__AVX2__)
+XENTROPY_INLINE VF load_halves(const float* a, const float* b) {
+  return (VF)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
+}
+#elif defined(__SSE2__)
+XENTROPY_INLINE VF load_halves(const float* a, const float* b) {
+  const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(a));
+  return (VF)_mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(b));
+}
+#else
+XENTROPY_INLINE VF load_halves(const float* a, const float* b) {
+  return (VF)vcombine_f32(vld1_f32(a), vld1_f32(b));
+}
+#endif
+XENTROPY_INLINE VD load_halves(const double* a, const double* b) {
+  return (VD)load_halves(reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b));
+}
+
+// --- store_equal(to, a, b): where a == b, as kEqualBits<T> bits a lane; first_equal finds them ---
+
+#if defined(__AVX512F__)
+template <class T>
+constexpr size_t kEqualBits = 1;
+XENTROPY_INLINE void store_equal(unsigned char* to, VF a, VF b) {
+  const __mmask16 bits = _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
+  __builtin_memcpy(to, &bits, sizeof bits);
+}
+XENTROPY_INLINE void store_equal(unsigned char* to, VD a, VD b) {
+  *to = _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
+}
+#elif defined(__SSE2__)
+template <class T>
+constexpr size_t kEqualBits = sizeof(T);
+template <class V>
+XENTROPY_INLINE void store_equal(unsigned char* to, V a, V b) {
+#if defined(__AVX2__)
+  const uint32_t bits = uint32_t(_mm256_movemask_epi8((__m256i)(a == b)));
+#else
+  const uint16_t bits = uint16_t(_mm_movemask_epi8((__m128i)(a == b)));
+#endif
+  __builtin_memcpy(to, &bits, sizeof bits);
+}
+#else
+template <class T>
+constexpr size_t kEqualBits = 4 * sizeof(T);
+template <class V>
+XENTROPY_INLINE void store_equal(unsigned char* to, V a, V b) {
+  vst1_u8(to, vshrn_n_u16((uint16x8_t)(a == b), 4));
+}
+#endif
+
+// The bits of the lanes from `begin` on, kLanesOfWord<T> at least.
+template <class T>
+constexpr size_t kLanesOfWord = 56 / kEqualBits<T>;  // a word may begin within a byte
+template <class T>
+XENTROPY_INLINE uint64_t word_of_bits(const unsigned char* bits, size_t begin) {
+  const size_t at = begin * kEqualBits<T>;
+  uint64_t word;
+  __builtin_memcpy(&word, bits + at / 8, sizeof word);
+  return word >> at % 8;
+}
+
+// The first of the n lanes from `begin` on whose bits are set; 0 if there is none. Reads less than
+// 16 bytes beyond them.
+template <class T>
+__attribute__((noinline)) size_t first_equal_beyond(const unsigned char* bits, size_t begin,
+                                                    size_t n) {
+  for (size_t c = kLanesOfWord<T>; c < n; c += kLanesOfWord<T>) {
+    const uint64_t word = word_of_bits<T>(bits, begin + c);
+    if (word == 0) continue;
+    c += size_t(__builtin_ctzll(word)) / kEqualBits<T>;
+    return c < n ? c : 0;
+  }
+  return 0;
+}
+template <class T>
+XENTROPY_INLINE size_t first_equal(const unsigned char* bits, size_t begin, size_t n) {
+  const uint64_t word = word_of_bits<T>(bits, begin);
+  if (__builtin_expect(word == 0, 0)) return first_equal_beyond<T>(bits, begin, n);
+  const size_t c = size_t(__builtin_ctzll(word)) / kEqualBits<T>;
+  return __builtin_expect(c < n, 1) ? c : 0;
+}
+
 // --- fold_lanes<T>(v, op): all lanes combined by halves: lane i with lane i + n / 2, ... ---
 
 template <class T, size_t n = kLanes<T>, class V, class Op>
