@@ -87,6 +87,17 @@ def test_one_hot_targets_have_the_tails_of_labels(dtype, classes):
     assert_bits(grad[likely], exact[1][likely], "gradient of the most probable class")
 
 
+@pytest.mark.parametrize("classes", [5, 10, 33, 100])
+@pytest.mark.parametrize("dtype", EXACT)
+def test_of_equal_maxima_the_first_is_the_most_probable_class(dtype, classes):
+    """The bits of labels would not be those of another one."""
+    x = np.floor(make_logits((group(classes) + 5, classes), dtype, spread=2))
+    labels = x.argmax(axis=1)
+    one_hot = both(x, np.eye(classes, dtype=dtype)[labels])
+    for actual, exact in zip(one_hot, both(x, labels), strict=True):
+        assert_bits(actual, exact, "one-hot targets")
+
+
 @pytest.mark.parametrize("classes", [2, 3, 10, 16, 33, 100])
 @pytest.mark.parametrize("dtype", EXACT)
 def test_impossible_classes_without_mass_cost_nothing(dtype, classes):
