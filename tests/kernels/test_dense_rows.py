@@ -15,28 +15,31 @@ import xentropy as xe
 
 pytestmark = pytest.mark.usefixtures("tier")
 
-CLASSES = 3001  # a dozen chunks, and a part of one; rows that start at any place of a cache line
+# A few chunks or a dozen, and a part of one; rows that start at any place of a cache line. The sums
+# of the shorter rows are taken in a second pass.
+CLASSES = [801, 3001]
 
 
-def rising(dtype):
+def rising(classes, dtype):
     """Rows in which nearly every chunk, or the first alone, has a larger logit than all before."""
     steps = np.array([0, 0.01, 0.3, 4, -0.01, -4, 0.3])
-    return make_logits((len(steps), CLASSES), dtype, spread=1) + (
-        steps[:, None] * (np.arange(CLASSES) // 100)
+    return make_logits((len(steps), classes), dtype, spread=1) + (
+        steps[:, None] * (np.arange(classes) // 100)
     ).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("smoothed", [False, True])
 @pytest.mark.parametrize("kind", ["probabilities", "labels"])
-def test_the_most_probable_class_moves(kind, smoothed, dtype):
-    x = rising(dtype)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_the_most_probable_class_moves(classes, kind, smoothed, dtype):
+    x = rising(classes, dtype)
     target = make_target(kind, x.shape, dtype=dtype)
     if kind == "labels":
         target[:4] = x[:4].argmax(axis=1) - [0, 1, 15, 16]  # in its cache line, or before it
     options = {"reduction": "none"}
     if smoothed or kind == "labels":
-        options |= {"label_smoothing": 0.125, "weight": 0.5 + np.arange(CLASSES) % 5 / 4}
+        options |= {"label_smoothing": 0.125, "weight": 0.5 + np.arange(classes) % 5 / 4}
     assert_options(x, target, **options)
 
 
@@ -58,14 +61,15 @@ def test_one_hot_targets_have_the_bits_of_labels(dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", EXACT)
-def test_chunks_of_impossible_classes(dtype):
-    x = rising(dtype)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_chunks_of_impossible_classes(classes, dtype):
+    x = rising(classes, dtype)
     p = make_target("probabilities", x.shape, dtype=dtype)
-    for gone in (slice(0, 600), slice(700, 2000)):
+    for gone in (slice(0, classes // 5), slice(classes // 4, classes // 2)):
         x[:, gone], p[:, gone] = -np.inf, 0
     loss, grad = assert_plain(x, p)
     assert np.isfinite(loss).all()
-    assert (grad[:, :600] == 0).all()
+    assert (grad[:, : classes // 5] == 0).all()
     p[::2, 5] = 0.25  # mass where there is no probability
     loss, _ = assert_plain(x, p)
     assert (loss[::2] == np.inf).all()

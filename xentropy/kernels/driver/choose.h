@@ -25,27 +25,27 @@ static inline bool uses_columns(const CrossEntropyCall& c) {
 //
 // 16-bit rows use the limit of float32. The row kernel reads them in place, the group kernel after
 // widening: v4 float16 with 400 classes 1.12/2.19.
+//
+// Dense targets have the same limit, as one-hot targets have the bits of labels. Measured alike, in
+// blocks of 65,536 elements (2e6 in all in float64):
+//
+//     classes               128        192        256        320        512
+//     probabilities
+//     v4 float32     0.75/0.53  0.74/0.81  0.80/0.84  0.80/0.97  0.83/0.89
+//     v3 float32     0.57/0.48  0.62/0.54  0.70/0.69  0.62/0.83  0.65/0.88
+//     v4 float64     0.35/0.40  0.32/0.44  0.34/0.46  0.33/0.47  0.32/0.43
+//     v3 float64     0.25/0.25  0.27/0.33  0.26/0.27  0.28/0.33  0.26/0.36
+//     weights with label smoothing
+//     v4 float32     1.03/0.57  0.97/0.85  1.06/0.91  1.06/1.10  1.10/1.22
+//     v3 float32     0.75/0.51  0.81/0.58  0.98/0.72  0.86/0.88  0.85/1.03
+//     v4 float64     0.47/0.43  0.42/0.48  0.45/0.53  0.45/0.57  0.43/0.53
+//     v3 float64     0.32/0.26  0.35/0.35  0.34/0.32  0.36/0.39  0.34/0.41
 template <class T>
 constexpr size_t kGroupClasses = sizeof(T) == 4 ? 320 : 192;
 
-// The largest number for dense targets. Class probabilities, measured as above but on a busy
-// machine:
-//
-//     classes           64         128        200        320        512        700
-//     v4 float32     0.91/0.32  0.96/0.45  0.91/0.65  0.99/0.67  0.85/0.73  0.89/0.74
-//     v3 float32     0.71/0.24  0.80/0.49  0.76/0.62  0.79/0.59  0.75/0.68  0.73/0.67
-//     v4 float64     0.36/0.19  0.37/0.29  0.38/0.30  0.37/0.33  0.37/0.37  0.34/0.43
-//     v3 float64     0.25/0.14  0.34/0.25  0.20/0.18  0.19/0.16  0.32/0.33  0.31/0.36
-//
-// Weights with label smoothing, at 512 float32: v4 1.19/1.17, v3 0.89/0.95.
-template <class T>
-constexpr size_t kDenseGroupClasses = sizeof(T) == 4 ? 512 : 256;
-
 template <class S>
 static inline bool uses_groups(const CrossEntropyCall& c) {
-  typedef Arithmetic<S> T;
-  const size_t most = is_dense(c) ? kDenseGroupClasses<T> : kGroupClasses<T>;
-  return !uses_columns<S>(c) && c.terms.classes <= most;
+  return !uses_columns<S>(c) && c.terms.classes <= kGroupClasses<Arithmetic<S>>;
 }
 
 // The kernel for elements stored as S.
