@@ -52,20 +52,35 @@ XENTROPY_INLINE double label_mass(const Terms& t, double weight) {
   return weight * (1 - t.label_smoothing + t.label_smoothing / double(t.classes));
 }
 
+// Maps exps and masses to the gradient.
+template <class T>
+struct DenseMap {
+  GradientMap<T> of_exps;
+  Vec<T> minus_bias;
+
+  explicit DenseMap(const GradientFactors<T>& f)
+      : of_exps(GradientFactors<T>{f.factor, f.rest, 0}), minus_bias(splat(-f.bias)) {}
+
+  XENTROPY_INLINE_MEMBER Vec<T> operator()(Vec<T> e, Vec<T> q) const {
+    return fma(q, minus_bias, of_exps(e));
+  }
+  // The first `lanes` elements; those beyond are arbitrary.
+  XENTROPY_INLINE_MEMBER Vec<T> some(const T* e, const T* q, size_t lanes) const {
+    const Vec<T> none = {};
+    return (*this)(load_first(e, lanes, none), load_first(q, lanes, none));
+  }
+};
+
 // out[i] = e[i] * factor - q[i] * bias for i < n. `streamed`: whole cache lines are stored
 // non-temporally. `next` is the input to prefetch, and `more`, if any, another.
 template <class T>
 void store_dense(const T* e, const T* q, size_t n, GradientFactors<T> f, T* out, bool streamed,
                  const T* next, const T* more = nullptr) {
   constexpr size_t L = kLanes<T>;
-  const Vec<T> minus_bias = splat(-f.bias), none = {};
-  const GradientMap<T> finish(GradientFactors<T>{f.factor, f.rest, 0});
-  const auto at = [&](size_t i) XENTROPY_INLINE_LAMBDA {
-    return fma(load(q + i), minus_bias, finish(load(e + i)));
-  };
+  const DenseMap<T> map(f);
+  const auto at = [&](size_t i) XENTROPY_INLINE_LAMBDA { return map(load(e + i), load(q + i)); };
   const auto store_some = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
-    const Vec<T> v = finish(load_first(e + i, lanes, none));
-    store_first(out + i, fma(load_first(q + i, lanes, none), minus_bias, v), lanes);
+    store_first(out + i, map.some(e + i, q + i, lanes), lanes);
   };
   size_t i = 0;
   if (streamed) {

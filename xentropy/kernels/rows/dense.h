@@ -16,6 +16,7 @@
 //   4. after the last row of a pack losses and factors, in vectors of rows. A row out of range is
 //      computed again from its maximum.
 #pragma once
+#include "common/line_buffer.h"
 #include "rows/dense_pack.h"
 #include "rows/dense_sums.h"
 
@@ -27,21 +28,21 @@ size_t dense_bytes(size_t classes, bool gradient) {
   return bytes_of<DenseWorkspace<T>>(classes, gradient);
 }
 
-// Writes the gradient of a row piece by piece, from its exps and masses.
+// Writes the gradient of a row piece by piece, from its exps and masses. `streamed`: by
+// non-temporal stores, and the lines between rows through a buffer, as StreamedStores does.
 template <class T>
-struct DenseStores {
-  T* out = nullptr;
-  const T* q = nullptr;
-  size_t classes = 0, done = 0, begin = 0, end = 0;
-  GradientFactors<T> finish = {0, 0, 0};
-  T line[kLine<T>];  // masses of [begin, end), the cache line of the output with m in it; 0 at m
+class DenseStores {
+ public:
+  explicit DenseStores(bool streams) : streamed(streams) {}
 
-  void begin_row(T* to, const T* masses, size_t n, size_t m, GradientFactors<T> f) {
+  // m: the class whose mass is not used.
+  void begin_row(T* to, const T* masses, size_t n, size_t m, const GradientFactors<T>& f) {
+    if (streamed) edge.continue_at(to);
     out = to;
     q = masses;
     classes = n;
     done = 0;
-    finish = f;
+    factors = f;
     const size_t before = past_line(m);
     begin = m > before ? m - before : 0;
     end = line_end(m);
@@ -51,22 +52,46 @@ struct DenseStores {
 
   // Writes the classes up to `stop`, and on to the end of its cache line. `next` is the row to
   // prefetch.
-  void advance(const T* e, size_t stop, bool streamed, const T* next) {
+  void advance(const T* e, size_t stop, const T* next) {
     if (done == classes) return;
+    if (!edge.empty()) put_edge(e, classes < edge.room() ? classes : edge.room());
     if (past_line(stop)) stop = line_end(stop);
     if (stop > classes) stop = classes;
+    const size_t last = streamed && stop == classes ? past_line(classes) : 0;
+    if (done + last < stop) put_lines(e, stop - last, next);
+    if (done == stop) return;
+    edge.continue_at(out + done);
+    put_edge(e, last);
+  }
+
+  void flush() { edge.flush(); }
+
+ private:
+  __attribute__((noinline)) void put_lines(const T* e, size_t stop, const T* next) {
     const auto within = [&](size_t c) { return c < done ? done : c > stop ? stop : c; };
     const size_t cut[] = {done, within(begin), within(end), stop};
     for (size_t i = 0; i < 3; ++i) {
       const size_t c = cut[i];
       if (c == cut[i + 1]) continue;
-      store_dense(e + c, i == 1 ? line : q + c, cut[i + 1] - c, finish, out + c, streamed,
+      store_dense(e + c, i == 1 ? line : q + c, cut[i + 1] - c, factors, out + c, streamed,
                   next + c + (8 << 10) / sizeof(T));
     }
     done = stop;
   }
 
- private:
+  // Moves the next n elements, at most a line, into the buffer.
+  __attribute__((noinline)) void put_edge(const T* e, size_t n) {
+    constexpr size_t L = kLanes<T>;
+    const DenseMap<T> map(factors);
+    const T* masses = done >= begin && done < end ? line + (done - begin) : q + done;
+    edge.append(n, [&](T* to) XENTROPY_INLINE_LAMBDA {
+      for (size_t i = 0; i < n; i += L) {
+        store(to + i, map.some(e + done + i, masses + i, n - i < L ? n - i : L));
+      }
+    });
+    done += n;
+  }
+
   // The elements of the cache line of class c before it.
   size_t past_line(size_t c) const {
     return reinterpret_cast<uintptr_t>(out + c) % kLineBytes / sizeof(T);
@@ -75,6 +100,14 @@ struct DenseStores {
     const size_t of_line = c - past_line(c) + kLine<T>;
     return of_line < classes ? of_line : classes;
   }
+
+  const bool streamed;
+  T* out = nullptr;
+  const T* q = nullptr;
+  size_t classes = 0, done = 0, begin = 0, end = 0;
+  GradientFactors<T> factors = {0, 0, 0};
+  T line[kLine<T>];  // masses of [begin, end), the cache line of the output with m in it; 0 at m
+  LineBuffer<T> edge;
 };
 
 // Steps 2 and 3 for row r, row q of its pack. exps_at(i, n) returns where the exps of the n classes
@@ -114,7 +147,7 @@ template <class T>
 void dense_rows(const Terms& t, const Block<T>& b, const DenseWorkspace<T>& w, bool streamed) {
   const size_t C = t.classes, P = w.pack.rows, behind = b.gradient ? P : 0;
   const bool whole_rows = w.loss_exps != w.pack.chunks;
-  DenseStores<T> stores;
+  DenseStores<T> stores(streamed);
   for (size_t r = 0, q = 0; r < b.rows + behind; ++r) {
     const bool writes = b.gradient && r >= P, in_batch = r < b.rows;
     const T* x = b.logits + ptrdiff_t(in_batch ? r : b.rows - 1) * b.logits_stride;
@@ -123,7 +156,7 @@ void dense_rows(const Terms& t, const Block<T>& b, const DenseWorkspace<T>& w, b
     if (writes) label = begin_stores(t, b, r - P, q, w, stores);
     const auto exps_at = [&](size_t i, size_t n) XENTROPY_INLINE_LAMBDA {
       label.swap();
-      if (writes) stores.advance(e, i + n, streamed, x);
+      if (writes) stores.advance(e, i + n, x);
       label.swap();
       return whole_rows ? e + i : e;
     };
@@ -139,6 +172,7 @@ void dense_rows(const Terms& t, const Block<T>& b, const DenseWorkspace<T>& w, b
       settle_dense_pack(t, b, r + 1 - n, n, w);
     }
   }
+  stores.flush();
 }
 
 template <class T>
