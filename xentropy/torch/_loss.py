@@ -30,6 +30,7 @@ from ._tracing import overridden, traced, unrecorded
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 INT64 = torch.int64
+older = _reduction.legacy_get_string  # the reduction of torch's two older arguments
 TRACED = {*PLAIN, FakeTensor}  # torch.export calls with fake tensors
 
 
@@ -142,13 +143,11 @@ def cross_entropy(
     call = has_torch_function_variadic(input, target, weight, sample_weight) and locals()
     if call and (answer := overridden(cross_entropy, call)) is not NotImplemented:
         return answer
-    if size_average is not None or reduce is not None:  # torch's two older arguments
-        reduction = _reduction.legacy_get_string(size_average, reduce)
     compiling = is_compiling()
     options = (_operator.TracedOptions if compiling else make_options)(
         axis=axis,
         ignore_index=ignore_index,
-        reduction=reduction,
+        reduction=reduction if size_average is reduce is None else older(size_average, reduce),
         normalizer=normalizer,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
