@@ -74,3 +74,13 @@ def test_chunks_of_impossible_classes(classes, dtype):
     loss, _ = assert_plain(x, p)
     assert (loss[::2] == np.inf).all()
     assert np.isfinite(loss[1::2]).all()
+
+
+@pytest.mark.parametrize("classes", [10, 300, *CLASSES])  # short rows too
+def test_small_masses_count(classes):
+    """A power of two is a factor of the loss, also where one more would make products 0."""
+    x = make_logits((20, classes), "float32", spread=4)
+    p = make_target("probabilities", x.shape, dtype="float32")
+    small = np.float32(2.0**-100)
+    loss = xe.cross_entropy(x, p, reduction="none")
+    assert_bits(xe.cross_entropy(x, p * small, reduction="none"), loss * small)

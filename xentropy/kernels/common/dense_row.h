@@ -130,8 +130,13 @@ DenseSums<T> dense_sums_from_maximum(const Terms& t, const T* x, const Masses<T>
                                      const Peak<T>& peak, T* e, T* chunk) {
   const size_t C = t.classes;
   MassAccumulator<T> sums;
-  for_chunks<T>(0, C,
-                [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
+  constexpr double kScales[] = {1, kLogitSumScale};  // the second where products overflow
+  for (const double scale : kScales) {
+    sums = {{}, {}, T(scale)};
+    for_chunks<T>(0, C,
+                  [&](size_t i, size_t n) { sums.chunk(x + i, masses.chunk(i), n, peak.value); });
+    if (sums.distance() - sums.distance() == 0) break;
+  }
   const RowSums exps =
       exps_from_maximum<T>({chunks_of(x), C, peak.at, t.logit_scale, false, e, chunk}, peak.value);
   return {exps, peak.at, masses.of_m, sums.total(), sums.distance()};

@@ -21,8 +21,8 @@ struct Differing {
   static constexpr Differ value = kDiffer;
 };
 
-template <class T>
 // GradientFactors<T> and the target entry, per row.
+template <class T>
 struct LaneFactors {
   VD factor, rest, bias, target_entry;
   IntVec<double> fine;

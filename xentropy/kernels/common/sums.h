@@ -194,14 +194,15 @@ XENTROPY_INLINE void sum_differences(const S* x, size_t n, T origin, Total<T>& t
   });
 }
 
-// Sums over a row with target masses q: sum_c q_c and sum_c q_c (peak - x_c).
+// Sums over a row with target masses q: sum_c q_c and sum_c q_c (peak - x_c). `scale`: that of the
+// products, a power of two. With 1 the smallest masses count, but logits of 3e38 may overflow.
 template <class T>
 struct MassAccumulator {
   Total<T> mass, away;
+  T scale = 1;
 
   void chunk(const T* x, const T* q, size_t n, T peak) {
-    const Vec<T> top = splat(peak), small = splat(T(kLogitSumScale)), small_top = top * small,
-                 zero = {};
+    const Vec<T> top = splat(peak), small = splat(scale), small_top = top * small, zero = {};
     const auto masses = [&](size_t i, size_t lanes) XENTROPY_INLINE_LAMBDA {
       return lanes == kLanes<T> ? load(q + i) : load_first(q + i, lanes, zero);
     };
@@ -213,7 +214,7 @@ struct MassAccumulator {
     });
   }
   double total() const { return mass.value().value; }
-  double distance() const { return away.value().value / kLogitSumScale; }
+  double distance() const { return away.value().value / double(scale); }
 };
 
 template <class T>

@@ -55,14 +55,16 @@ XENTROPY_INLINE IntVec<double> dense_losses_and_factors_of_lanes(const Terms& t,
     if (b.upstream) upstream = load_rows(b.upstream + r, n) * upstream;
   }
   const VD peak_mass = load_wide(s.peak_mass + q), tail_mass = load(s.tail_mass + q),
-           mass = peak_mass + tail_mass;
+           distance = load(s.distance + q), mass = peak_mass + tail_mass;
   const SettledOf<VD> settled =
-      settle_dense<VD>(t, peak_mass, tail_mass, load(s.distance + q) * (1 / kLogitSumScale),
-                       sample_weight, upstream, {nll, nll}, sums.tail_sum, sums.e_target, origin);
+      settle_dense<VD>(t, peak_mass, tail_mass, distance, sample_weight, upstream, {nll, nll},
+                       sums.tail_sum, sums.e_target, origin);
   store_losses(b.loss + r, settled.loss, n);
-  // With an infinite mass the products are nan here, but 0 in rows/dense.h.
-  const IntVec<double> good = sums_in_range<T>(sums.tail_sum, sums.e_target) &
-                              (sums.odds <= kMaxOdds<T>)&(mass - mass == 0);
+  // With an infinite mass the products are nan here, but 0 in rows/dense.h; logits of 3e38
+  // overflow.
+  const IntVec<double> finite = (mass - mass == 0) & (distance - distance == 0);
+  const IntVec<double> good =
+      sums_in_range<T>(sums.tail_sum, sums.e_target) & (sums.odds <= kMaxOdds<T>)&finite;
   const IntVec<double> verdict = good ? kFine : kFine + kRowFallback;
   if (b.gradient == nullptr) return verdict;
   LaneFactors<T> f = factor_lanes<T>(t, settled.g * settled.mass, sums);

@@ -105,8 +105,8 @@ void make_masses_of_rows(const Terms& t, const T* p, const DenseScratch<T>& s) {
   }
 }
 
-// The products kLogitSumScale * q_c (peak - x_c), with 0 * inf = 0. kCopy: `masses` are
-// probabilities in memory, which are copied to g.masses; `next` are those of the next group.
+// The products q_c (peak - x_c), with 0 * inf = 0. kCopy: `masses` are probabilities in memory,
+// which are copied to g.masses; `next` are those of the next group.
 template <bool kCopy, class T>
 void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
                    const DenseScratch<T>& s) {
@@ -115,7 +115,7 @@ void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
   const T* index = s.index;
   T* products = s.products;
   unsigned char* at_peak = s.at_peak;
-  const Vec<T> small = splat(T(kLogitSumScale)), zero = {};
+  const Vec<T> zero = {};
   for (size_t q = 0; q < g.padded; q += L) {
     const Vec<T> peaks = load(g.peak + q);
     const size_t begin = q * classes;
@@ -128,7 +128,7 @@ void multiply_rows(const T* x, const T* masses, const T* next, size_t classes,
       const Vec<T> peak = permute(peaks, (IntVec<T>)load(index + i));
       store_equal(at_peak + (begin + i) * kEqualBits<T> / 8, logit, peak);
       if (kCopy) store(g.masses + begin + i, m);
-      const Vec<T> v = m * fma(logit, -small, peak * small);
+      const Vec<T> v = m * (peak - logit);
       store(products + begin + i, m == zero ? zero : v);
     }
   }

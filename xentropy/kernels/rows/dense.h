@@ -6,9 +6,8 @@
 // lines):
 //
 //   1. gradient of row r-P, e_c * factor - q_c * bias, from its exps in scratch and its masses
-//   where
-//      they are, with non-temporal stores if `streamed`. P rows are a pack: a few short rows, or a
-//      long one;
+//      where they are, with non-temporal stores if `streamed`. P rows are a pack: a few short rows,
+//      or a long one;
 //   2. exps of this row, the largest logit so far and the sum of the others (rows/dense_sums.h);
 //   3. the sum of the masses and that of the products q_c (x_m - x_c), where m is the most probable
 //      class so far; when another takes its place, the products so far rise. The sums of short rows
